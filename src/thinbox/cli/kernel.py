@@ -1,0 +1,147 @@
+"""`thinbox kernel`: find, fetch and describe kernels."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from thinbox.errors import InputError
+from thinbox.image import KernelFacts, KernelFile, KernelImage, list_kernels, load_facts, resolve_kernel
+
+SCHEMA = "thinbox.kernel/1"
+
+_SPEC_HELP = """KERNEL is a bzImage, a vmlinux, a Debian package file, or a release such as
+6.1.0-56-cloud-amd64. Without it the newest Debian cloud kernel is meant, fetched once without
+root and cached."""
+
+_json_option = click.option(
+    "--json", "json_file", metavar="FILE", help="Write the result as JSON to FILE ('-': standard output)."
+)
+
+
+def _say(line: str) -> None:
+    click.echo(f"thinbox: {line}", err=True)
+
+
+@click.group(invoke_without_command=True, short_help="Find, fetch and describe kernels.")
+@click.pass_context
+def kernel(context: click.Context) -> None:
+    """Find, fetch and describe kernels; without a command, describe the default one.
+
+    Kernels are cached under the user's cache folder ($THINBOX_CACHE names another).
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(info)
+
+
+@kernel.command(help=f"Fetch the newest version of a kernel and prepare it for use.\n\n{_SPEC_HELP}")
+@click.argument("spec", metavar="[KERNEL]", required=False)
+@_json_option
+def fetch(spec: str | None, json_file: str | None) -> None:
+    """Fetch a kernel, asking the archive even if the cache has one, and print where it is."""
+    found = resolve_kernel(spec, _say, refresh=True)
+    _, facts = load_facts(found, _say)
+    result = {"schema": SCHEMA, "path": str(found.path), "release": facts.release, "sha256": found.data_sha256}
+    if not _wrote_json(result, json_file):
+        click.echo(found.path)
+
+
+@kernel.command("list", short_help="List the installed and the cached kernels.")
+@_json_option
+def list_(json_file: str | None) -> None:
+    """List the kernels that need no fetching: those in /boot that can be read, and the cached ones."""
+    kernels = [_describe_file(found) for found in list_kernels()]
+    if _wrote_json({"schema": SCHEMA, "kernels": kernels}, json_file):
+        return
+    if not kernels:
+        _say("no kernels yet; `thinbox kernel fetch` gets one")
+    width = max((len(entry["release"]) for entry in kernels), default=0)
+    for entry in kernels:
+        click.echo(f"{entry['release']:{width}}  {entry['origin']:9}  {entry['path']}")
+
+
+@kernel.command(help=f"Describe a kernel: release, build, symbols, types, calls, sizes.\n\n{_SPEC_HELP}")
+@click.argument("spec", metavar="[KERNEL]", required=False)
+@_json_option
+def info(spec: str | None = None, json_file: str | None = None) -> None:
+    """Describe a kernel on standard output."""
+    found = resolve_kernel(spec, _say)
+    image, facts = load_facts(found, _say)
+    result = describe_kernel(found, image, facts)
+    if not _wrote_json(result, json_file):
+        click.echo(render_kernel(result))
+
+
+def describe_kernel(found: KernelFile, image: KernelImage, facts: KernelFacts) -> dict[str, Any]:
+    """Return what `info --json` writes; all sizes are bytes."""
+    symbols = facts.symbols
+    return {
+        "schema": SCHEMA,
+        "release": facts.release,
+        "build": facts.build,
+        "banner": facts.banner,
+        "path": str(found.path),
+        "sha256": facts.sha256,
+        "compression": image.compression,
+        "file_bytes": found.path.stat().st_size,
+        "vmlinux_bytes": len(image.vmlinux),
+        "memory_bytes": sum(segment.memory_bytes for segment in image.segments),
+        "text_bytes": symbols.text_end - symbols.text_start,
+        "symbols": len(symbols),
+        "text_symbols": len(symbols.text_starts),
+        "types": len(facts.types),
+        "syscall_numbers": len(facts.sys_call_table),
+        "syscalls": len(facts.sys_call_table) - len(facts.unimplemented),
+        "config": facts.config,
+    }
+
+
+def render_kernel(result: dict[str, Any]) -> str:
+    """Return the result of `describe_kernel` as lines for a terminal."""
+    config = ", ".join(
+        name if value is True else f"{name} {value}" for name, value in result["config"].items() if value is not False
+    )
+    missing = ", ".join(name for name, value in result["config"].items() if value is False)
+    rows = [
+        ("release", result["release"]),
+        ("build", result["build"]),
+        ("file", f"{result['path']} ({_mb(result['file_bytes'])}, {result['compression']})"),
+        ("sha256", result["sha256"]),
+        ("unpacked", f"{_mb(result['vmlinux_bytes'])}, {_mb(result['memory_bytes'])} in memory"),
+        ("text", f"{_mb(result['text_bytes'])}, {result['text_symbols']} functions"),
+        ("symbols", str(result["symbols"])),
+        ("types", str(result["types"])),
+        ("syscalls", f"{result['syscalls']} of {result['syscall_numbers']} numbers"),
+        ("config", config + (f"; without {missing}" if missing else "")),
+    ]
+    return "\n".join(f"{label:10}{value}" for label, value in rows)
+
+
+def _describe_file(found: KernelFile) -> dict[str, Any]:
+    return {
+        "release": found.label,
+        "origin": "installed" if found.path.parent == Path("/boot") else "cached",
+        "path": str(found.path),
+        "file_bytes": found.path.stat().st_size,
+        "sha256": found.data_sha256,
+    }
+
+
+def _wrote_json(result: dict[str, Any], json_file: str | None) -> bool:
+    """Write `result` where --json says; tell whether standard output holds it (so nothing else may)."""
+    if json_file is None:
+        return False
+    text = json.dumps(result, indent=2)
+    if json_file == "-":
+        click.echo(text)
+        return True
+    try:
+        Path(json_file).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {json_file}: {error.strerror}; give --json another file") from error
+    return False
+
+
+def _mb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"

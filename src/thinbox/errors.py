@@ -1,0 +1,47 @@
+"""The exceptions thinbox raises, each with the exit status the command line gives it.
+
+A killed tenant is a result, never an exception. An exception here means that the input is wrong
+(`InputError`, exit status 2) or that our own machine failed (`MachineError`, exit status 3). Every
+message is one line: what is wrong, and what to do about it.
+"""
+
+EXIT_INPUT = 2
+EXIT_MACHINE = 3
+EXIT_KILLED = 137
+EXIT_INTERRUPTED = 130
+
+
+class ThinboxError(Exception):
+    """Base of everything thinbox raises on purpose; `exit_code` is the process's exit status."""
+
+    exit_code = EXIT_MACHINE
+
+
+class InputError(ThinboxError):
+    """What the user gave cannot be used: a file, an option, a program name, a policy."""
+
+    exit_code = EXIT_INPUT
+
+
+class KernelImageError(InputError):
+    """A kernel image (bzImage, vmlinux, .deb) that cannot be read; the only exception its parsers raise."""
+
+
+class RootfsError(InputError):
+    """A root file system (directory or tar archive) that cannot be put into the guest."""
+
+
+class SourceError(InputError):
+    """A kernel or package could not be found or fetched."""
+
+
+class CacheError(ThinboxError):
+    """The cache folder cannot be written (full disk, permissions)."""
+
+
+class MachineError(ThinboxError):
+    """The emulated machine failed: an engine error, a guest panic, a halt with nothing to come."""
+
+
+class BootError(MachineError):
+    """The kernel did not reach user space; the message ends with what it printed last."""

@@ -1,0 +1,102 @@
+"""What thinbox reads of the guest kernel's own structures, by its symbols and its types.
+
+Why it exists: tasks, stacks and tables are found here and nowhere else; every offset comes from the
+kernel's BTF, every address from its kallsyms.
+
+Rules of this file: features are probed for, versions never compared.
+"""
+
+from typing import TYPE_CHECKING
+
+from thinbox import paging
+from thinbox.address import U64
+from thinbox.errors import MachineError
+
+if TYPE_CHECKING:
+    from thinbox.image.facts import KernelFacts
+    from thinbox.machine.machine import Machine
+
+_PTI_USER_BIT = 1 << 12
+"""The user's table is the second page of the pair (arch/x86/include/asm/pgtable.h, PTI_PGTABLE_SWITCH_BIT)."""
+TASK_DEAD = 0x80
+"""include/linux/sched.h"""
+
+
+class KernelView:
+    """The kernel of `facts` running on `machine`; usable from the moment user space runs."""
+
+    def __init__(self, machine: "Machine", facts: "KernelFacts") -> None:
+        self._machine, self.facts = machine, facts
+        self._memory = machine.memory
+        self.symbols = symbols = facts.symbols
+        types = facts.types
+        self._uses_pti = bool(machine.cpu.cr3 & _PTI_USER_BIT) and machine.cpu.privilege == 3
+        root = self.kernel_root
+        per_cpu = self.read_u64(symbols.address_of("__per_cpu_offset"), root)
+        hot = symbols.find("pcpu_hot")
+        if hot is not None:
+            current = hot + types.offset_of("pcpu_hot", "current_task")
+        else:
+            current = symbols.address_of("current_task")
+        self.current_paddr = self._paddr((per_cpu + current) & U64, root)
+        self.pid_offset = types.offset_of("task_struct", "pid")
+        self.tgid_offset = types.offset_of("task_struct", "tgid")
+        self.stack_offset = types.offset_of("task_struct", "stack")
+        self.state_offset = types.offset_of("task_struct", "__state" if types.has_member("task_struct", "__state") else "state")
+        self.ax_offset = types.offset_of("pt_regs", "ax")
+        self.orig_ax_offset = types.offset_of("pt_regs", "orig_ax")
+        self.regs_bytes = types.size_of("pt_regs")
+        self.flags_offset = types.offset_of("pt_regs", "flags")
+        self.stack_bytes = self._find_stack_bytes(root)
+
+    @property
+    def kernel_root(self) -> int:
+        """The kernel's table of the address space in use (not valid while an SCI table is active)."""
+        cr3 = self._machine.cpu.cr3 & paging.FRAME_MASK
+        return cr3 & ~_PTI_USER_BIT if self._uses_pti else cr3
+
+    @property
+    def uses_pti(self) -> bool:
+        """Whether page-table isolation is on in the running kernel."""
+        return self._uses_pti
+
+    def _paddr(self, vaddr: int, root: int) -> int:
+        paddr = paging.translate(self._memory.quads, self._memory.total_bytes, root, vaddr)
+        if paddr < 0:
+            raise MachineError(f"kernel address {vaddr:#x} is not mapped; the kernel does not match its symbols")
+        return paddr
+
+    def read_u64(self, vaddr: int, root: int) -> int:
+        """Return the word at kernel address `vaddr` under `root`."""
+        return self._memory.quads[self._paddr(vaddr, root) >> 3] & U64
+
+    def read_u32(self, vaddr: int, root: int) -> int:
+        """Return the 32-bit word at kernel address `vaddr` under `root`."""
+        return int.from_bytes(self._memory.read(self._paddr(vaddr, root), 4), "little")
+
+    @property
+    def current(self) -> int:
+        """Address of the running task's task_struct."""
+        return self._memory.quads[self.current_paddr >> 3] & U64
+
+    def stack_of(self, task: int, root: int) -> int:
+        """Return the lowest address of a task's kernel stack."""
+        return self.read_u64(task + self.stack_offset, root)
+
+    def pid_of(self, task: int, root: int) -> int:
+        """Return a task's thread id, as the kernel's first pid namespace counts."""
+        return self.read_u32(task + self.pid_offset, root)
+
+    def _find_stack_bytes(self, root: int) -> int:
+        """THREAD_SIZE, from where the kernel itself says the running task's stack ends."""
+        types, symbols = self.facts.types, self.symbols
+        hot = symbols.find("pcpu_hot")
+        if hot is not None:
+            top_at = hot + types.offset_of("pcpu_hot", "top_of_stack")
+        else:
+            top_at = symbols.address_of("cpu_current_top_of_stack")
+        per_cpu = self.read_u64(symbols.address_of("__per_cpu_offset"), root)
+        top = self.read_u64((per_cpu + top_at) & U64, root)
+        size = top - self.stack_of(self.current, root)
+        # TOP_OF_KERNEL_STACK_PADDING is 0 on x86-64 until FRED, then 16 bytes.
+        return (size + 4095) & ~4095

@@ -1,0 +1,74 @@
+"""What the agent does before the snapshot: file systems, busybox's links, the doorbell, loopback."""
+
+import struct
+
+from thinbox.guest.conversation import CHILD_AREA, SCRATCH_BYTES, Conversation, Park, Work, call, must
+
+O_RDWR, O_NONBLOCK, O_NOCTTY, O_CLOEXEC = 0o2, 0o4000, 0o400, 0o2000000
+SIGCHLD = 17
+_PROT_RW, _MAP_SHARED_ANON_POPULATE = 3, 0x1 | 0x20 | 0x8000
+_MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
+_TCSETS = 0x5402
+_RAW_TERMIOS = struct.pack("<4IB19s", 0, 0, 0x8BD, 0, 0, bytes(6) + b"\x01" + bytes(12))
+"""B9600 CS8 CREAD CLOCAL, VMIN 1 (include/uapi/asm-generic/termbits.h)."""
+_AF_INET, _SOCK_DGRAM, _SIOCSIFFLAGS, _IFF_UP_RUNNING = 2, 2, 0x8914, 0x41
+DOORBELL_FD = 10
+
+_MOUNTS = (
+    ("proc", "/proc", "proc", _MS_NOSUID_NODEV_NOEXEC, ""),
+    ("sysfs", "/sys", "sysfs", _MS_NOSUID_NODEV_NOEXEC, ""),
+    ("devtmpfs", "/dev", "devtmpfs", 2, "mode=0755"),
+    ("tmpfs", "/run", "tmpfs", 2 | 4, "mode=0755"),
+    ("tmpfs", "/tmp", "tmpfs", 2 | 4, "mode=1777"),
+)
+
+
+def prepare_guest(talk: Conversation) -> Work:
+    """Run by the agent once, up to where the snapshot is taken."""
+    scratch = yield from must("mmap", 0, SCRATCH_BYTES, _PROT_RW, _MAP_SHARED_ANON_POPULATE, -1, 0)
+    talk.set_scratch(scratch)
+    for source, target, kind, flags, data in _MOUNTS:
+        yield from must("mount", source, target, kind, flags, data)
+    yield from must("mkdir", "/dev/pts", 0o755)
+    yield from must("mount", "devpts", "/dev/pts", "devpts", 2 | 8, "gid=5,mode=620,ptmxmode=666")
+    yield from must("mkdir", "/dev/shm", 0o1777)
+    yield from must("mount", "tmpfs", "/dev/shm", "tmpfs", 2 | 4, "mode=1777")
+    yield from must("sethostname", b"thinbox", 7)
+    yield from _install_busybox(talk)
+    bell = yield from must("open", "/dev/ttyS1", O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0)
+    yield from must("dup3", bell, DOORBELL_FD, O_CLOEXEC)
+    yield from must("close", bell)
+    yield from must("ioctl", DOORBELL_FD, _TCSETS, _RAW_TERMIOS)
+    yield from _raise_loopback()
+    yield Park()
+
+
+def _install_busybox(talk: Conversation) -> Work:
+    talk.adopt_next_child(_become_busybox(talk))
+    child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
+    yield from must("wait4", child, talk.area(), 0, 0)
+    status = int.from_bytes(talk.read(talk.area(), 4), "little")
+    if status:
+        raise RuntimeError(f"busybox --install ended with {status:#x}")
+
+
+def _become_busybox(talk: Conversation) -> Work:
+    area = talk.area(child=True)
+    words = (b"/bin/busybox\0", b"--install\0", b"-s\0")
+    places, at = [], area + 256
+    for word in words:
+        talk.write(at, word)
+        places.append(at)
+        at += 32
+    talk.write(area + 128, struct.pack("<4Q", *places, 0))
+    yield from call("execve", places[0], area + 128, 0)
+    yield from call("exit_group", 127)
+
+
+def _raise_loopback() -> Work:
+    handle = yield from must("socket", _AF_INET, _SOCK_DGRAM, 0)
+    yield from must("ioctl", handle, _SIOCSIFFLAGS, struct.pack("<16sH22x", b"lo", _IFF_UP_RUNNING))
+    yield from must("close", handle)
+
+
+__all__ = ["CHILD_AREA", "DOORBELL_FD", "prepare_guest"]

@@ -1,0 +1,145 @@
+"""Files out of a Debian package, without dpkg and without touching the disk.
+
+Why it exists: kernels and the programs a guest runs come as .deb files, and the machine thinbox runs on
+may have no dpkg, or one that does not know zstd. Whatever is wrong with a package, the only exception is
+`KernelImageError`.
+
+Source: deb(5), ar(5).
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import stat
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, cast
+
+from thinbox.errors import KernelImageError
+from thinbox.image.kernel import read_kernel_file
+
+MAX_MEMBER_BYTES = 1 << 30
+"""Most bytes one packaged file may have; as for a kernel file, the largest known is a 0.6 GiB vmlinux."""
+
+DEB_MAGIC = b"!<arch>\n"
+
+
+@dataclass(frozen=True, slots=True)
+class DebEntry:
+    """A file in a package: `path` is relative, without "./"; `mode` as in stat(2), file type included.
+
+    `data` is empty unless it is a regular file; `link_target` is a symbolic link's text, or for a hard
+    link the `path` of the other name (and `is_hard_link` is set).
+    """
+
+    path: str
+    mode: int
+    data: bytes = field(repr=False)
+    link_target: str
+    is_hard_link: bool
+
+
+def iter_deb_files(deb: Path) -> Iterator[DebEntry]:
+    """Yield every file, folder and link of a package in its order.
+
+    Raises:
+        KernelImageError: the file cannot be read, is no package, or is damaged.
+    """
+    for info, archive in _walk_data(deb):
+        yield DebEntry(
+            path=_clean(info.name),
+            mode=_mode(info),
+            data=_read(deb, info, archive) if info.isreg() else b"",
+            link_target=_clean(info.linkname) if info.islnk() else info.linkname,
+            is_hard_link=info.islnk(),
+        )
+
+
+def deb_member(deb: Path, predicate: Callable[[str], bool]) -> bytes:
+    """Return the first regular file of a package whose path (relative, without "./") satisfies `predicate`.
+
+    Raises:
+        KernelImageError: as `iter_deb_files`, or no file satisfies it.
+    """
+    return find_deb_member(deb, predicate)[1]
+
+
+def find_deb_member(deb: Path, predicate: Callable[[str], bool]) -> tuple[str, bytes]:
+    """Return the path and the bytes of what `deb_member` returns; raises as it does."""
+    for info, archive in _walk_data(deb):
+        path = _clean(info.name)
+        if info.isreg() and predicate(path):
+            return path, _read(deb, info, archive)
+    raise KernelImageError(f"{deb} does not hold the file that was looked for; give another package")
+
+
+def _walk_data(deb: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+    """Yield the headers of the data archive; the body of each must be read before the next is asked for."""
+    raw = read_kernel_file(deb)
+    if not raw.startswith(DEB_MAGIC):
+        raise KernelImageError(f"{deb} is not a Debian package; give a .deb file")
+    try:
+        with tarfile.open(fileobj=_open_data(raw), mode="r|") as archive:
+            for info in archive:
+                yield info, archive
+    except KernelImageError:
+        raise
+    except Exception as error:  # ar, tar and four decompressors share no base class
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise KernelImageError(f"the package {deb} is damaged ({reason}); fetch it again") from error
+
+
+def _open_data(raw: bytes) -> IO[bytes]:
+    from debian.arfile import ArFile  # late: a warm start opens no package
+
+    for member in ArFile(fileobj=io.BytesIO(raw)).getmembers():
+        name = member.name.rstrip("/")
+        if name.startswith("data.tar"):
+            return _decompressed(name, io.BytesIO(member.read()))
+    raise ValueError("it has no data.tar member")
+
+
+def _decompressed(name: str, packed: IO[bytes]) -> IO[bytes]:
+    suffix = name.removeprefix("data.tar")
+    if suffix == ".zst":
+        import zstandard  # late: only recent Ubuntu packages need it
+
+        return zstandard.ZstdDecompressor().stream_reader(packed)
+    openers: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
+        "": lambda stream: stream,
+        ".gz": lambda stream: cast("IO[bytes]", gzip.GzipFile(fileobj=stream)),
+        ".xz": lzma.LZMAFile,
+        ".lzma": lzma.LZMAFile,
+        ".bz2": bz2.BZ2File,
+    }
+    if suffix not in openers:
+        raise ValueError(f"its data has an unknown format, {name}")
+    return openers[suffix](packed)
+
+
+def _read(deb: Path, info: tarfile.TarInfo, archive: tarfile.TarFile) -> bytes:
+    if info.size > MAX_MEMBER_BYTES:
+        raise KernelImageError(f"{info.name} in {deb} is larger than {MAX_MEMBER_BYTES >> 20} MiB; not a kernel")
+    stream = archive.extractfile(info)
+    data = stream.read() if stream is not None else b""
+    if len(data) != info.size:
+        raise EOFError("it is cut short")
+    return data
+
+
+def _clean(name: str) -> str:
+    return name.removeprefix("./").strip("/")
+
+
+def _mode(info: tarfile.TarInfo) -> int:
+    kinds = {
+        tarfile.DIRTYPE: stat.S_IFDIR,
+        tarfile.SYMTYPE: stat.S_IFLNK,
+        tarfile.CHRTYPE: stat.S_IFCHR,
+        tarfile.BLKTYPE: stat.S_IFBLK,
+        tarfile.FIFOTYPE: stat.S_IFIFO,
+    }
+    return kinds.get(info.type, stat.S_IFREG) | stat.S_IMODE(info.mode)

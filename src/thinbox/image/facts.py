@@ -1,0 +1,222 @@
+"""What can be known from a kernel file without running it, worked out once and cached.
+
+Why it exists: everything above this room asks for symbols, types and the system call table of one
+kernel, and a second start may not pay the seconds it took to find them. `load_facts` is the door.
+"""
+
+import hashlib
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from thinbox.errors import KernelImageError
+from thinbox.image.btf import TypeTable, parse_types
+from thinbox.image.cache import lock
+from thinbox.image.elf import ELF_MAGIC
+from thinbox.image.facts_file import StoredFacts, read_facts, write_facts
+from thinbox.image.kallsyms import parse_symbols
+from thinbox.image.kernel import KernelImage, assemble_kernel_image, parse_kernel_image, read_kernel_file
+from thinbox.image.source import KernelFile, Progress
+from thinbox.image.symbols import SymbolTable
+
+Config = dict[str, bool | str]
+
+NOT_IMPLEMENTED = "sys_ni_syscall"
+"""The end of the name of the handler of a number without a call (kernel/sys_ni.c)."""
+
+_BANNER = re.compile(rb"Linux version ([0-9]\S{0,127}) \([^\n\0]{1,600}\n")
+_MOST_SYSCALLS = 1024  # x86-64 has used 0 to 470 so far; x32 adds 512 to 547
+_RELOCATABLE_OFFSET = 0x234 - 0x1F1  # setup header: relocatable_kernel
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFacts:
+    """The facts of one kernel.
+
+    `release` is what uname -r prints, `build` what uname -v prints, `sha256` the hash of the kernel file.
+    `sys_call_table[nr]` is the name of the function that handles call `nr`; a number without a call has
+    one that ends in "sys_ni_syscall". `unimplemented` are those numbers, and those of calls this kernel
+    was configured without (their handler is only the weak stub of kernel/sys_ni.c).
+    `config` holds pti, kaslr, btf, kallsyms_all, smp, modules, relocatable (bool) and preempt
+    ("none or voluntary", "full", "dynamic", "rt"), inferred from symbols and banner.
+    """
+
+    release: str
+    banner: str
+    build: str
+    sha256: str
+    symbols: SymbolTable = field(repr=False)
+    types: TypeTable = field(repr=False)
+    config: Config
+    sys_call_table: tuple[str, ...] = field(repr=False)
+    unimplemented: frozenset[int] = field(repr=False)
+
+
+def load_facts(kernel: KernelFile | Path | str, progress: Progress | None = None) -> tuple[KernelImage, KernelFacts]:
+    """Return the unpacked kernel and its facts, from the cache if they are there and undamaged.
+
+    Raises:
+        KernelImageError: the file is no usable kernel (see `load_kernel_image`, `parse_symbols`, `parse_types`).
+        CacheError: the facts cannot be written.
+    """
+    path = kernel.path if isinstance(kernel, KernelFile) else Path(kernel)
+    say: Callable[[str], None] = progress or (lambda _line: None)
+    data = read_kernel_file(path)
+    sha256 = hashlib.sha256(data).hexdigest()
+    if isinstance(kernel, KernelFile) and kernel.data_sha256 != sha256:
+        raise KernelImageError(f"{path} changed while it was being read; try again")
+    try:
+        return _load_cached(data, sha256) or _build(data, sha256, say)
+    except KernelImageError as error:
+        raise KernelImageError(f"{path}: {error}") from error
+
+
+def _load_cached(data: bytes, sha256: str) -> tuple[KernelImage, KernelFacts] | None:
+    stored = read_facts(sha256)
+    if stored is None:
+        return None
+    try:
+        vmlinux = data[: len(data) - len(stored.relocs)] if stored.vmlinux is None else stored.vmlinux
+        image = assemble_kernel_image(data, vmlinux, stored.relocs, sha256)
+        symbols = SymbolTable(stored.starts, stored.names, stored.kinds)
+        types = parse_types(image, symbols, stored.type_starts)
+        return image, KernelFacts(symbols=symbols, types=types, sha256=sha256, **_from_json(stored.header))
+    except (KernelImageError, KeyError, TypeError, ValueError):
+        return None  # written by something else than `write_facts`: build it again
+
+
+def _build(data: bytes, sha256: str, say: Callable[[str], None]) -> tuple[KernelImage, KernelFacts]:
+    with lock(f"facts-{sha256[:16]}"):
+        meanwhile = _load_cached(data, sha256)  # another process may have just built it
+        if meanwhile is not None:
+            return meanwhile
+        say("unpacking the kernel")
+        image = parse_kernel_image(data)
+        say("reading the kernel's symbols and types")
+        facts = parse_facts(image)
+        stored = StoredFacts(
+            header=_to_json(facts),
+            starts=facts.symbols.starts,
+            kinds=facts.symbols.kinds,
+            names=facts.symbols.names,
+            type_starts=facts.types.type_starts,
+            relocs=image.relocs,
+            vmlinux=None if data.startswith(ELF_MAGIC) else image.vmlinux,
+        )
+        write_facts(sha256, stored)
+    return image, facts
+
+
+def parse_facts(image: KernelImage) -> KernelFacts:
+    """Work out the facts of an unpacked kernel; takes seconds, `load_facts` remembers the result.
+
+    Raises:
+        KernelImageError: no banner, no symbols, no types or no system call table is found.
+    """
+    symbols = parse_symbols(image)
+    types = parse_types(image, symbols)
+    release, banner = _find_banner(image, symbols)
+    table, unimplemented = _read_call_table(image, symbols)
+    return KernelFacts(
+        release=release,
+        banner=banner,
+        build=banner[banner.rindex("#") :] if "#" in banner else "",
+        sha256=image.sha256,
+        symbols=symbols,
+        types=types,
+        config=_infer_config(image, symbols, banner),
+        sys_call_table=table,
+        unimplemented=unimplemented,
+    )
+
+
+def _find_banner(image: KernelImage, symbols: SymbolTable) -> tuple[str, str]:
+    """Return release and banner: `linux_banner` (init/version-timestamp.c), or the first such string."""
+    vaddr = symbols.find("linux_banner")
+    found = _BANNER.match(image.read_vaddr(vaddr, 1024)) if vaddr is not None else None
+    found = found or _BANNER.search(image.vmlinux)
+    if found is None:
+        raise KernelImageError("the kernel has no 'Linux version' banner; is it a Linux kernel?")
+    return found[1].decode("ascii", "replace"), found[0].decode("utf-8", "replace").rstrip("\n")
+
+
+def _read_call_table(image: KernelImage, symbols: SymbolTable) -> tuple[tuple[str, ...], frozenset[int]]:
+    """Read `sys_call_table` (arch/x86/entry/syscall_64.c): link-time addresses, one word for each number.
+
+    It has no length of its own; it ends where the next symbol begins, or at the first word that is no
+    function (padding).
+    """
+    start = symbols.find("sys_call_table")
+    if start is None:
+        raise KernelImageError("the kernel has no symbol sys_call_table; it must be built with CONFIG_KALLSYMS_ALL=y")
+    following = symbols.starts[symbols.starts > start]
+    room_bytes = int(following[0]) - start if len(following) else 8 * _MOST_SYSCALLS
+    raw = image.read_vaddr(start, min(room_bytes, 8 * _MOST_SYSCALLS))
+    kinds = {name: kind for _, kind, name in symbols if kind in "Ww"}
+    names: list[str] = []
+    missing = set()
+    for (entry,) in struct.iter_unpack("<Q", raw[: len(raw) & ~7]):
+        aliases = symbols.names_at(entry) if symbols.is_text(entry) else ()
+        if not aliases:
+            break
+        name = min(aliases, key=_call_name_rank)
+        if name.endswith(NOT_IMPLEMENTED) or name in kinds:
+            missing.add(len(names))
+        names.append(name)
+    if not names:
+        raise KernelImageError("the kernel's sys_call_table holds no functions; fetch the kernel again")
+    return tuple(names), frozenset(missing)
+
+
+def _call_name_rank(name: str) -> tuple[bool, bool, str]:
+    """A call without arguments has aliases (`__ia32_sys_getpid`, `__do_sys_getpid`); the x64 entry is meant."""
+    return not name.startswith("__x64_"), "sys_" not in name, name
+
+
+def _infer_config(image: KernelImage, symbols: SymbolTable, banner: str) -> Config:
+    """Tell what the kernel was built with; Debian's holds no copy of its configuration (CONFIG_IKCONFIG)."""
+    header = image.setup_header or b""
+    relocatable = bool(header[_RELOCATABLE_OFFSET]) if len(header) > _RELOCATABLE_OFFSET else bool(image.relocs)
+    return {
+        "pti": "pti_init" in symbols,  # CONFIG_PAGE_TABLE_ISOLATION, arch/x86/mm/pti.c
+        "kaslr": "kernel_randomize_memory" in symbols,  # CONFIG_RANDOMIZE_MEMORY needs RANDOMIZE_BASE
+        "relocatable": relocatable,
+        "btf": True,  # parse_types refuses a kernel without
+        "kallsyms_all": True,  # _read_call_table refuses a kernel without
+        "smp": " SMP " in banner,
+        "modules": "load_module" in symbols,
+        "preempt": _preempt_model(banner),
+    }
+
+
+def _preempt_model(banner: str) -> str:
+    """Source: scripts/mkcompile_h (init/Makefile since 6.1), which puts the model into the build string."""
+    for word, model in (("PREEMPT_RT", "rt"), ("PREEMPT_DYNAMIC", "dynamic"), ("PREEMPT", "full")):
+        if word in banner:
+            return model
+    return "none or voluntary"
+
+
+def _to_json(facts: KernelFacts) -> dict[str, Any]:
+    return {
+        "release": facts.release,
+        "banner": facts.banner,
+        "build": facts.build,
+        "config": facts.config,
+        "sys_call_table": facts.sys_call_table,
+        "unimplemented": sorted(facts.unimplemented),
+    }
+
+
+def _from_json(header: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "release": str(header["release"]),
+        "banner": str(header["banner"]),
+        "build": str(header["build"]),
+        "config": dict(header["config"]),
+        "sys_call_table": tuple(header["sys_call_table"]),
+        "unimplemented": frozenset(header["unimplemented"]),
+    }

@@ -1,0 +1,114 @@
+"""Rule 5 of SCI: what a page fault on an SCI table is, and the grant of one page.
+
+Why it exists: this runs some sixty times in every isolated call, so it is compiled; the decisions that
+need thought (`ASK`) are handed to the policy. A fault is answered here without asking only where the
+policy has said, for good, that it would be granted: `standing data` and the table of approved fetch addresses.
+
+Rules of this file:
+- The subset of Python that Numba compiles.
+- Whatever cannot be shown to be allowed is `ASK` or `GUEST`, never `GRANTED`.
+- A grant adds exactly one page. A page granted for data never becomes executable by it: where the
+  kernel's own mapping can be executed, the clone is marked NX, so that a later fetch is judged too.
+"""
+
+from thinbox.isolation.pagetable import map_page
+from thinbox.paging import (
+    FAULT_FETCH,
+    FAULT_WRITE,
+    FRAME_MASK,
+    KERNEL_HALF_FIRST,
+    NO_EXECUTE,
+    PRESENT,
+    USER,
+    WRITABLE,
+    Words,
+    entry_index,
+    walk_leaf,
+)
+
+GRANTED = 0
+"""The page was mapped; run the instruction again."""
+GUEST = 1
+"""The fault is the guest's own: it would have happened on the kernel's table too."""
+ASK = 2
+"""The policy must judge it."""
+SYNC = 3
+"""A user address whose top-level entry is newer in the kernel's table: copy the user half, run again."""
+EXHAUSTED = 4
+"""The pool of table pages is empty (a hostile tenant can cause this; it is a verdict, not an error)."""
+
+LOG_COLUMNS = 5
+LOG_VADDR, LOG_RIP, LOG_ERROR, LOG_INDEX, LOG_REPLACED = range(LOG_COLUMNS)
+
+
+def approved_slot(approved: Words, mask: int, vaddr: int) -> int:
+    """Return the slot of `vaddr` in the open-addressed table `approved` (a power of two, 0 is empty)."""
+    slot = ((vaddr >> 4) ^ (vaddr >> 17)) & mask
+    while approved[slot] != 0 and approved[slot] != vaddr:
+        slot = (slot + 1) & mask
+    return slot
+
+
+def classify(words: Words, frame_end: int, root: int, kernel_root: int, vaddr: int, error: int) -> int:
+    """Say whose fault it is: `GUEST`, `SYNC`, or `ASK` when the kernel's own table allows the access."""
+    if vaddr >= 0:
+        slot = (vaddr >> 39) & 511
+        if slot < KERNEL_HALF_FIRST and (
+            words[((root & FRAME_MASK) >> 3) + slot] != words[((kernel_root & FRAME_MASK) >> 3) + slot]
+        ):
+            return SYNC
+        return GUEST
+    leaf = walk_leaf(words, frame_end, kernel_root, vaddr)
+    if leaf == 0:
+        return GUEST
+    if error & FAULT_WRITE and not leaf & WRITABLE:
+        return GUEST
+    if error & FAULT_FETCH and leaf & NO_EXECUTE:
+        return GUEST
+    return ASK
+
+
+def grant(
+    words: Words, frame_end: int, pool: Words, root: int, kernel_root: int, vaddr: int, error: int, rip: int, row: Words
+) -> int:
+    """Clone the one page of `vaddr` and fill the log row; return `GRANTED`, `GUEST` or `EXHAUSTED`.
+
+    Preconditions: the access was judged. Protection bits are the kernel's own, except NX on data grants.
+    """
+    leaf = walk_leaf(words, frame_end, kernel_root, vaddr)
+    if leaf == 0:
+        return GUEST
+    index = entry_index(words, frame_end, root, vaddr)
+    replaced = 0
+    if index >= 0:
+        replaced = words[index]
+    if not error & FAULT_FETCH and not (replaced & PRESENT and not replaced & NO_EXECUTE):
+        leaf |= NO_EXECUTE
+    index = map_page(words, frame_end, pool, root, vaddr, leaf)
+    if index < 0:
+        return EXHAUSTED
+    row[LOG_VADDR] = vaddr
+    row[LOG_RIP] = rip
+    row[LOG_ERROR] = error
+    row[LOG_INDEX] = index
+    row[LOG_REPLACED] = replaced
+    return GRANTED
+
+
+def needs_judgement(
+    words: Words,
+    frame_end: int,
+    kernel_root: int,
+    approved: Words,
+    approved_mask: int,
+    standing_data: int,
+    vaddr: int,
+    error: int,
+) -> bool:
+    """Tell whether the policy must be asked, or has answered for good already."""
+    if error & FAULT_FETCH:
+        return bool(approved[approved_slot(approved, approved_mask, vaddr)] != vaddr)
+    if not standing_data:
+        return True
+    # A supervisor access to a page that is mapped for users in the kernel half: not "kernel data".
+    return bool(walk_leaf(words, frame_end, kernel_root, vaddr) & USER)

@@ -1,0 +1,285 @@
+"""The CPU: Unicorn with its soft-MMU, the compiled hooks, and direct access to the CPU state.
+
+Why it exists: everything Unicorn needs to be told or worked around is in this file (see
+docs/decisions/0002-machine-on-unicorn.md), so that the rest speaks of registers, hooks and stops.
+
+Rules of this file:
+- Order of set-up: exits off, memory, state found, hooks. With an exit address set, every stop would probe
+  that page and overwrite CR2 and the pending error code.
+- An exception in a Python callback is kept and raised after the CPU has stopped: ctypes would swallow it.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import unicorn.unicorn_py3.unicorn as binding
+from unicorn import (
+    UC_ARCH_X86,
+    UC_HOOK_BLOCK,
+    UC_HOOK_CODE,
+    UC_HOOK_INSN,
+    UC_HOOK_INSN_INVALID,
+    UC_HOOK_INTR,
+    UC_MODE_64,
+    UC_PROT_ALL,
+    Uc,
+    UcError,
+    x86_const,
+)
+
+from thinbox.address import U64, to_signed
+from thinbox.errors import MachineError
+from thinbox.machine import hooks, slots
+from thinbox.machine.layout_probe import CpuLayout, context_state, find_live_state
+from thinbox.machine.memory import Memory
+
+_EVERYWHERE = (1, 0)
+_FOUR_GIB = 1 << 32
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+_CodeHook = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
+
+(RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15) = range(16)
+"""General registers by encoding, as indexes into `Cpu.regs`."""
+
+CR0, CR2, CR3, CR4 = 0, 2, 3, 4
+
+
+class Cpu:
+    """One x86-64 CPU on `memory`; `core` is the array shared with the compiled hooks."""
+
+    def __init__(self, memory: Memory, layout: CpuLayout) -> None:
+        self.memory = memory
+        self.layout = layout
+        self.uc = Uc(UC_ARCH_X86, UC_MODE_64)
+        self.uc.ctl_set_cpu_model(x86_const.UC_CPU_X86_QEMU64)
+        self.uc.ctl_exits_enabled(True)
+        self.uc.mem_map_ptr(0, memory.total_bytes, UC_PROT_ALL, memory.pointer())
+        # Physical addresses without RAM read as ones and swallow writes, as an empty bus does.
+        self.uc.mmio_map(memory.total_bytes, _FOUR_GIB - memory.total_bytes, _open_bus, None, None, None)
+        self._handle = ctypes.cast(self.uc._uch, ctypes.c_void_p).value or 0
+        self.core = np.zeros(slots.SLOT_COUNT, dtype=np.int64)
+        self.slot = memoryview(self.core)
+        """The same array, faster one slot at a time than NumPy."""
+        self._env = find_live_state(self.uc)
+        self.regs = (ctypes.c_uint64 * 16).from_address(self._env)
+        self._rip = ctypes.c_uint64.from_address(self._env + layout.eip)
+        self._hflags = ctypes.c_uint32.from_address(self._env + layout.hflags)
+        self._control = (ctypes.c_uint64 * 5).from_address(self._env + layout.cr)
+        self._kept: list[Any] = []
+        self.pending_error: BaseException | None = None
+        self._fill_core()
+        self._add_hooks()
+
+    def _fill_core(self) -> None:
+        core, layout = self.slot, self.layout
+        core[slots.ENV] = self._env
+        for slot, name in ((slots.REG_READ, "uc_reg_read"), (slots.REG_WRITE, "uc_reg_write"), (slots.EMU_STOP, "uc_emu_stop")):
+            core[slot] = ctypes.cast(getattr(binding.uclib, name), ctypes.c_void_p).value
+        core[slots.WORDS] = self.memory.host_base
+        core[slots.FRAME_END] = self.memory.total_bytes
+        for slot, offset in (
+            (slots.OFF_EIP, layout.eip),
+            (slots.OFF_EFLAGS, layout.eflags),
+            (slots.OFF_HFLAGS, layout.hflags),
+            (slots.OFF_SEGS, layout.segs),
+            (slots.OFF_TR, layout.tr),
+            (slots.OFF_IDT, layout.idt),
+            (slots.OFF_CR, layout.cr),
+            (slots.OFF_STAR, layout.star),
+            (slots.OFF_LSTAR, layout.lstar),
+            (slots.OFF_CSTAR, layout.cstar),
+            (slots.OFF_FMASK, layout.fmask),
+            (slots.OFF_ERROR, layout.error),
+            (slots.OFF_IS_INT, layout.is_int),
+            (slots.OFF_OLD, layout.old),
+        ):
+            core[slot] = offset
+
+    def _add_hooks(self) -> None:
+        core = self.core.ctypes.data
+        self._add(UC_HOOK_BLOCK, hooks.on_block.address, core)
+        self._add(UC_HOOK_INTR, hooks.on_exception.address, core)
+        self._add(UC_HOOK_INSN_INVALID, hooks.on_invalid.address, core)
+        self._add(UC_HOOK_INSN, hooks.on_syscall.address, core, insn=x86_const.UC_X86_INS_SYSCALL)
+        self._add(UC_HOOK_INSN, hooks.on_rdtsc.address, core, insn=x86_const.UC_X86_INS_RDTSC)
+        self._add(UC_HOOK_INSN, hooks.on_rdtscp.address, core, insn=x86_const.UC_X86_INS_RDTSCP)
+        self._call_inject = self._exported(hooks.inject.address, None, 1)
+        self._call_enter = self._exported(hooks.enter_table.address, None, 0)
+        self._call_leave = self._exported(hooks.leave_table.address, None, 0)
+        self._call_grant = self._exported(hooks.grant_page.address, ctypes.c_int64, 3)
+
+    @staticmethod
+    def _exported(address: int, result: Any, arguments: int) -> Callable[..., int]:
+        return ctypes.PYFUNCTYPE(result, ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int64] * arguments)(address)
+
+    def _add(
+        self, kind: int, function: int, data: int, *, begin: int = 1, end: int = 0, insn: int | None = None
+    ) -> ctypes.c_size_t:
+        """Add a hook given by host address; the Python binding refuses some that the C function takes."""
+        hook = ctypes.c_size_t()
+        extra = () if insn is None else (ctypes.c_int(insn),)
+        status = binding.uclib.uc_hook_add(
+            self.uc._uch,
+            ctypes.byref(hook),
+            kind,
+            ctypes.c_void_p(function),
+            ctypes.c_void_p(data),
+            ctypes.c_uint64(begin),
+            ctypes.c_uint64(end),
+            *extra,
+        )
+        if status:
+            raise MachineError(f"Unicorn refused a hook (error {status}); install unicorn 2.1.4")
+        return hook
+
+    def add_native_hook(self, vaddr: int, function: int, data: int | None = None) -> None:
+        """Call the compiled function at host address `function` before the instruction at `vaddr`."""
+        self._add(UC_HOOK_CODE, function, self.core.ctypes.data if data is None else data, begin=vaddr, end=vaddr)
+
+    def add_code_hook(self, vaddr: int, function: Callable[[], None]) -> Callable[[], None]:
+        """Call `function` before the instruction at `vaddr`; return a function that takes the hook away."""
+
+        def run(_uc: int, _vaddr: int, _size: int, _data: int) -> None:
+            self._guarded(function)
+
+        callback = _CodeHook(run)
+        self._kept.append(callback)
+        address = ctypes.cast(callback, ctypes.c_void_p).value or 0
+        hook = self._add(UC_HOOK_CODE, address, 0, begin=vaddr, end=vaddr)
+        self.uc.ctl_flush_tb()
+        return lambda: binding.uclib.uc_hook_del(self.uc._uch, hook)
+
+    def keep_array(self, array: np.ndarray) -> int:
+        """Keep `array` alive as long as this CPU; return its host address."""
+        self._kept.append(array)
+        return int(array.ctypes.data)
+
+    def set_callback(self, slot: int, function: Callable[[int, int, int], int]) -> None:
+        """Let the compiled hooks call `function`; its exceptions stop the CPU and are raised by `run`."""
+
+        def run(first: int, second: int, third: int) -> int:
+            return int(self._guarded(function, first, second, third) or 0)
+
+        callback = _Callback(run)
+        self._kept.append(callback)
+        self.slot[slot] = ctypes.cast(callback, ctypes.c_void_p).value
+
+    def _guarded(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except BaseException as error:
+            self.pending_error = error
+            self.stop()
+            return 0
+
+    def add_port_hooks(self, read: Callable[[int, int], int], write: Callable[[int, int, int], None]) -> None:
+        """Call `read(port, bytes)` and `write(port, bytes, value)` for `in` and `out`."""
+
+        def on_in(_uc: Any, port: int, size: int, _data: Any) -> int:
+            return int(self._guarded(read, port, size) or 0)
+
+        def on_out(_uc: Any, port: int, size: int, value: int, _data: Any) -> None:
+            self._guarded(write, port, size, value)
+
+        self.uc.hook_add(UC_HOOK_INSN, on_in, None, *_EVERYWHERE, x86_const.UC_X86_INS_IN)
+        self.uc.hook_add(UC_HOOK_INSN, on_out, None, *_EVERYWHERE, x86_const.UC_X86_INS_OUT)
+
+    # -- registers ------------------------------------------------------------------------------
+    @property
+    def rip(self) -> int:
+        """Address of the next instruction (inside a code hook: of the hooked one)."""
+        return self._rip.value
+
+    def jump(self, rip: int) -> None:
+        """Go on at `rip`; also from inside a code hook."""
+        self.uc.reg_write(x86_const.UC_X86_REG_RIP, rip)
+
+    def set_rip(self, rip: int) -> None:
+        """Go on at `rip`; outside a run, or inside an exception hook."""
+        self._rip.value = rip & U64
+
+    @property
+    def flags(self) -> int:
+        """RFLAGS."""
+        return int(self.uc.reg_read(x86_const.UC_X86_REG_EFLAGS))
+
+    @flags.setter
+    def flags(self, value: int) -> None:
+        self.uc.reg_write(x86_const.UC_X86_REG_EFLAGS, value)
+
+    @property
+    def interrupts_enabled(self) -> bool:
+        """Whether an interrupt may be taken now: IF set, and not in the shadow of `sti` or `mov ss`."""
+        return bool(self.flags & hooks.IF) and not self._hflags.value & hooks.HF_INHIBIT_IRQ
+
+    @property
+    def privilege(self) -> int:
+        """CPL, 0 to 3."""
+        return self._hflags.value & 3
+
+    @property
+    def cr2(self) -> int:
+        """Address of the last page fault."""
+        return self._control[CR2]
+
+    @property
+    def cr3(self) -> int:
+        """The table in use."""
+        return self._control[CR3]
+
+    def load_cr3(self, value: int) -> None:
+        """Switch tables (and forget all cached translations)."""
+        self.uc.reg_write(x86_const.UC_X86_REG_CR3, value)
+
+    # -- running ----------------------------------------------------------------------------------
+    def run(self) -> int:
+        """Run until something stops the CPU; return a `slots.STOP_*` reason, STOP_NONE for HLT."""
+        self.slot[slots.STOP] = slots.STOP_NONE
+        try:
+            self.uc.emu_start(self._rip.value, 0)
+        except UcError as error:
+            if self.pending_error is None:
+                raise MachineError(f"the CPU engine stopped at {self.rip:#x}: {error}") from error
+        if self.pending_error is not None:
+            error, self.pending_error = self.pending_error, None
+            raise error
+        return int(self.slot[slots.STOP])
+
+    def stop(self) -> None:
+        """Stop before the next block (from a callback)."""
+        self.slot[slots.STOP] = slots.STOP_PYTHON
+        self.uc.emu_stop()
+
+    def inject(self, vector: int) -> None:
+        """Deliver an external interrupt; between two runs only."""
+        self._call_inject(self._handle, self.core.ctypes.data, vector)
+
+    def enter_table(self) -> None:
+        """Switch to the SCI table `slots.SCI_ROOT`."""
+        self._call_enter(self._handle, self.core.ctypes.data)
+
+    def leave_table(self) -> None:
+        """Switch back to the kernel's table."""
+        self._call_leave(self._handle, self.core.ctypes.data)
+
+    def grant_page(self, vaddr: int, error: int, rip: int) -> int:
+        """Grant one page on the current SCI table; return what `isolation.fault.grant` returns."""
+        return self._call_grant(self._handle, self.core.ctypes.data, to_signed(vaddr), error, to_signed(rip))
+
+    # -- saving -----------------------------------------------------------------------------------
+    def save(self) -> bytes:
+        """Return the CPU state as bytes (Unicorn's own context, host pointers left out by it)."""
+        context = self.uc.context_save()
+        return context_state(context, bytes(self.regs))
+
+    def restore(self, state: bytes) -> None:
+        """Load a state that `save` returned, in this process or another one."""
+        ctypes.memmove(self._env, state, len(state))
+        self.load_cr3(self.cr3)
+        self.uc.ctl_flush_tb()
+
+
+def _open_bus(_uc: Any, _offset: int, size: int, _data: Any) -> int:
+    return (1 << 8 * size) - 1

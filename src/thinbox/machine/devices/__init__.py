@@ -1,0 +1,1 @@
+"""The devices a PC kernel cannot do without: PIC, PIT, UART, CMOS clock."""

@@ -1,0 +1,162 @@
+"""The machine: CPU, RAM and devices on one virtual clock.
+
+Why it exists: the CPU stops for a timer, an interrupt or a callback; this is the one place that knows
+what to do next.
+
+Rules of this file:
+- Time moves only by code executed and by HLT; host time is never read.
+- Interrupts are delivered at the first block that runs with IF set after they became due.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from thinbox.errors import MachineError
+from thinbox.machine import slots
+from thinbox.machine.cpu import Cpu
+from thinbox.machine.devices.cmos import Cmos
+from thinbox.machine.devices.pic import Pic
+from thinbox.machine.devices.pit import Pit
+from thinbox.machine.devices.uart import Uart
+from thinbox.machine.layout_probe import probe_layout
+from thinbox.machine.memory import MIB, Memory
+
+TIMER_LINE = 0
+SLICE_NS = 20_000_000
+"""Longest stretch without a look at signals: about 20 ms of host time."""
+_KEYBOARD_COMMAND = 0x64
+_RESET_CPU = 0xFE
+_CONSOLE_KEPT_BYTES = 1 << 20
+
+
+class GuestReset(MachineError):
+    """The guest asked for a reset (after a panic, or by reboot)."""
+
+
+class Machine:
+    """A PC with `memory_mib` MiB of RAM; `console` collects what the first UART sends."""
+
+    def __init__(self, memory_mib: int) -> None:
+        self.memory_mib = memory_mib
+        self.memory = Memory(memory_mib * MIB)
+        self.cpu = Cpu(self.memory, probe_layout())
+        self.slot = self.cpu.slot
+        self.pic, self.pit, self.cmos = Pic(), Pit(), Cmos()
+        self.console = bytearray()
+        self.doorbell_output = bytearray()
+        self.on_console: Callable[[bytes], None] | None = None
+        self.serial = Uart(0x3F8, 4, self.pic, self._console_byte)
+        self.doorbell = Uart(0x2F8, 3, self.pic, self.doorbell_output.append)
+        self.check_signals: Callable[[], None] = lambda: None
+        self.on_idle: Callable[[int | None], bool] = lambda _due_ns: False
+        """Called at HLT with the next timer's time; True if it brought an interrupt by itself."""
+        self.stop_wanted = False
+        self._readers, self._writers = self._port_maps()
+        self.cpu.add_port_hooks(self._read_port, self._write_port)
+
+    # -- time -------------------------------------------------------------------------------------
+    @property
+    def now_ns(self) -> int:
+        """Virtual time."""
+        return self.slot[slots.CLOCK]
+
+    # -- devices ------------------------------------------------------------------------------------
+    def _console_byte(self, value: int) -> None:
+        self.console.append(value)
+        if value == 10 and self.on_console:
+            start = self.console.rfind(b"\n", 0, len(self.console) - 1) + 1
+            self.on_console(bytes(self.console[start:]))
+        if len(self.console) > 2 * _CONSOLE_KEPT_BYTES:
+            del self.console[:_CONSOLE_KEPT_BYTES]
+
+    def _port_maps(self) -> tuple[dict[int, Callable[[int], int]], dict[int, Callable[[int, int], None]]]:
+        readers: dict[int, Callable[[int], int]] = {}
+        writers: dict[int, Callable[[int, int], None]] = {}
+        for port in Pic.PORTS:
+            readers[port], writers[port] = self.pic.read, self.pic.write
+        for port in Pit.PORTS:
+            readers[port] = lambda port: self.pit.read(port, self.now_ns)
+            writers[port] = lambda port, value: self.pit.write(port, value, self.now_ns)
+        for port in Cmos.PORTS:
+            readers[port], writers[port] = self.cmos.read, self.cmos.write
+        for uart in (self.serial, self.doorbell):
+            for port in range(uart.port, uart.port + 8):
+                readers[port], writers[port] = uart.read, uart.write
+        writers[_KEYBOARD_COMMAND] = self._keyboard_command
+        return readers, writers
+
+    def _keyboard_command(self, _port: int, value: int) -> None:
+        if value == _RESET_CPU:
+            raise GuestReset("the guest asked for a reset")
+
+    def _read_port(self, port: int, size: int) -> int:
+        reader = self._readers.get(port)
+        value = reader(port) if reader else (1 << 8 * size) - 1
+        self._plan()
+        return value
+
+    def _write_port(self, port: int, _size: int, value: int) -> None:
+        writer = self._writers.get(port)
+        if writer:
+            writer(port, value & 0xFF)
+            self._plan()
+
+    def _plan(self) -> None:
+        """Tell the block hook when to stop: at the next timer, or as soon as an interrupt can be taken."""
+        self.slot[slots.IRQ_WAITING] = self.pic.waiting
+        due, now = self.pit.due_ns, self.now_ns
+        self.slot[slots.DEADLINE] = now + SLICE_NS if due is None else min(due, now + SLICE_NS)
+
+    # -- running --------------------------------------------------------------------------------------
+    def run(self, until: Callable[[], bool]) -> None:
+        """Run until `until()` is true; it is asked whenever the CPU stops."""
+        while not until():
+            self.check_signals()
+            if self.pit.expire(self.now_ns):
+                self.pic.raise_line(TIMER_LINE)
+            if self.pic.waiting and self.cpu.interrupts_enabled:
+                vector = self.pic.acknowledge()
+                if vector is not None:
+                    self.cpu.inject(vector)
+            self._plan()
+            reason = self.cpu.run()
+            if reason == slots.STOP_TRIPLE_FAULT:
+                raise MachineError(f"triple fault at {self.cpu.rip:#x} (vector {self.slot[slots.STOP_DETAIL]})")
+            if reason == slots.STOP_NONE:
+                self._halt()
+
+    def _halt(self) -> None:
+        """HLT: sleep until the next timer, or say that nothing will ever come."""
+        if self.pic.waiting:
+            return
+        if self.on_idle(self.pit.due_ns):
+            return
+        due = self.pit.due_ns
+        if due is None or not self.cpu.interrupts_enabled:
+            raise MachineError(f"the guest halted at {self.cpu.rip:#x} with nothing to wake it")
+        if due > self.now_ns:
+            self.slot[slots.SLEPT] += due - self.now_ns
+            self.slot[slots.CLOCK] = due
+
+    # -- saving -----------------------------------------------------------------------------------------
+    def save_devices(self) -> dict[str, Any]:
+        """Return clock and devices as plain values."""
+        return {
+            "clock": self.now_ns,
+            "slept": self.slot[slots.SLEPT],
+            "pic": self.pic.save(),
+            "pit": self.pit.save(),
+            "serial": self.serial.save(),
+            "doorbell": self.doorbell.save(),
+            "cmos": self.cmos.index,
+        }
+
+    def restore_devices(self, state: dict[str, Any]) -> None:
+        """Load what `save_devices` returned."""
+        self.slot[slots.CLOCK], self.slot[slots.SLEPT] = state["clock"], state["slept"]
+        self.pic.restore(state["pic"])
+        self.pit.restore(state["pit"])
+        self.serial.restore(state["serial"])
+        self.doorbell.restore(state["doorbell"])
+        self.cmos.index = state["cmos"]
+        self._plan()

@@ -1,0 +1,93 @@
+"""Guest RAM: one lazily allocated mapping, the last part of it hidden from the guest.
+
+Why it exists: RAM is seen three ways at once (Unicorn's memory, words for the compiled hooks, bytes for
+Python) and all three must be the same host pages.
+
+Rules of this file:
+- Host pages are touched only where the guest or thinbox writes; a page nobody wrote costs nothing.
+- The hidden part lies above everything the memory map tells the guest, and holds only SCI tables.
+"""
+
+import ctypes
+import mmap
+from collections.abc import Iterator
+
+import numpy as np
+
+from thinbox import paging
+from thinbox.address import PAGE_BYTES
+from thinbox.errors import MachineError
+
+MIB = 1 << 20
+_NO_RESERVE = 0x4000
+"""MAP_NORESERVE (Python names it from 3.13 on)."""
+HIDDEN_BYTES = 128 * MIB
+"""Room for SCI tables: a table takes about 100 to 300 pages, so some 100 to 300 tasks at once."""
+
+
+class Memory:
+    """`guest_bytes` the guest knows of, then `HIDDEN_BYTES` it does not."""
+
+    def __init__(self, guest_bytes: int) -> None:
+        self.guest_bytes = guest_bytes
+        self.total_bytes = guest_bytes + HIDDEN_BYTES
+        self.map = mmap.mmap(-1, self.total_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
+        self._view = np.frombuffer(self.map, dtype=np.uint8)
+        self.host_base = int(self._view.ctypes.data)
+        self.words = np.frombuffer(self.map, dtype=np.int64)
+        self.quads = memoryview(self.map).cast("q")
+        """The same words, faster one at a time than NumPy."""
+
+    def read(self, paddr: int, size: int) -> bytes:
+        """Return `size` bytes at guest-physical `paddr`."""
+        self._require(paddr, size)
+        return self.map[paddr : paddr + size]
+
+    def write(self, paddr: int, data: bytes) -> None:
+        """Store `data` at guest-physical `paddr`."""
+        self._require(paddr, len(data))
+        self.map[paddr : paddr + len(data)] = data
+
+    def _require(self, paddr: int, size: int) -> None:
+        if paddr < 0 or paddr + size > self.total_bytes:
+            raise MachineError(f"guest-physical address {paddr:#x} is outside RAM")
+
+    def spans(self, root: int, vaddr: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield (paddr, byte count) of each page piece of a guest-virtual range; LookupError where unmapped."""
+        while size > 0:
+            paddr = paging.translate(self.quads, self.total_bytes, root, vaddr)
+            if paddr < 0:
+                raise LookupError(f"guest-virtual address {vaddr:#x} is not mapped")
+            count = min(size, PAGE_BYTES - vaddr % PAGE_BYTES)
+            yield paddr, count
+            vaddr += count
+            size -= count
+
+    def read_virtual(self, root: int, vaddr: int, size: int) -> bytes:
+        """Return `size` bytes at guest-virtual `vaddr` under the table `root`."""
+        return b"".join(self.read(paddr, count) for paddr, count in self.spans(root, vaddr, size))
+
+    def write_virtual(self, root: int, vaddr: int, data: bytes) -> None:
+        """Store `data` at guest-virtual `vaddr` under the table `root`, whatever its protection."""
+        done = 0
+        for paddr, count in self.spans(root, vaddr, len(data)):
+            self.write(paddr, data[done : done + count])
+            done += count
+
+    def used_pages(self) -> np.ndarray:
+        """Return the numbers of the guest's pages that hold anything but zeros (hidden part left out)."""
+        out = []
+        for start in range(0, self.guest_bytes, MIB):
+            chunk = self.words[start // 8 : (start + MIB) // 8]
+            if chunk.any():
+                pages = chunk.reshape(-1, PAGE_BYTES // 8).any(axis=1)
+                out.append(np.flatnonzero(pages) + start // PAGE_BYTES)
+        return np.concatenate(out) if out else np.zeros(0, dtype=np.int64)
+
+    def clear(self) -> None:
+        """Make every page zero again and give it back to the host."""
+        self.map.madvise(mmap.MADV_DONTNEED)
+
+    def pointer(self) -> ctypes.c_void_p:
+        """Return the host address of RAM for Unicorn."""
+        return ctypes.c_void_p(self.host_base)

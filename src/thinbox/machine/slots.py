@@ -1,0 +1,89 @@
+"""The words shared between Python and the compiled hooks: one `int64` array, each slot named here.
+
+Why it exists: a hook gets a single pointer. Whatever it needs (addresses of the CPU state and of RAM,
+the clock, which table is active) lives in this array, so both sides see the same thing at the same time.
+
+Rules of this file: names only. Offsets into the CPU state are filled by `layout_probe`.
+"""
+
+(
+    ENV,  # host address of the live CPU state (CPUX86State)
+    REG_READ,  # host address of uc_reg_read
+    REG_WRITE,  # host address of uc_reg_write
+    EMU_STOP,  # host address of uc_emu_stop
+    WORDS,  # host address of guest RAM
+    FRAME_END,  # guest-physical end of all RAM, hidden part included (bytes)
+    # offsets into the CPU state, in bytes
+    OFF_EIP,
+    OFF_EFLAGS,
+    OFF_HFLAGS,
+    OFF_SEGS,
+    OFF_TR,
+    OFF_IDT,
+    OFF_CR,
+    OFF_STAR,
+    OFF_LSTAR,
+    OFF_CSTAR,
+    OFF_FMASK,
+    OFF_ERROR,
+    OFF_IS_INT,
+    OFF_OLD,
+    # virtual time
+    CLOCK,  # virtual time in ns: bytes of code executed, plus time slept
+    SLEPT,  # the part of CLOCK that was slept in HLT (ns)
+    DEADLINE,  # stop at the first block at or after this time (ns)
+    BLOCK_START,
+    BLOCK_END,
+    IRQ_WAITING,  # an unmasked interrupt waits: stop at the first block that may take it
+    STOP,  # why the CPU stopped, see STOP_*
+    STOP_DETAIL,
+    # the system call instruction
+    HYPERCALL_TASK,  # the agent's task_struct; only its magic calls are answered
+    CALL_NR,
+    CALL_ARG0,
+    CALL_ARG1,
+    CALL_ARG2,
+    CALL_ARG3,
+    CALL_ARG4,
+    CALL_ARG5,
+    CURRENT_PADDR,  # guest-physical address of the per-CPU `current_task`, 0 before it is known
+    # callbacks into Python (host addresses)
+    ON_HYPERCALL,
+    ON_JUDGE,
+    # isolation
+    ACTIVE,  # 1 while the CPU runs on an SCI table
+    SCI_ROOT,  # the SCI root of the current task's isolated call, 0 if it is not in one
+    KERNEL_ROOT,  # what the kernel believes CR3 holds, while ACTIVE
+    RESUME_RSP,  # RSP of the iretq that goes back into the interrupted isolated call, 0 if none
+    POOL,  # host address of the pool of free table frames
+    APPROVED,  # host address of the table of approved fetch addresses
+    APPROVED_MASK,
+    STANDING_DATA,  # 1 if the policy grants kernel data for good
+    LOG,  # host address of the fault log
+    LOG_COUNT,
+    LOG_CAPACITY,
+    SCRATCH,
+    COUNT_FAULTS,
+    COUNT_SYSCALLS,
+    COUNT_IRQS,
+    COUNT_BLOCKS,
+    FRAME,  # eight words: the exception frame being built
+) = range(56)
+
+SLOT_COUNT = FRAME + 8
+
+STOP_NONE = 0
+STOP_DEADLINE = 1
+STOP_IRQ_WINDOW = 2
+STOP_PYTHON = 3
+STOP_TRIPLE_FAULT = 4
+
+RETRY = 0
+"""The fault was dealt with: run the instruction again."""
+DELIVER = 1
+"""The fault is the guest's own: leave the SCI table and deliver it."""
+REDIRECTED = 2
+"""Python changed where the CPU goes on."""
+
+HYPERCALL_NR = 0x7B0C5
+"""System call number by which the agent calls thinbox; the kernel has no call of that number."""

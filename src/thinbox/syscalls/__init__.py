@@ -1,0 +1,1 @@
+"""The system calls of the guest: numbers, names, arguments, and records of each call made."""
