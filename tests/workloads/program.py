@@ -48,8 +48,7 @@ def compute():
 def files(folder):
     path = os.path.join(folder, "data.bin")
     with open(path, "wb") as file:
-        for block in range(100):
-            file.write(bytes([block]) * 1000)
+        file.writelines(bytes([block]) * 1000 for block in range(100))
         file.flush()
         os.fsync(file.fileno())
     check("size", 100_000, os.stat(path).st_size)
@@ -72,7 +71,7 @@ def files(folder):
     walked = sorted(os.path.relpath(top, folder) for top, _, _ in os.walk(os.path.join(folder, "tree")))
     check("walk", ["tree", "tree/a", "tree/a/deep", "tree/b", "tree/b/deep", "tree/c", "tree/c/deep"], walked)
     try:
-        open(os.path.join(folder, "missing"))
+        os.close(os.open(os.path.join(folder, "missing"), os.O_RDONLY))
     except FileNotFoundError as error:
         check("errno", 2, error.errno)
 
@@ -188,12 +187,14 @@ def loopback():
     """Echo over TCP; a guest that never brought `lo` up answers ENETUNREACH, which is as good."""
     result = "echoed"
     try:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            with socket.create_connection(server.getsockname(), timeout=30) as client:
-                connection, _ = server.accept()
-                with connection:
-                    client.sendall(b"ping")
-                    result = "echoed" if connection.recv(4) == b"ping" else "wrong"
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname(), timeout=30) as client,
+        ):
+            connection, _ = server.accept()
+            with connection:
+                client.sendall(b"ping")
+                result = "echoed" if connection.recv(4) == b"ping" else "wrong"
     except OSError as error:
         result = "echoed" if error.errno in (99, 101) else f"errno {error.errno}"
     check("loopback, or none", "echoed", result)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 COMMAND_LINE = (
     "console=ttyS0 nokaslr pti=on nolapic noapic nosmp acpi=off pci=off tsc=reliable tsc_early_khz=1000000 lpj=4000000 "
     "no5lvl norandmaps randomize_kstack_offset=off random.trust_bootloader=on rdinit=/init panic=-1 audit=0 "
-    "i8042.noaux i8042.nokbd i8042.noprobe 8250.nr_uarts=2"
+    "i8042.noaux i8042.nokbd i8042.noprobe 8250.nr_uarts=2 cryptomgr.notests initcall_blacklist=load_system_certificate_list"
 )
 """Why each: docs/decisions/0003-command-line.md."""
 

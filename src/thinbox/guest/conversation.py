@@ -84,7 +84,7 @@ class Conversation:
     def resume(self, work: Work) -> None:
         """Give the parked agent new work; the machine must stand where it parked."""
         self.parked = False
-        task = self._require_view().current
+        task = self.require_view().current
         self._works = {task: work}
         self._areas = {task: 0}
         self._advance(task, None)
@@ -93,7 +93,8 @@ class Conversation:
         """The next process that calls for the first time does `work`."""
         self._next_child = work
 
-    def _require_view(self) -> "KernelView":
+    def require_view(self) -> "KernelView":
+        """The kernel as the agent lives on it; `MachineError` before its first call."""
         if self.view is None:
             raise MachineError("the agent has not called yet")
         return self.view
@@ -158,7 +159,7 @@ class Conversation:
         once it touches them.
         """
         self.scratch = vaddr
-        spans = self._machine.memory.spans(self._require_view().kernel_root, vaddr, SCRATCH_BYTES)
+        spans = self._machine.memory.spans(self.require_view().kernel_root, vaddr, SCRATCH_BYTES)
         self._frames = [paddr for paddr, _count in spans]
 
     def _pieces(self, vaddr: int, size: int) -> Iterator[tuple[int, int]]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _PTI_USER_BIT = 1 << 12
 """The user's table is the second page of the pair (arch/x86/include/asm/pgtable.h, PTI_PGTABLE_SWITCH_BIT)."""
-TASK_DEAD = 0x80
-"""include/linux/sched.h"""
+_TASK_DEAD = 0x80
+"""include/linux/sched.h; the same since 4.14, and not in BTF (a macro)."""
 
 
 class KernelView:
@@ -47,6 +47,7 @@ class KernelView:
         self.orig_ax_offset = types.offset_of("pt_regs", "orig_ax")
         self.regs_bytes = types.size_of("pt_regs")
         self.flags_offset = types.offset_of("pt_regs", "flags")
+        self.dead_state = _TASK_DEAD
         self.stack_bytes = self._find_stack_bytes(root)
 
     @property

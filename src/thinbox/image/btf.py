@@ -184,7 +184,7 @@ class TypeTable:
         if self._kind(type_id) not in (STRUCT, UNION):
             return None
         for member_name, member_id, bit_offset, bits in self._members(type_id):
-            if member_name == name:
+            if name and member_name == name:
                 return _Place(bit_offset, member_id, bits)
             if not member_name:
                 inner = self._find_member(self._resolve(member_id), name, depth - 1)

@@ -1,0 +1,114 @@
+"""Kernel in, waiting guest out: from the cache if it is there, by booting if not.
+
+Why it exists: this is where image, initramfs, machine, boot and snapshot meet; commands and the Python API
+start here.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thinbox import __version__
+from thinbox.boot.params import BootParams
+from thinbox.errors import CacheError
+
+if TYPE_CHECKING:
+    from thinbox.image.facts import KernelFacts
+    from thinbox.machine.snapshot import Snapshot
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyGuest:
+    """A guest that waits for a tenant: its snapshot, and the facts of its kernel."""
+
+    facts: "KernelFacts"
+    snapshot: "Snapshot"
+    params: BootParams
+    from_cache: bool
+    console: str
+
+
+def prepare(
+    kernel: str | None = None, params: BootParams | None = None, progress: Progress | None = None, *, rebuild: bool = False
+) -> ReadyGuest:
+    """Return a ready guest for `kernel` (None: Debian's newest cloud kernel; a path, a .deb or a release).
+
+    Raises `KernelImageError`, `SourceError`, `BootError`.
+    """
+    from thinbox.image.cache import cache_dir, lock
+    from thinbox.image.facts import load_facts
+    from thinbox.image.source import resolve_kernel
+
+    params = params or BootParams()
+    say = progress or (lambda _line: None)
+    image, facts = load_facts(resolve_kernel(kernel, say), say)
+    from thinbox.guest.initramfs import build_initramfs, fetch_busybox
+
+    initramfs = build_initramfs(fetch_busybox(say))
+    key = _key(facts.sha256, initramfs, params)
+    path = cache_dir() / "snapshots" / f"{key}.snapshot"
+    found = None if rebuild else _load(path, say)
+    if found is not None:
+        return ReadyGuest(facts, found, params, from_cache=True, console=found.notes["console"])
+    with lock(f"snapshot-{key}"):
+        found = None if rebuild else _load(path, lambda _line: None)
+        if found is not None:
+            return ReadyGuest(facts, found, params, from_cache=True, console=found.notes["console"])
+        snapshot = _boot(image, facts, initramfs, params, say)
+        try:
+            _store(path, snapshot)
+        except CacheError as error:
+            say(f"warning: {error}")
+    return ReadyGuest(facts, snapshot, params, from_cache=False, console=snapshot.notes["console"])
+
+
+def _key(sha256: str, initramfs: bytes, params: BootParams) -> str:
+    import unicorn
+
+    parts = (__version__, unicorn.__version__, sha256, hashlib.sha256(initramfs).hexdigest(), repr(params))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _load(path: Path, say: Progress) -> "Snapshot | None":
+    from thinbox.machine.snapshot import SnapshotError, unpack_snapshot
+
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    try:
+        return unpack_snapshot(data)
+    except SnapshotError as error:
+        say(f"the cached snapshot cannot be used ({error}); booting again")
+        return None
+
+
+def _store(path: Path, snapshot: "Snapshot") -> None:
+    from thinbox.image.cache import make_folder, store_bytes
+    from thinbox.machine.snapshot import pack_snapshot
+
+    make_folder(path.parent)
+    store_bytes(path, pack_snapshot(snapshot))
+
+
+def _boot(image: object, facts: "KernelFacts", initramfs: bytes, params: BootParams, say: Progress) -> "Snapshot":
+    from thinbox.boot.sequence import boot
+    from thinbox.machine.machine import Machine
+    from thinbox.machine.snapshot import take_snapshot
+    from thinbox.session.sites import find_sites
+
+    say(f"booting Linux {facts.release}")
+    machine = Machine(params.memory_mib)
+    talk = boot(machine, image, facts, initramfs, params, say)  # type: ignore[arg-type]
+    view = talk.require_view()
+    notes = {
+        "sites": find_sites(view, machine.memory).to_json(),
+        "talk": talk.save(),
+        "pti": view.uses_pti,
+        "console": machine.console.decode(errors="replace"),
+    }
+    return take_snapshot(machine, notes)

@@ -1,0 +1,97 @@
+"""Put a root file system of the user's into the guest: one entry after the other, by the agent.
+
+Why it exists: no block device and no 9P in a cloud kernel without modules; a tmpfs and ordinary calls
+need nothing. A file's bytes go through the scratch, 512 KiB a call.
+"""
+
+import errno
+import os
+from pathlib import Path
+
+from thinbox.errors import RootfsError
+from thinbox.guest.conversation import Conversation, Work, call, must
+from thinbox.guest.rootfs import open_rootfs
+from thinbox.guest.rootfs_entry import EntryKind, RootfsEntry, show_path
+
+ROOT = "/mnt/tenant"
+CHUNK_BYTES = 512 << 10
+_BUFFER_AT = 192 << 10
+_O_WRONLY_CREAT_TRUNC = 0o1 | 0o100 | 0o1000
+_AT_FDCWD = -100
+_AT_SYMLINK_NOFOLLOW = 0x100
+_NODE_KINDS = {EntryKind.FIFO: 0o010000, EntryKind.CHAR: 0o020000, EntryKind.BLOCK: 0o060000}
+_BIND = 0x1000
+_REC = 0x4000
+
+
+def populate_root(talk: Conversation, path: Path) -> Work:
+    """Make a tmpfs at `ROOT`, fill it from `path`, and mount proc, sys, dev and tmp in it.
+
+    Raises `RootfsError` when it does not fit or an entry cannot be made.
+    """
+    yield from must("mkdir", ROOT, 0o755)
+    yield from must("mount", "tmpfs", ROOT, "tmpfs", 0, "size=90%,nr_inodes=0,mode=0755")
+    for entry in open_rootfs(path):
+        result = yield from _make(talk, entry)
+        if result < 0:
+            hint = "; use a larger --memory" if result in (-errno.ENOSPC, -errno.ENOMEM) else ""
+            raise RootfsError(f"cannot put {show_path(entry.path)} into the guest: {os.strerror(-result)}{hint}")
+    for name in ("proc", "sys", "dev", "tmp", "run"):
+        yield from call("mkdir", f"{ROOT}/{name}", 0o1777 if name == "tmp" else 0o755)
+    for name in ("proc", "sys", "dev"):
+        yield from must("mount", f"/{name}", f"{ROOT}/{name}", 0, _BIND | _REC, 0)
+
+
+def _target(entry: RootfsEntry) -> bytes:
+    return ROOT.encode() + b"/" + entry.path + b"\0"
+
+
+def _make(talk: Conversation, entry: RootfsEntry) -> Work:
+    target = _target(entry)
+    if entry.kind is EntryKind.DIRECTORY:
+        result = yield from call("mkdir", target, entry.mode & 0o7777)
+        if result == -errno.EEXIST:
+            result = 0
+    elif entry.kind is EntryKind.FILE:
+        result = yield from _write_file(talk, entry, target)
+    elif entry.kind is EntryKind.SYMLINK:
+        yield from call("unlink", target)
+        result = yield from call("symlink", (entry.link_target or b"") + b"\0", target)
+    elif entry.kind is EntryKind.HARDLINK:
+        yield from call("unlink", target)
+        source = ROOT.encode() + b"/" + (entry.link_target or b"") + b"\0"
+        result = yield from call("link", source, target)
+        return result
+    else:
+        yield from call("unlink", target)
+        major, minor = entry.device or (0, 0)
+        number = (minor & 0xFF) | (major & 0xFFF) << 8 | (minor & ~0xFF) << 12
+        result = yield from call("mknod", target, _NODE_KINDS[entry.kind] | (entry.mode & 0o7777), number)
+    if result < 0:
+        return result
+    if entry.uid or entry.gid:
+        yield from call("lchown", target, entry.uid, entry.gid)
+    if entry.kind is not EntryKind.SYMLINK:
+        # After chown, which clears set-user-id bits.
+        yield from call("chmod", target, entry.mode & 0o7777)
+    times = b"".join(int(part).to_bytes(8, "little", signed=True) for part in (entry.mtime_s, 0, entry.mtime_s, 0))
+    yield from call("utimensat", _AT_FDCWD, target, times, _AT_SYMLINK_NOFOLLOW)
+    return 0
+
+
+def _write_file(talk: Conversation, entry: RootfsEntry, target: bytes) -> Work:
+    handle = yield from call("open", target, _O_WRONLY_CREAT_TRUNC, 0o600)
+    if handle < 0:
+        return handle
+    place = talk.area() + _BUFFER_AT
+    for chunk in entry.read_chunks(CHUNK_BYTES):
+        done = 0
+        while done < len(chunk):
+            talk.write(place, chunk[done:])
+            count = yield from call("write", handle, place, len(chunk) - done)
+            if count <= 0:
+                yield from call("close", handle)
+                return count or -errno.ENOSPC
+            done += count
+    yield from must("close", handle)
+    return 0

@@ -1,0 +1,73 @@
+"""The access a policy judges, and its verdict.
+
+Why it exists: a killed tenant is a result, and this is its wording.
+"""
+
+import enum
+from dataclasses import dataclass
+
+
+class AccessKind(enum.StrEnum):
+    """What the CPU was doing when the page was missing."""
+
+    FETCH = "fetch"
+    READ = "read"
+    WRITE = "write"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """An access to kernel memory that the SCI table refused and the kernel's own table would allow.
+
+    `symbol`, `symbol_start`, `symbol_end` describe the text symbol around `vaddr` (None, 0, 0 outside
+    kernel text); `rip` is the instruction that ran, for a fetch the target itself.
+    """
+
+    vaddr: int
+    kind: AccessKind
+    rip: int
+    symbol: str | None
+    symbol_start: int
+    symbol_end: int
+
+    @property
+    def offset(self) -> int:
+        """Bytes from the symbol's start."""
+        return self.vaddr - self.symbol_start if self.symbol is not None else 0
+
+    @property
+    def place(self) -> str:
+        """`symbol+0xoffset`, or the address."""
+        return f"{self.symbol}+{self.offset:#x}" if self.symbol is not None else f"{self.vaddr:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`granted`, by which `rule`, and the reason in words.
+
+    `standing` means: the same access would be granted in any call at any time, so it need not be asked again.
+    """
+
+    granted: bool
+    rule: str
+    reason: str
+    standing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A refused access: what thinbox kills for."""
+
+    call: str
+    reason: str
+    rule: str
+    vaddr: int
+    symbol: str | None
+    offset: int
+    policy: str
+    kind: str
+
+    def sentence(self) -> str:
+        """Name call, address, symbol, offset, rule and policy in one sentence."""
+        place = f"{self.symbol}+{self.offset:#x} ({self.vaddr:#x})" if self.symbol else f"{self.vaddr:#x}"
+        return f"{self.call} was killed: {self.kind} at {place} refused by rule {self.rule} of policy {self.policy}: {self.reason}"

@@ -1,0 +1,1 @@
+"""A session: one restored machine, one tenant, one policy; from the first call to the exit status."""

@@ -1,0 +1,419 @@
+"""SCI from outside: enters and leaves tables, judges faults, follows tasks, kills.
+
+Why it exists: this is the kernel code of the proposal, run by thinbox at the watched instructions
+(`sites`). What may be mapped is decided in `isolation`; the switching of CR3 is in `machine.hooks`; here is
+when, and for whom.
+
+Rules of this file (numbers are SCI's, docs/rules.md):
+- A task's table is active only while that task runs inside its own isolated call (4, 9).
+- Grants are cleared when the call ends, by whatever way (7); tables are freed when the task is dead (8).
+- When thinbox cannot decide, it kills: an exhausted table pool is a verdict.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from thinbox import paging
+from thinbox.address import U64, to_signed
+from thinbox.errors import MachineError
+from thinbox.isolation import fault, pagetable
+from thinbox.isolation.policies import Policy
+from thinbox.isolation.verdict import Access, AccessKind, Verdict, Violation
+from thinbox.machine import cpu as registers
+from thinbox.machine import hooks, slots
+from thinbox.session.records import CallRecord, FaultRecord, RunRecord
+from thinbox.session.sites import Sites
+from thinbox.session.tasks import OpenCall, TaskState
+from thinbox.syscalls.table import call_name
+
+if TYPE_CHECKING:
+    from thinbox.guest.kernel_view import KernelView
+    from thinbox.machine.machine import Machine
+
+LOG_ROWS = 1 << 14
+APPROVED_SLOTS = 1 << 18
+"""Room for four times the 60,000 text symbols of a kernel, so that a probe is short."""
+SIGKILL = 9
+_ARGUMENT_SLOTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
+_POOL_EMPTY = Verdict(granted=False, rule="pool", reason="thinbox has no page left for this tenant's page tables")
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What is isolated and by what: `isolates(nr)` picks the calls."""
+
+    policy: Policy
+    isolates: Callable[[int], bool]
+    keep_faults: bool = False
+    tenant: str = "tenant"
+
+
+class _CallView:
+    """The call as a policy sees it."""
+
+    def __init__(self, enforcer: "Enforcer", state: TaskState, call: OpenCall) -> None:
+        self._enforcer, self._state = enforcer, state
+        self.granted_pages = call.granted_pages
+        self.notes = call.notes
+
+    def is_executable(self, vaddr: int) -> bool:
+        memory = self._enforcer.memory
+        return pagetable.is_executable(memory.quads, memory.total_bytes, self._state.root, vaddr)
+
+
+class Enforcer:
+    """Watches one machine for one tenant; writes into `record`."""
+
+    def __init__(
+        self, machine: "Machine", view: "KernelView", sites: Sites, isolation: Isolation, record: RunRecord
+    ) -> None:
+        self.machine, self.view, self.sites, self.record = machine, view, sites, record
+        self.memory, self.cpu, self.slot = machine.memory, machine.cpu, machine.slot
+        self.isolation = isolation
+        self.tasks: dict[int, TaskState] = {}
+        self._pool = np.zeros(1 + (self.memory.total_bytes - self.memory.guest_bytes) // 4096, dtype=np.int64)
+        self._approved = np.zeros(APPROVED_SLOTS, dtype=np.int64)
+        self._log = np.zeros((LOG_ROWS, fault.LOG_COLUMNS), dtype=np.int64)
+        self._running: TaskState | None = None
+        self._share_arrays()
+        self._install_hooks()
+
+    def _share_arrays(self) -> None:
+        frames = range(self.memory.guest_bytes, self.memory.total_bytes, 4096)
+        self._pool[0] = len(frames)
+        self._pool[1:] = list(reversed(frames))
+        slot, keep = self.slot, self.cpu.keep_array
+        slot[slots.POOL] = keep(self._pool)
+        slot[slots.APPROVED] = keep(self._approved)
+        slot[slots.APPROVED_MASK] = APPROVED_SLOTS - 1
+        slot[slots.STANDING_DATA] = int(getattr(self.isolation.policy, "grants_all_data", False))
+        slot[slots.LOG] = keep(self._log)
+        slot[slots.LOG_CAPACITY] = LOG_ROWS
+
+    def _install_hooks(self) -> None:
+        cpu, sites = self.cpu, self.sites
+        cpu.set_callback(slots.ON_JUDGE, self._judge)
+        for entry, name in sites.entries.items():
+            cpu.add_code_hook(entry, self._enter if name == "do_syscall_64" else self._enter_compat)
+        for vaddr in sites.returns:
+            cpu.add_code_hook(vaddr, self._leave)
+        cpu.add_native_hook(sites.iretq, hooks.on_iretq.address)
+        for vaddr in sites.cr3_written:
+            cpu.add_native_hook(vaddr, hooks.on_cr3_written.address)
+        for vaddr, register in sites.cr3_read:
+            pair = np.array([cpu.core.ctypes.data, register], dtype=np.int64)
+            cpu.add_native_hook(vaddr, hooks.on_cr3_read.address, cpu.keep_array(pair))
+        cpu.add_code_hook(sites.switch_out, self._switch_out)
+        for vaddr in sites.switch_in:
+            cpu.add_code_hook(vaddr, self._switch_in)
+        cpu.add_code_hook(sites.new_task, self._new_task)
+        for vaddr in sites.range_teardowns:
+            cpu.add_code_hook(vaddr, self._tear_down_range)
+        for vaddr in sites.whole_teardowns:
+            cpu.add_code_hook(vaddr, self._tear_down_changed)
+        cpu.add_code_hook(sites.user_teardown, self._sync_user_half)
+        cpu.uc.ctl_flush_tb()
+
+    # -- tasks --------------------------------------------------------------------------------------
+    def adopt_current(self) -> TaskState:
+        """Make the running task the tenant's first."""
+        task = self.view.current
+        self._running = self._add_task(task, self.view.kernel_root)
+        return self._running
+
+    def release_current(self) -> None:
+        """Give the running task back: it did not become the tenant after all."""
+        self.tasks.pop(self.view.current, None)
+        self._running = None
+
+    def _add_task(self, task: int, root: int) -> TaskState:
+        state = TaskState(task=task, pid=self.view.pid_of(task, root), bytes_mark=self._executed())
+        self.tasks[task] = state
+        return state
+
+    def _executed(self) -> int:
+        return self.slot[slots.CLOCK] - self.slot[slots.SLEPT]
+
+    @property
+    def _kernel_root(self) -> int:
+        """The kernel's own table now, also while an SCI table is active."""
+        return self.slot[slots.KERNEL_ROOT] if self.slot[slots.ACTIVE] else self.view.kernel_root
+
+    def _new_task(self) -> None:
+        """`wake_up_new_task(p)`: a child of a tenant's task is the tenant's; it starts with no table (9)."""
+        if self._running is not None and self.view.current in self.tasks:
+            self._add_task(self.cpu.regs[registers.RDI], self._kernel_root)
+
+    # -- enter and leave ------------------------------------------------------------------------------
+    def _enter(self) -> None:
+        if self._running is not None:
+            nr = self.slot[slots.CALL_NR]
+            self._open_call(nr, call_name(nr) if 0 <= nr < 1 << 31 else f"#{nr}")
+
+    def _enter_compat(self) -> None:
+        if self._running is not None:
+            nr = self.slot[slots.CALL_NR] & 0xFFFFFFFF
+            self._open_call(nr, f"i386#{nr}")
+
+    def _open_call(self, nr: int, name: str) -> None:
+        state = self._running
+        if state is None or state.task != self.view.current or state.call is not None:
+            return
+        root = self.view.kernel_root
+        args = tuple(self.slot[slot] & U64 for slot in _ARGUMENT_SLOTS)
+        record = CallRecord(len(self.record.calls), self.isolation.tenant, state.pid, nr, name, args)
+        self.record.calls.append(record)
+        regs = paging.translate(self.memory.quads, self.memory.total_bytes, root, to_signed(self.cpu.regs[registers.RDI]))
+        isolated = not state.killed and (name.startswith("i386#") or self.isolation.isolates(nr))
+        call = OpenCall(record, regs, self.slot[slots.CLOCK], time.perf_counter(), isolated)
+        state.call, state.bytes_mark = call, self._executed()
+        if isolated:
+            record.isolated, record.verdict = True, "granted"
+            if state.root == 0 and not self._make_table(state, root):
+                self._kill(state, call, _POOL_EMPTY, Access(self.cpu.rip, AccessKind.FETCH, self.cpu.rip, None, 0, 0))
+                self.cpu.jump(self.sites.death)
+                return
+            self.slot[slots.SCI_ROOT] = state.root
+            self.slot[slots.RESUME_RSP] = 0
+            self.cpu.enter_table()
+
+    def _make_table(self, state: TaskState, root: int) -> bool:
+        """Rules 1 to 3: clone the baseline into a table of the task's own; False when the pool is empty."""
+        words, end = self.memory.quads, self.memory.total_bytes
+        before = int(self._pool[0])
+        state.root = pagetable.take_frame(words, self._pool)
+        if state.root == 0:
+            return False
+        self.record.tables_made += 1
+        state.stack = self.view.stack_of(state.task, root)
+        for vaddr in self.sites.baseline.pages(state.stack, self.view.stack_bytes):
+            leaf = paging.walk_leaf(words, end, root, to_signed(vaddr))
+            if leaf and pagetable.map_page(words, end, self._pool, state.root, to_signed(vaddr), leaf) < 0:
+                return False
+        state.pages_made = before - int(self._pool[0])
+        self.record.table_pages_made += state.pages_made
+        return True
+
+    def _leave(self) -> None:
+        state = self._running
+        if state is None or state.call is None or state.task != self.view.current:
+            return
+        call = state.call
+        value = self.memory.quads[(call.regs_paddr + self.view.ax_offset) >> 3]
+        call.record.ret = value
+        self._close_call(state, call)
+
+    def _close_call(self, state: TaskState, call: OpenCall) -> None:
+        """Rule 4 and 7: back to the kernel's table, and forget what the call was granted."""
+        if call.isolated:
+            self._drain(state, call)
+            self.cpu.leave_table()
+            self.slot[slots.SCI_ROOT] = 0
+            self.slot[slots.RESUME_RSP] = 0
+            self._forget(call)
+        record = call.record
+        record.code_bytes += self._executed() - state.bytes_mark
+        record.virtual_ns = self.slot[slots.CLOCK] - call.entered_ns
+        if call.isolated and not call.slept and call.granted_pages:
+            self.record.fault_us.append((time.perf_counter() - call.entered_host_s) * 1e6 / call.granted_pages)
+        state.call = None
+
+    def _forget(self, call: OpenCall) -> None:
+        indexes = call.entry_indexes
+        self.memory.words[indexes] = 0
+        call.rows.clear()
+
+    def _drain(self, state: TaskState, call: OpenCall) -> None:
+        """Move the log of the running call into its record."""
+        count = self.slot[slots.LOG_COUNT]
+        if count == 0:
+            return
+        rows = self._log[:count].copy()
+        self.slot[slots.LOG_COUNT] = 0
+        fetches = int(np.count_nonzero(rows[:, fault.LOG_ERROR] & paging.FAULT_FETCH))
+        call.record.code_faults += fetches
+        call.record.data_faults += count - fetches
+        call.granted_pages += count
+        call.rows.append(rows)
+        made = int(self._pool[0])
+        self._note_pages(state, made)
+        if self.isolation.keep_faults:
+            self._keep_faults(call.record.seq, rows)
+
+    def _note_pages(self, state: TaskState, free: int) -> None:
+        """Count table pages made since the last look: the pool shrinks only by them."""
+        total = len(self._pool) - 1
+        live = sum(task.pages_made for task in self.tasks.values() if task is not state)
+        now = total - free - live
+        if state.root and now > state.pages_made:
+            self.record.table_pages_made += now - state.pages_made
+            state.pages_made = now
+
+    def _keep_faults(self, seq: int, rows: np.ndarray) -> None:
+        for vaddr, rip, error, _index, _replaced in rows.tolist():
+            kind = _kind_of(error)
+            place = self.view.symbols.describe(vaddr & U64)
+            self.record.faults.append(FaultRecord(seq, vaddr & U64, rip & U64, kind.value, place))
+
+    # -- context switches -----------------------------------------------------------------------------
+    def _switch_out(self) -> None:
+        """`__switch_to_asm(prev, next)`: nobody else runs on this task's table (9)."""
+        state = self._running
+        if state is None:
+            return
+        call = state.call
+        if call is not None:
+            call.record.code_bytes += self._executed() - state.bytes_mark
+            call.slept = True
+            if call.isolated:
+                self._drain(state, call)
+                call.resume_rsp = self.slot[slots.RESUME_RSP]
+                self.slot[slots.RESUME_RSP] = 0
+                self.cpu.leave_table()
+                self.slot[slots.SCI_ROOT] = 0
+        self._running = None
+
+    def _switch_in(self) -> None:
+        """`finish_task_switch(prev)`, run by the next task: back into its isolated call, if it is in one (9)."""
+        previous = self.cpu.regs[registers.RDI]
+        if previous in self.tasks:
+            self._free_if_dead(previous)
+        state = self.tasks.get(self.view.current)
+        self._running = state
+        if state is None or state.call is None:
+            return
+        state.bytes_mark = self._executed()
+        call = state.call
+        if call.isolated:
+            self.slot[slots.SCI_ROOT] = state.root
+            self.slot[slots.RESUME_RSP] = call.resume_rsp
+            # Interrupted inside the call and switched away from there: its iretq goes back to the table.
+            if call.resume_rsp == 0:
+                self.cpu.enter_table()
+
+    def _free_if_dead(self, task: int) -> None:
+        """Rule 8: a dead task has left the CPU for the last time; its table goes back to the pool."""
+        if not self.view.read_u32(task + self.view.state_offset, self.view.kernel_root) & self.view.dead_state:
+            return
+        state = self.tasks.pop(task)
+        if state.call is not None:
+            call, state.call = state.call, None
+            call.record.virtual_ns = self.slot[slots.CLOCK] - call.entered_ns
+        if state.root:
+            freed = pagetable.free_table(self.memory.quads, self.memory.total_bytes, self._pool, state.root)
+            self.record.tables_freed += 1
+            self.record.table_pages_freed += freed
+
+    # -- mappings the kernel takes away -----------------------------------------------------------------
+    def _isolated_calls(self) -> list[tuple[TaskState, OpenCall]]:
+        running = self._running
+        if running is not None and running.call is not None and running.call.isolated:
+            self._drain(running, running.call)
+        return [(s, s.call) for s in self.tasks.values() if s.call is not None and s.call.isolated and s.call.rows]
+
+    def _tear_down_range(self) -> None:
+        """A range of kernel mappings goes away: no SCI table keeps a page of it (9)."""
+        if not self.tasks:
+            return
+        start, end = to_signed(self.cpu.regs[registers.RDI]), to_signed(self.cpu.regs[registers.RSI])
+        self._drop(lambda vaddrs: (vaddrs >= start & ~0xFFF) & (vaddrs < end))
+
+    def _tear_down_changed(self) -> None:
+        """The kernel flushes everything: keep only what its own table still maps alike (9)."""
+        if not self.tasks:
+            return
+        root, words, end = self._kernel_root, self.memory.quads, self.memory.total_bytes
+        mask = paging.FRAME_MASK | paging.WRITABLE
+
+        def changed(vaddrs: np.ndarray) -> np.ndarray:
+            leaves = [paging.walk_leaf(words, end, root, int(v)) for v in vaddrs]
+            owned = [self._entry_at(int(v)) for v in vaddrs]
+            return np.array([not leaf or (leaf ^ own) & mask != 0 for leaf, own in zip(leaves, owned, strict=True)])
+
+        self._drop(changed)
+
+    def _entry_at(self, vaddr: int) -> int:
+        words, end = self.memory.quads, self.memory.total_bytes
+        index = paging.entry_index(words, end, self._dropping_root, vaddr)
+        return words[index] if index >= 0 else 0
+
+    def _drop(self, goes: Callable[[np.ndarray], np.ndarray]) -> None:
+        dropped = False
+        for state, call in self._isolated_calls():
+            self._dropping_root = state.root
+            for rows in call.rows:
+                gone = rows[goes(rows[:, fault.LOG_VADDR])] if len(rows) else rows
+                if len(gone):
+                    self.memory.words[gone[:, fault.LOG_INDEX]] = 0
+                    dropped = True
+        if dropped and self.slot[slots.ACTIVE]:
+            self.cpu.load_cr3(self.slot[slots.SCI_ROOT])
+
+    def _sync_user_half(self) -> None:
+        """`flush_tlb_mm_range`: user page-table pages may be freed behind it; follow the kernel's table."""
+        if self.slot[slots.ACTIVE]:
+            pagetable.sync_user_half(self.memory.quads, self.slot[slots.SCI_ROOT], self.slot[slots.KERNEL_ROOT])
+            self.cpu.load_cr3(self.slot[slots.SCI_ROOT])
+
+    # -- judging and killing ----------------------------------------------------------------------------
+    def _judge(self, vaddr: int, error: int, rip: int) -> int:
+        """Called by the fault hook when the policy has to be asked."""
+        state = self._running
+        if state is None or state.call is None:
+            raise MachineError("a fault on an SCI table outside an isolated call")
+        call = state.call
+        self._drain(state, call)
+        access = self._access(vaddr & U64, error, rip & U64)
+        verdict = self.isolation.policy.check_access(access, _CallView(self, state, call))
+        if verdict.granted:
+            result = self.cpu.grant_page(vaddr, error, rip)
+            if result == fault.GRANTED:
+                if verdict.standing and access.kind is AccessKind.FETCH:
+                    self._approved[fault.approved_slot(self._approved, APPROVED_SLOTS - 1, vaddr)] = vaddr
+                return slots.RETRY
+            if result == fault.GUEST:
+                return slots.DELIVER
+            verdict = _POOL_EMPTY
+        self._kill(state, call, verdict, access)
+        # The guest's own way of ending a task after an oops: rewind its stack, then make_task_dead(SIGKILL).
+        self.cpu.set_rip(self.sites.death)
+        return slots.REDIRECTED
+
+    def _access(self, vaddr: int, error: int, rip: int) -> Access:
+        symbol = self.view.symbols.text_symbol_at(vaddr)
+        if symbol is None:
+            return Access(vaddr, _kind_of(error), rip, None, 0, 0)
+        return Access(vaddr, _kind_of(error), rip, symbol.name, symbol.start, symbol.end_exclusive)
+
+    def _kill(self, state: TaskState, call: OpenCall, verdict: Verdict, access: Access) -> None:
+        violation = Violation(
+            call=call.record.name,
+            reason=verdict.reason,
+            rule=verdict.rule,
+            vaddr=access.vaddr,
+            symbol=access.symbol,
+            offset=access.offset,
+            policy=self.isolation.policy.name,
+            kind=access.kind.value,
+        )
+        self.record.kills.append(violation)
+        if self.record.killed is None:
+            self.record.killed = violation
+        state.killed = True
+        call.record.verdict = "killed"
+        self._close_call(state, call)
+        self.cpu.regs[registers.RDI] = SIGKILL
+        self.cpu.flags = self.cpu.flags & ~(hooks.TF | hooks.NT | _AC | _DF)
+
+
+_AC, _DF = 1 << 18, 1 << 10
+
+
+def _kind_of(error: int) -> AccessKind:
+    if error & paging.FAULT_FETCH:
+        return AccessKind.FETCH
+    return AccessKind.WRITE if error & paging.FAULT_WRITE else AccessKind.READ

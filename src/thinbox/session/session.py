@@ -1,0 +1,176 @@
+"""Run one tenant on a ready guest: restore, watch, pump, record. The only loop.
+
+Why it exists: it is the Python API as well as the command: `run(guest, ["sh", "-c", "id"])`.
+"""
+
+import select
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from thinbox.boot.ready import ReadyGuest
+from thinbox.errors import EXIT_KILLED, InputError
+from thinbox.guest.conversation import Conversation, Work
+from thinbox.guest.kernel_view import KernelView
+from thinbox.guest.populate import ROOT, populate_root
+from thinbox.guest.tenant import TenantIo, TenantOptions, run_tenant
+from thinbox.isolation.policies import Policy, load_policy
+from thinbox.machine.machine import Machine
+from thinbox.machine.snapshot import restore_snapshot
+from thinbox.session.enforcer import Enforcer, Isolation
+from thinbox.session.records import RunRecord
+from thinbox.session.sites import Sites
+from thinbox.syscalls.table import call_number
+
+_INPUT_BYTES = 64 << 10
+_DOORBELL = b"!"
+_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How to run: `isolate` is "all", "none" or names of calls; `policy` a name or a policy object."""
+
+    policy: str | Policy = "sci"
+    isolate: str = "all"
+    rootfs: Path | None = None
+    environment: tuple[str, ...] | None = None
+    workdir: str = "/"
+    keep_faults: bool = False
+    stdin: BinaryIO | None = None
+    on_output: Callable[[int, bytes], None] | None = None
+    on_machine: Callable[[Machine, Enforcer], None] | None = None
+    progress: Callable[[str], None] | None = field(default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What came of it; `stdout` and `stderr` are empty if `on_output` took them."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    record: RunRecord
+
+
+def parse_isolate(text: str) -> Callable[[int], bool]:
+    """Return the predicate of `--isolate all|none|CALL,…`; `InputError` for an unknown name."""
+    if text == "all":
+        return lambda _nr: True
+    if text == "none":
+        return lambda _nr: False
+    chosen = frozenset(call_number(name.strip()) for name in text.split(",") if name.strip())
+    if not chosen:
+        raise InputError("--isolate takes all, none, or names of calls separated by commas")
+    return lambda nr: nr in chosen
+
+
+class Session:
+    """One machine restored from `guest`, running one command."""
+
+    def __init__(self, guest: ReadyGuest, command: Sequence[str], options: RunOptions) -> None:
+        if not command:
+            raise InputError("there is no program to run; use `thinbox run -- PROGRAM ARG…`")
+        policy = load_policy(options.policy) if isinstance(options.policy, str) else options.policy
+        isolates = parse_isolate(options.isolate)
+        self._options, self._guest = options, guest
+        self.machine = machine = Machine(guest.params.memory_mib)
+        restore_snapshot(machine, guest.snapshot)
+        notes = guest.snapshot.notes
+        self.view = KernelView(machine, guest.facts)
+        self.talk = Conversation(machine)
+        self.talk.restore(notes["talk"], self.view)
+        self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command))
+        isolation = Isolation(policy, isolates, keep_faults=options.keep_faults)
+        sites = Sites.from_json(notes["sites"])
+        self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
+        self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
+        self.io = TenantIo(options.on_output or self._keep, self._take_input, self._adopt)
+        root = ROOT if options.rootfs else "/"
+        defaults = TenantOptions(tuple(command))
+        environment = defaults.environment if options.environment is None else options.environment
+        self._tenant = TenantOptions(tuple(command), environment, root, options.workdir)
+        machine.on_idle = self._wait_for_input
+        if options.on_machine:
+            options.on_machine(machine, self.enforcer)
+
+    def _keep(self, stream: int, data: bytes) -> None:
+        self._output[stream] += data
+
+    def _adopt(self) -> None:
+        self.enforcer.adopt_current()
+        self.talk.forget(self.view.current)
+
+    def run(self) -> RunResult:
+        """Run to the tenant's end."""
+        started, began_ns = time.perf_counter(), self.machine.now_ns
+        self.talk.resume(self._work())
+        try:
+            self.machine.run(lambda: self.talk.parked)
+        finally:
+            self.record.wall_s = time.perf_counter() - started
+            self.record.virtual_ns = self.machine.now_ns - began_ns
+        self.record.exit_code = self._exit_code()
+        return RunResult(self.record.exit_code, bytes(self._output[1]), bytes(self._output[2]), self.record)
+
+    def _work(self) -> Work:
+        if self._options.rootfs:
+            if self._options.progress:
+                self._options.progress(f"copying {self._options.rootfs} into the guest")
+            yield from populate_root(self.talk, self._options.rootfs)
+        yield from run_tenant(self.talk, self._tenant, self.io)
+
+    def _exit_code(self) -> int:
+        if self.record.kills:
+            return EXIT_KILLED
+        status = self.io.wait_status or 0
+        return 128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the tenant's process group."""
+        self.io.signals.append(number)
+        self.machine.doorbell.receive(_DOORBELL)
+
+    # -- stdin ------------------------------------------------------------------------------------------
+    def _take_input(self) -> bytes | None:
+        """Bytes of stdin, b"" for none yet, None at its end. A regular file is read at once, a pipe or
+        terminal when it has something."""
+        stdin = self._options.stdin
+        if stdin is None:
+            return None
+        if not _is_regular(stdin) and not select.select([stdin], [], [], 0)[0]:
+            return b""
+        data = stdin.raw.read(_INPUT_BYTES) if hasattr(stdin, "raw") else stdin.read(_INPUT_BYTES)
+        return data or None
+
+    def _wait_for_input(self, due_ns: int | None) -> bool:
+        """The guest sleeps: if stdin may still bring something, wait for it as long as the guest would."""
+        stdin = self._options.stdin
+        if stdin is None or self.io.input_ended or _is_regular(stdin):
+            return False
+        timeout = None if due_ns is None else max(0.0, (due_ns - self.machine.now_ns) / _NS)
+        if not select.select([stdin], [], [], timeout)[0]:
+            return False
+        self.machine.doorbell.receive(_DOORBELL)
+        return True
+
+
+def _is_regular(stream: BinaryIO) -> bool:
+    import os
+    import stat
+
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (OSError, ValueError):
+        return True
+    return stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not stream.isatty())
+
+
+def run(guest: ReadyGuest, command: Sequence[str], options: RunOptions | None = None) -> RunResult:
+    """Run `command` as a tenant on a fresh copy of `guest`; return status, output and record."""
+    return Session(guest, command, options or RunOptions()).run()
+
+
+__all__ = ["RunOptions", "RunResult", "Session", "parse_isolate", "run"]

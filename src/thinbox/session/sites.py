@@ -1,0 +1,150 @@
+"""The instructions at which SCI acts, found in the kernel's live text.
+
+Why it exists: enter and leave, context switches, CR3 and iretq are watched by address. The addresses come
+from symbols and from the bytes in memory (self-patched by then), never from a version.
+
+Source: arch/x86/entry/entry_64.S, entry_64_compat.S, kernel/sched/core.c, arch/x86/mm/tlb.c, mm/vmalloc.c.
+"""
+
+import re
+import struct
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from thinbox.errors import MachineError
+from thinbox.isolation.baseline import CPU_ENTRY_AREA, Baseline
+
+if TYPE_CHECKING:
+    from thinbox.guest.kernel_view import KernelView
+    from thinbox.machine.memory import Memory
+
+CALL_ENTRIES = ("do_syscall_64", "do_int80_syscall_32", "do_fast_syscall_32", "do_SYSENTER_32", "do_int80_emulation")
+"""64-bit `syscall`; `int $0x80`, 32-bit `syscall` and `sysenter`, where the kernel has them."""
+RANGE_TEARDOWNS = ("__vunmap_range_noflush", "vunmap_range_noflush", "flush_tlb_kernel_range")
+WHOLE_TEARDOWNS = ("flush_tlb_all", "flush_tlb_one_kernel", "cpa_flush", "__flush_tlb_all")
+DEATHS = ("rewind_stack_and_make_dead", "rewind_stack_do_exit")
+_CR3_WRITE = re.compile(rb"\x41?\x0f\x22[\xd8-\xdf]")
+_CR3_READ = re.compile(rb"\x41?\x0f\x20[\xd8-\xdf]")
+_IRETQ = b"\x48\xcf"
+_CALL = b"\xe8"
+_ENTRY_AREA_BYTES = 0x40000
+"""IDT page and CPU 0's cpu_entry_area with its guard pages: what PTI maps for one CPU; absent pages are skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sites:
+    """Addresses of the watched instructions."""
+
+    entries: dict[int, str]
+    returns: tuple[int, ...]
+    iretq: int
+    cr3_written: tuple[int, ...]
+    cr3_read: tuple[tuple[int, int], ...]
+    switch_out: int
+    switch_in: tuple[int, ...]
+    new_task: int
+    range_teardowns: tuple[int, ...]
+    whole_teardowns: tuple[int, ...]
+    user_teardown: int
+    death: int
+    entry_area: tuple[int, int]
+    entry_text: tuple[int, int]
+
+    @property
+    def baseline(self) -> Baseline:
+        """Rule 1 for this kernel."""
+        return Baseline(self.entry_area, self.entry_text, tuple(self.entries))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        values = asdict(self)
+        values["entries"] = [[vaddr, name] for vaddr, name in self.entries.items()]
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Sites":
+        """Load what `to_json` returned."""
+        out = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        out["entries"] = {vaddr: name for vaddr, name in values["entries"]}
+        out["cr3_read"] = tuple((vaddr, register) for vaddr, register in values["cr3_read"])
+        return cls(**out)
+
+
+def find_sites(view: "KernelView", memory: "Memory") -> Sites:
+    """Find every site; `MachineError` naming what is missing, for a missed site would be a hole."""
+    symbols, root = view.symbols, view.kernel_root
+    text_start, text_end = symbols.text_start, symbols.text_end
+    text = memory.read_virtual(root, text_start, text_end - text_start)
+    entry_text = (symbols.address_of("__entry_text_start"), symbols.address_of("__irqentry_text_end"))
+    entries = {vaddr: name for name in CALL_ENTRIES if (vaddr := symbols.find(name)) is not None}
+    if "do_syscall_64" not in entries.values():
+        raise MachineError("this kernel has no do_syscall_64; isolated calls cannot be entered")
+    returns = tuple(sorted(_calls_to(text, text_start, entry_text, set(entries))))
+    iretq = symbols.address_of("native_irq_return_iret")
+    if text[iretq - text_start : iretq - text_start + 2] != _IRETQ:
+        raise MachineError("native_irq_return_iret is not an iretq in this kernel")
+    outside = [(text_start, entry_text[0]), (entry_text[1], text_end)]
+    switches = symbols.addresses_with_variants("finish_task_switch")
+    if not returns or not switches:
+        raise MachineError("this kernel's entry code or finish_task_switch was not found")
+    return Sites(
+        entries=dict(entries),
+        returns=returns,
+        iretq=iretq,
+        cr3_written=tuple(end for _start, end, _r in _control_moves(view, text, text_start, outside, _CR3_WRITE)),
+        cr3_read=tuple((end, r) for _start, end, r in _control_moves(view, text, text_start, outside, _CR3_READ)),
+        switch_out=symbols.address_of("__switch_to_asm"),
+        switch_in=tuple(switches),
+        new_task=symbols.address_of("wake_up_new_task"),
+        range_teardowns=_present(view, RANGE_TEARDOWNS),
+        whole_teardowns=_present(view, WHOLE_TEARDOWNS),
+        user_teardown=symbols.address_of("flush_tlb_mm_range"),
+        death=_present(view, DEATHS)[0],
+        entry_area=(CPU_ENTRY_AREA, CPU_ENTRY_AREA + _ENTRY_AREA_BYTES),
+        entry_text=entry_text,
+    )
+
+
+def _present(view: "KernelView", names: tuple[str, ...]) -> tuple[int, ...]:
+    found = tuple(vaddr for name in names for vaddr in view.symbols.addresses_with_variants(name))
+    if not found:
+        raise MachineError(f"this kernel has none of {', '.join(names)}")
+    return found
+
+
+def _calls_to(text: bytes, text_start: int, span: tuple[int, int], targets: set[int]) -> set[int]:
+    """Return the addresses behind `call rel32` to one of `targets`, within the entry text."""
+    found = set()
+    at = text.find(_CALL, span[0] - text_start)
+    while 0 <= at < span[1] - text_start:
+        behind = text_start + at + 5
+        (distance,) = struct.unpack_from("<i", text, at + 1)
+        if behind + distance in targets:
+            found.add(behind)
+        at = text.find(_CALL, at + 1)
+    return found
+
+
+def _control_moves(
+    view: "KernelView", text: bytes, text_start: int, spans: list[tuple[int, int]], pattern: re.Pattern[bytes]
+) -> list[tuple[int, int, int]]:
+    """Return (address, address behind, register) of each CR3 move, checked by decoding its whole function."""
+    import capstone
+
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    decoder.skipdata = True
+    found = []
+    for start, end in spans:
+        for match in pattern.finditer(text, start - text_start, end - text_start):
+            vaddr = text_start + match.start()
+            symbol = view.symbols.text_symbol_at(vaddr)
+            if symbol is None:
+                continue
+            first = symbol.start - text_start
+            code = text[first : match.end()]
+            for address, size, _mnemonic, _operands in decoder.disasm_lite(code, symbol.start):
+                if address in (vaddr, vaddr - 1) and address + size == text_start + match.end():
+                    raw = text[address - text_start : match.end()]
+                    register = (raw[-1] & 7) | (8 if raw[0] == 0x41 else 0)
+                    found.append((address, address + size, register))
+    return found

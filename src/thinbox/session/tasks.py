@@ -1,0 +1,46 @@
+"""The state SCI keeps for each task of a tenant, and for the call it is in."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from thinbox.isolation.fault import LOG_INDEX
+from thinbox.session.records import CallRecord
+
+
+@dataclass(slots=True)
+class OpenCall:
+    """A call that has not returned. `rows` are its grants (arrays with the columns of `isolation.fault`)."""
+
+    record: CallRecord
+    regs_paddr: int
+    entered_ns: int
+    entered_host_s: float
+    isolated: bool
+    rows: list[np.ndarray] = field(default_factory=list)
+    granted_pages: int = 0
+    resume_rsp: int = 0
+    slept: bool = False
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def entry_indexes(self) -> np.ndarray:
+        """Word indexes of the entries granted during this call."""
+        if not self.rows:
+            return np.zeros(0, dtype=np.int64)
+        return np.concatenate([rows[:, LOG_INDEX] for rows in self.rows])
+
+
+@dataclass(slots=True)
+class TaskState:
+    """One task: `root` is its SCI table (0 until its first isolated call), `call` what it is doing."""
+
+    task: int
+    pid: int
+    root: int = 0
+    stack: int = 0
+    pages_made: int = 0
+    call: OpenCall | None = None
+    killed: bool = False
+    bytes_mark: int = 0
