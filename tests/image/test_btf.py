@@ -140,7 +140,29 @@ def test_the_real_kernels_abi_structs_are_as_the_abi_says(default_facts: tuple[K
     class Iovec(ctypes.Structure):
         _fields_ = (("iov_base", ctypes.c_void_p), ("iov_len", ctypes.c_size_t))
 
-    registers = "r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di orig_ax ip cs flags sp ss".split()
+    registers = [
+        "r15",
+        "r14",
+        "r13",
+        "r12",
+        "bp",
+        "bx",
+        "r11",
+        "r10",
+        "r9",
+        "r8",
+        "ax",
+        "cx",
+        "dx",
+        "si",
+        "di",
+        "orig_ax",
+        "ip",
+        "cs",
+        "flags",
+        "sp",
+        "ss",
+    ]
     assert types.size_of("pt_regs") == 8 * len(registers)
     assert [types.offset_of("pt_regs", name) for name in registers] == list(range(0, 168, 8))
     assert types.size_of("iovec") == ctypes.sizeof(Iovec)

@@ -26,7 +26,7 @@ def assert_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("compression", FORMATS)
 def test_every_packing_gives_back_the_vmlinux(compression: str, make_elf: Any, make_bzimage: Any) -> None:
-    elf = make_elf(random.Random(1).randbytes(9 << 20))  # more than one lz4 block, more than one lzo block
+    elf = make_elf(random.Random(1).randbytes(1 << 20) * 9)  # more than one lz4 block, more than one lzo block
     image = load_kernel_image(make_bzimage(elf + b"relocs", compression))
     assert image.compression == compression
     assert image.vmlinux == elf

@@ -8,6 +8,7 @@ Source: deb(5), ar(5).
 """
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -48,14 +49,7 @@ def iter_deb_files(deb: Path) -> Iterator[DebEntry]:
     Raises:
         KernelImageError: the file cannot be read, is no package, or is damaged.
     """
-    for info, archive in _walk_data(deb):
-        yield DebEntry(
-            path=_clean(info.name),
-            mode=_mode(info),
-            data=_read(deb, info, archive) if info.isreg() else b"",
-            link_target=_clean(info.linkname) if info.islnk() else info.linkname,
-            is_hard_link=info.islnk(),
-        )
+    return _walk_entries(deb, lambda _path: True)
 
 
 def deb_member(deb: Path, predicate: Callable[[str], bool]) -> bytes:
@@ -69,25 +63,38 @@ def deb_member(deb: Path, predicate: Callable[[str], bool]) -> bytes:
 
 def find_deb_member(deb: Path, predicate: Callable[[str], bool]) -> tuple[str, bytes]:
     """Return the path and the bytes of what `deb_member` returns; raises as it does."""
-    for info, archive in _walk_data(deb):
-        path = _clean(info.name)
-        if info.isreg() and predicate(path):
-            return path, _read(deb, info, archive)
+    for entry in _walk_entries(deb, predicate):
+        if stat.S_ISREG(entry.mode) and not entry.is_hard_link:
+            return entry.path, entry.data
     raise KernelImageError(f"{deb} does not hold the file that was looked for; give another package")
 
 
-def _walk_data(deb: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """Yield the headers of the data archive; the body of each must be read before the next is asked for."""
+def _walk_entries(deb: Path, predicate: Callable[[str], bool]) -> Iterator[DebEntry]:
+    """Yield the entries whose path satisfies `predicate`; the bodies of others are skipped."""
     raw = read_kernel_file(deb)
     if not raw.startswith(DEB_MAGIC):
         raise KernelImageError(f"{deb} is not a Debian package; give a .deb file")
+    with _one_exception(deb), tarfile.open(fileobj=_open_data(raw), mode="r|") as archive:
+        for info in archive:
+            path = _clean(info.name)
+            if predicate(path):
+                yield DebEntry(
+                    path=path,
+                    mode=_mode(info),
+                    data=_read(deb, info, archive) if info.isreg() else b"",
+                    link_target=_clean(info.linkname) if info.islnk() else info.linkname,
+                    is_hard_link=info.islnk(),
+                )
+
+
+@contextlib.contextmanager
+def _one_exception(deb: Path) -> Iterator[None]:
+    """Turn whatever ar, tar and four decompressors raise, which share no base class, into ours."""
     try:
-        with tarfile.open(fileobj=_open_data(raw), mode="r|") as archive:
-            for info in archive:
-                yield info, archive
-    except KernelImageError:
+        yield
+    except (KernelImageError, ImportError):
         raise
-    except Exception as error:  # ar, tar and four decompressors share no base class
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise KernelImageError(f"the package {deb} is damaged ({reason}); fetch it again") from error
 

@@ -1,0 +1,79 @@
+"""The command line: one module per command, imported only when it is called.
+
+Exit status: the tenant's own; 137 when thinbox killed it; 2 for bad usage or input; 3 when the machine
+failed; 130 after Ctrl-C. Errors are one line on stderr.
+"""
+
+import importlib
+import os
+import sys
+
+import click
+
+from thinbox import __version__
+from thinbox.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_MACHINE, ThinboxError
+
+COMMANDS = {
+    "kernel": "find, fetch and describe kernels",
+    "boot": "boot to a ready snapshot",
+    "run": "run a program as a tenant, its system calls isolated",
+    "bench": "thinbox's own speed, side by side with peers",
+}
+
+
+class LazyGroup(click.Group):
+    """Lists the commands without importing them, so that `thinbox --help` and every command start fast."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Return the names in the order a new user needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        """Import the module of one command."""
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"thinbox.cli.{name}"), name)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list from the table, importing nothing."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="thinbox")
+def group() -> None:
+    """Run programs on a real Linux kernel inside this process, every system call on its own page table.
+
+    \b
+    Start with:
+      thinbox run -- sh -c 'echo hello; uname -a'
+      thinbox run --isolate none -- sh -c 'echo hello'     the same, not isolated, to compare
+      thinbox run --json run.json -- ls -l /               one record per call
+    """
+
+
+def main() -> None:
+    """Entry point: turn exceptions into one line and an exit status."""
+    try:
+        status = group.main(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        status = done.exit_code
+    except click.UsageError as error:
+        error.show()
+        status = EXIT_INPUT
+    except click.ClickException as error:
+        click.echo(f"thinbox: {error.format_message()}", err=True)
+        status = EXIT_INPUT
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("thinbox: interrupted", err=True)
+        status = EXIT_INTERRUPTED
+    except ThinboxError as error:
+        click.echo(f"thinbox: {error}", err=True)
+        status = error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = EXIT_MACHINE
+    sys.stdout.flush()
+    sys.exit(status if isinstance(status, int) else 0)

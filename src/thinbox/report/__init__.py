@@ -1,0 +1,1 @@
+"""Reports: a record in, text or files out."""

@@ -1,0 +1,60 @@
+"""The short table after a run: what was called, what it touched."""
+
+import shutil
+from collections import defaultdict
+from typing import Any
+
+from thinbox.session.records import CallRecord, RunRecord
+
+ROWS = 12
+_MOST_WIDTH = 100
+
+
+def render_summary(record: RunRecord) -> str:
+    """Return the table as text: the calls with most faults, and one line of sums."""
+    from rich.console import Console
+    from rich.table import Table
+
+    groups: dict[str, list[CallRecord]] = defaultdict(list)
+    for call in record.calls:
+        groups[call.name].append(call)
+    ordered = sorted(groups.items(), key=lambda item: (-sum(map(_faults, item[1])), item[0]))
+    table = Table(box=None, pad_edge=False, header_style="bold", title=None)
+    for heading in ("call", "times", "isolated", "code faults", "data faults", "most faults", "slowest"):
+        table.add_column(heading, justify="left" if heading == "call" else "right")
+    for name, calls in ordered[:ROWS]:
+        table.add_row(name, *_cells(calls))
+    rest = [call for _name, calls in ordered[ROWS:] for call in calls]
+    if rest:
+        table.add_row(f"{len(ordered) - ROWS} others", *_cells(rest))
+    width = min(shutil.get_terminal_size((_MOST_WIDTH, 24)).columns, _MOST_WIDTH)
+    console = Console(width=width, force_terminal=False, record=False, file=None)
+    with console.capture() as captured:
+        console.print(table)
+    return f"{captured.get().rstrip()}\n{_sums(record)}"
+
+
+def _faults(call: CallRecord) -> int:
+    return call.code_faults + call.data_faults
+
+
+def _cells(calls: list[CallRecord]) -> list[str]:
+    return [
+        f"{len(calls):,}",
+        f"{sum(call.isolated for call in calls):,}",
+        f"{sum(call.code_faults for call in calls):,}",
+        f"{sum(call.data_faults for call in calls):,}",
+        f"{max(map(_faults, calls)):,}",
+        f"{max(call.virtual_ns for call in calls) / 1e6:,.3f} ms",
+    ]
+
+
+def _sums(record: RunRecord) -> str:
+    totals: dict[str, Any] = record.totals
+    killed = f"{totals['killed']} killed" if totals["killed"] else "none killed"
+    return (
+        f"{totals['calls']:,} calls, {totals['isolated']:,} isolated by policy {record.policy}, {killed}; "
+        f"{totals['code_faults'] + totals['data_faults']:,} pages granted; "
+        f"{totals['tables_made']} tables made, {totals['tables_freed']} freed "
+        f"({totals['table_pages_made']:,} and {totals['table_pages_freed']:,} pages); times are virtual"
+    )
