@@ -135,9 +135,7 @@ def test_a_later_file_replaces_an_earlier_one_and_says_so(tmp_path: Path) -> Non
         ([symlink("s", "")], "target is empty"),
     ],
 )
-def test_what_a_guest_must_not_get_is_refused_by_name(
-    tmp_path: Path, members: list[Member], match: str
-) -> None:
+def test_what_a_guest_must_not_get_is_refused_by_name(tmp_path: Path, members: list[Member], match: str) -> None:
     require_refused(write_tar(tmp_path, *members), match)
 
 
@@ -159,9 +157,7 @@ def test_standard_device_nodes_are_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", COMPRESSORS)
 def test_an_archive_cut_anywhere_is_refused(tmp_path: Path, compression: str) -> None:
-    whole = COMPRESSORS[compression](
-        tar_bytes(directory("d"), member("d/f", os.urandom(5000)), member("g", b"g"))
-    )
+    whole = COMPRESSORS[compression](tar_bytes(directory("d"), member("d/f", os.urandom(5000)), member("g", b"g")))
     # Plain tar may lose its padding (it is no data), not the first zero block after the last member.
     end = 512 + 512 + 5120 + 1024 + 512 if compression == "plain" else len(whole) - 8
     path = tmp_path / "cut"

@@ -77,9 +77,7 @@ def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
     assert paths(tmp_path) == [b"caf\xe9"]
 
 
-def test_a_user_who_is_not_root_owns_files_as_root_in_the_guest(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_who_is_not_root_owns_files_as_root_in_the_guest(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     status = (tree / "etc").stat()
     monkeypatch.setattr(os, "geteuid", lambda: status.st_uid or 4242)
     monkeypatch.setattr(os, "getegid", lambda: status.st_gid or 4242)

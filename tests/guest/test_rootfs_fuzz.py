@@ -117,9 +117,7 @@ SEED_TAR = tar_bytes(
 
 @FUZZ
 @given(st.lists(st.tuples(st.integers(0, len(SEED_TAR) - 1), st.integers(0, 255)), min_size=1, max_size=8))
-def test_damaged_archives_give_entries_or_a_rootfs_error(
-    tmp_path: Path, changes: list[tuple[int, int]]
-) -> None:
+def test_damaged_archives_give_entries_or_a_rootfs_error(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
     data = bytearray(SEED_TAR)
     for position, value in changes:
         data[position] = value
@@ -154,9 +152,7 @@ KINDS = st.sampled_from(
 
 @FUZZ
 @given(st.lists(st.tuples(NAMES, KINDS, NAMES), max_size=12))
-def test_any_mix_of_names_links_and_kinds_stays_inside(
-    tmp_path: Path, rows: list[tuple[str, bytes, str]]
-) -> None:
+def test_any_mix_of_names_links_and_kinds_stays_inside(tmp_path: Path, rows: list[tuple[str, bytes, str]]) -> None:
     path = write_tar(
         tmp_path,
         *(member(name, kind=kind, linkname=target, devmajor=1, devminor=3) for name, kind, target in rows),
@@ -175,9 +171,7 @@ HEADER_FIELDS = [(124, 12), (136, 12), (100, 8), (108, 8), (116, 8), (329, 8), (
 
 
 @FUZZ
-@given(
-    st.sampled_from(HEADER_FIELDS), st.binary(min_size=1, max_size=100), st.sampled_from(b"0123456gxLKSV7D")
-)
+@given(st.sampled_from(HEADER_FIELDS), st.binary(min_size=1, max_size=100), st.sampled_from(b"0123456gxLKSV7D"))
 def test_any_value_of_a_header_field_gives_entries_or_a_rootfs_error(
     tmp_path: Path, field: tuple[int, int], value: bytes, kind: int
 ) -> None:

@@ -31,9 +31,7 @@ Fetch = Callable[[str], Path]
 MERGED = ("bin", "sbin", "lib", "lib64")
 """Top-level names that are symlinks into /usr on every current Debian (usrmerge)."""
 
-UNNEEDED = tuple(
-    f"usr/share/{name}/" for name in ("doc", "man", "info", "locale", "lintian", "bug", "doc-base")
-)
+UNNEEDED = tuple(f"usr/share/{name}/" for name in ("doc", "man", "info", "locale", "lintian", "bug", "doc-base"))
 """Folders no program needs to run; the guest keeps its files in memory."""
 
 _RECORD = "var/lib/thinbox-packages.json"
@@ -87,9 +85,7 @@ def resolve_closure(packages: Sequence[str], fetch: Fetch = fetch_package) -> di
         debs[name] = deb
         provided |= {name, *_names(fields.get("Provides", ""))}
         for field in ("Pre-Depends", "Depends"):
-            todo += [
-                _names(group.replace("|", ",")) for group in fields.get(field, "").split(",") if group.strip()
-            ]
+            todo += [_names(group.replace("|", ",")) for group in fields.get(field, "").split(",") if group.strip()]
     return debs
 
 

@@ -123,7 +123,5 @@ def test_real_packages_run_in_their_root(package: str, command: list[str], print
     """Fetches the packages once into the cache folder, as the kernel tests do their kernel."""
     root = rootfs_folder(package)
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}  # a PYTHONHOME of ours means nothing in there
-    done = subprocess.run(
-        ["/usr/sbin/chroot", root, *command], env=environment, capture_output=True, check=False
-    )
+    done = subprocess.run(["/usr/sbin/chroot", root, *command], env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, printed), done.stderr

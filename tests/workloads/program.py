@@ -77,8 +77,9 @@ def files(folder):
 
 
 def processes():
-    done = subprocess.run([sys.executable, "-S", "-E", __file__, "child", "7"], input=b"from parent",
-                          stdout=subprocess.PIPE, check=False)
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", __file__, "child", "7"], input=b"from parent", stdout=subprocess.PIPE, check=False
+    )
     check("subprocess", (7, b"FROM PARENT"), (done.returncode, done.stdout))
     reader, writer = os.pipe()
     child = os.fork()

@@ -219,7 +219,6 @@ n=0
 until grep -q '^State:.T' /proc/$stopped/status || [ $n -ge 500 ]; do sleep 0.01; n=$((n + 1)); done
 check "stopped" "T" "$(sed -n 's/^State:.\(.\).*/\1/p' /proc/$stopped/status)"
 kill -CONT $stopped
-kill -INT $stopped 2>/dev/null
 kill -KILL $stopped 2>/dev/null
 wait $stopped 2>/dev/null
 check "continued and killed" 137 $?

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from thinbox.machine.memory import Memory
 
 COMMAND_LINE = (
-    "console=ttyS0 nokaslr pti=on nolapic noapic nosmp acpi=off pci=off tsc=reliable tsc_early_khz=1000000 lpj=4000000 "
-    "no5lvl norandmaps randomize_kstack_offset=off random.trust_bootloader=on rdinit=/init panic=-1 audit=0 "
-    "i8042.noaux i8042.nokbd i8042.noprobe 8250.nr_uarts=2 cryptomgr.notests initcall_blacklist=load_system_certificate_list"
+    "console=ttyS0 nokaslr pti=on nolapic noapic nosmp acpi=off pci=off tsc=reliable tsc_early_khz=1000000 "
+    "lpj=4000000 no5lvl norandmaps randomize_kstack_offset=off random.trust_bootloader=on rdinit=/init panic=-1 "
+    "audit=0 i8042.noaux i8042.nokbd i8042.noprobe 8250.nr_uarts=2 cryptomgr.notests"
 )
 """Why each: docs/decisions/0003-command-line.md."""
 
@@ -35,9 +35,13 @@ class BootParams:
 
     def __post_init__(self) -> None:
         if not MINIMUM_MEMORY_MIB <= self.memory_mib <= MAXIMUM_MEMORY_MIB:
-            raise InputError(f"--memory must be {MINIMUM_MEMORY_MIB} to {MAXIMUM_MEMORY_MIB} MiB, not {self.memory_mib}")
+            raise InputError(
+                f"--memory must be {MINIMUM_MEMORY_MIB} to {MAXIMUM_MEMORY_MIB} MiB, not {self.memory_mib}"
+            )
         if len(self.full_command_line) >= layout.COMMAND_LINE_LIMIT:
-            raise InputError(f"the kernel command line is longer than {layout.COMMAND_LINE_LIMIT - 1} bytes; shorten --append")
+            raise InputError(
+                f"the kernel command line is longer than {layout.COMMAND_LINE_LIMIT - 1} bytes; shorten --append"
+            )
 
     @property
     def full_command_line(self) -> str:

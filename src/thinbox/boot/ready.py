@@ -33,7 +33,11 @@ class ReadyGuest:
 
 
 def prepare(
-    kernel: str | None = None, params: BootParams | None = None, progress: Progress | None = None, *, rebuild: bool = False
+    kernel: str | None = None,
+    params: BootParams | None = None,
+    progress: Progress | None = None,
+    *,
+    rebuild: bool = False,
 ) -> ReadyGuest:
     """Return a ready guest for `kernel` (None: Debian's newest cloud kernel; a path, a .deb or a release).
 

@@ -29,7 +29,9 @@ BOOT_LIMIT_NS = 120 * 1_000_000_000
 _EFER_LME_LMA = 0x500
 _CR0 = 0x80050033
 _CR4_PAE = 0x20
-_MILESTONES = re.compile(rb"Linux version|Memory:|rcu: |NET: Registered|Freeing unused kernel|Run /init|Mount-cache|workingset|clocksource: Switched")
+_MILESTONES = re.compile(
+    rb"Linux version|Memory:|Freeing unused kernel image .initmem|Run /init|clocksource: Switched|NET: Registered PF_INET "
+)
 _LAST_LINES = 3
 
 

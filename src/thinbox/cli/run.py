@@ -25,7 +25,9 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, sig
 @click.option(
     "--isolate", default="all", show_default=True, metavar="all|none|CALL,…", help="Which calls run isolated."
 )
-@click.option("--rootfs", type=click.Path(path_type=Path), metavar="DIR|TAR", help="Root file system. [default: busybox]")
+@click.option(
+    "--rootfs", type=click.Path(path_type=Path), metavar="DIR|TAR", help="Root file system. [default: busybox]"
+)
 @click.option("--env", "-e", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable. Repeatable.")
 @click.option("--workdir", default="/", show_default=True, metavar="DIR", help="Where the program starts.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON (- for stdout).")

@@ -44,7 +44,8 @@ class Park:
     """Yielded when the process has nothing to do until thinbox gives it work."""
 
 
-Work = Generator["Syscall | Park", int, None]
+Work = Generator["Syscall | Park", int, Any]
+"""What a process does; its `return` value is for the generator that delegated to it."""
 
 
 def call(name: str, *args: int | str | bytes) -> Generator[Syscall, int, int]:
@@ -57,7 +58,9 @@ def must(name: str, *args: int | str | bytes) -> Generator[Syscall, int, int]:
     result = yield Syscall(name, args)
     if result < 0:
         shown = ", ".join(repr(a) if not isinstance(a, bytes) else f"<{len(a)} bytes>" for a in args)
-        raise MachineError(f"in the guest, {name}({shown}) failed: {os.strerror(-result)} ({errno.errorcode.get(-result)})")
+        raise MachineError(
+            f"in the guest, {name}({shown}) failed: {os.strerror(-result)} ({errno.errorcode.get(-result)})"
+        )
     return result
 
 

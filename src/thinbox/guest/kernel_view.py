@@ -42,7 +42,9 @@ class KernelView:
         self.pid_offset = types.offset_of("task_struct", "pid")
         self.tgid_offset = types.offset_of("task_struct", "tgid")
         self.stack_offset = types.offset_of("task_struct", "stack")
-        self.state_offset = types.offset_of("task_struct", "__state" if types.has_member("task_struct", "__state") else "state")
+        self.state_offset = types.offset_of(
+            "task_struct", "__state" if types.has_member("task_struct", "__state") else "state"
+        )
         self.ax_offset = types.offset_of("pt_regs", "ax")
         self.orig_ax_offset = types.offset_of("pt_regs", "orig_ax")
         self.regs_bytes = types.size_of("pt_regs")

@@ -48,6 +48,8 @@ def _target(entry: RootfsEntry) -> bytes:
 
 def _make(talk: Conversation, entry: RootfsEntry) -> Work:
     target = _target(entry)
+    if entry.replaces:
+        yield from call("unlink", target)
     if entry.kind is EntryKind.DIRECTORY:
         result = yield from call("mkdir", target, entry.mode & 0o7777)
         if result == -errno.EEXIST:

@@ -36,7 +36,7 @@ def open_rootfs(path: Path) -> Iterator[RootfsEntry]:
     device nodes other than the standard ones, and types of entry that a guest cannot hold.
     """
     try:
-        mode = os.stat(path).st_mode
+        mode = path.stat().st_mode
     except (OSError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         reason = "no such file or directory" if missing else _reason(error)

@@ -142,7 +142,7 @@ def _open_stream(raw: BinaryIO) -> BinaryIO:
     raw.seek(0)
     for prefix, opener in _MAGICS:
         if magic.startswith(prefix):
-            return cast(BinaryIO, opener(raw))
+            return cast("BinaryIO", opener(raw))
     return raw
 
 
@@ -170,9 +170,7 @@ class _ArchiveReader:
 
     def _open_tar(self) -> tarfile.TarFile:
         try:
-            return tarfile.TarFile(
-                fileobj=cast(BinaryIO, self._stream), encoding="utf-8", errors="surrogateescape"
-            )
+            return tarfile.TarFile(fileobj=cast("BinaryIO", self._stream), encoding="utf-8", errors="surrogateescape")
         except _BROKEN as error:
             raise RootfsError(f"{self._where}: not a tar archive, or damaged: {_one_line(error)}") from error
 
@@ -233,9 +231,7 @@ class _ArchiveReader:
         try:
             mtime_s = int(member.mtime)
         except (ValueError, OverflowError) as error:
-            raise RootfsError(
-                f"{show_path(path)}: modification time {member.mtime} makes no sense"
-            ) from error
+            raise RootfsError(f"{show_path(path)}: modification time {member.mtime} makes no sense") from error
         size_bytes = member.size if kind is EntryKind.FILE else 0
         ids_fit = 0 <= member.uid < 1 << 32 and 0 <= member.gid < 1 << 32
         if not (ids_fit and 0 <= size_bytes < 1 << 63 and -(1 << 63) <= mtime_s < 1 << 63):
@@ -247,9 +243,7 @@ class _ArchiveReader:
         mode = member.mode & 0o7777
         return RootfsEntry(path, kind, mode, member.uid, member.gid, mtime_s, size_bytes, device=device)
 
-    def _link_target(
-        self, member: tarfile.TarInfo, path: bytes, resolved: bytes, kind: EntryKind
-    ) -> bytes | None:
+    def _link_target(self, member: tarfile.TarInfo, path: bytes, resolved: bytes, kind: EntryKind) -> bytes | None:
         if kind is EntryKind.SYMLINK:
             target = _name_bytes(member.linkname)
             if not target or len(target) > 4095 or b"\0" in target:
@@ -260,9 +254,7 @@ class _ArchiveReader:
         target = self._tree.resolve(normalise_name(_name_bytes(member.linkname)))
         target_kind = self._tree.kind(target)
         if target_kind in (None, EntryKind.DIRECTORY) or target == resolved:
-            raise RootfsError(
-                f"{show_path(path)}: hard link to {show_path(target)}, which is no earlier file"
-            )
+            raise RootfsError(f"{show_path(path)}: hard link to {show_path(target)}, which is no earlier file")
         return target
 
     def _chunk_source(
@@ -279,9 +271,7 @@ class _ArchiveReader:
                 while content is not None and (chunk := content.read(piece_bytes)):
                     yield chunk
             except _BROKEN as error:
-                raise RootfsError(
-                    f"{show_path(path)}: truncated or damaged archive: {_one_line(error)}"
-                ) from error
+                raise RootfsError(f"{show_path(path)}: truncated or damaged archive: {_one_line(error)}") from error
 
         return chunks
 

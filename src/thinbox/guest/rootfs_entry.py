@@ -70,9 +70,9 @@ class RootfsEntry:
     def read_chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
         """Yield the content in order, in pieces of 1 .. `chunk_bytes`, `size_bytes` in all.
 
-        What is no FILE has no content. Reads lazily, in constant memory. An archive's entry must be read before the next one is taken
-        from the iterator (ValueError otherwise). Raises RootfsError if the content cannot be read or
-        is not as long as announced.
+        What is no FILE has no content. Reads lazily, in constant memory. An archive's entry must be read
+        before the next one is taken from the iterator (ValueError otherwise). Raises RootfsError if the
+        content cannot be read or is not as long as announced.
         """
         if chunk_bytes < 1:
             raise ValueError(f"chunk_bytes must be positive, not {chunk_bytes}")

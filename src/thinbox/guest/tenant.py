@@ -108,9 +108,7 @@ def _find_program(talk: Conversation, options: TenantOptions) -> Work:
     raise InputError(f"cannot run {name}: it {reason}; see `thinbox run --help` for --rootfs")
 
 
-def _become_tenant(
-    talk: Conversation, options: TenantOptions, program: str, ends: Sequence[int], io: TenantIo
-) -> Work:
+def _become_tenant(talk: Conversation, options: TenantOptions, program: str, ends: Sequence[int], io: TenantIo) -> Work:
     yield from must("setsid")
     for number, descriptor in enumerate(ends):
         yield from must("dup3", descriptor, number + 20, 0)

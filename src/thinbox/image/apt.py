@@ -173,7 +173,7 @@ def _is_archive_stanza(stanza: str) -> bool:
 
 def _parse_package(output: str) -> PackageVersion | None:
     """Parse the first stanza of `apt-cache show`; None if it is not of an archive (no hash)."""
-    fields = dict(re.findall(r"^([A-Za-z0-9-]+):[ \t]*(.*)$", output.split("\n\n")[0], re.MULTILINE))
+    fields = dict(re.findall(r"^([A-Za-z0-9-]+):[ \t]*(.*)$", output.partition("\n\n")[0], re.MULTILINE))
     try:
         return PackageVersion(
             name=fields["Package"],

@@ -57,14 +57,14 @@ def store_bytes(path: Path, data: bytes | Iterable[bytes]) -> None:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with open(descriptor, "wb") as stream:
             stream.writelines([data] if isinstance(data, bytes) else data)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
         temporary = None
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                Path(temporary).unlink()
 
 
 @contextlib.contextmanager

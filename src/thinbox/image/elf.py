@@ -25,7 +25,8 @@ _TYPES = (2, 3)  # ET_EXEC, ET_DYN
 class Segment:
     """A PT_LOAD segment: `file_bytes` bytes at `offset` go to `paddr`, the rest up to `memory_bytes` is zero.
 
-    The per-CPU segment's `vaddr` is 0 on kernels before 6.15 (its symbols are offsets); `flags` are PF_X=1, PF_W=2, PF_R=4.
+    The per-CPU segment's `vaddr` is 0 on kernels before 6.15 (its symbols are offsets). `flags` are PF_X=1,
+    PF_W=2, PF_R=4.
     """
 
     paddr: PAddr

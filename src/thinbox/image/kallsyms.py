@@ -34,7 +34,7 @@ def parse_symbols(image: KernelImage) -> SymbolTable:
 
 
 def _find_kallsyms(vmlinux: bytes) -> list[tuple[int, str, str]]:
-    from vmlinux_to_elf.core.kallsyms import KallsymsFinder  # type: ignore[import-untyped]  # late: slow
+    from vmlinux_to_elf.core.kallsyms import KallsymsFinder  # late: slow, and only a cold start needs it
 
     try:
         with _silence():

@@ -172,7 +172,8 @@ class SymbolTable:
     def text_symbol_at(self, vaddr: int) -> Symbol | None:
         """Return the function `vaddr` lies in; None outside the text or before its first symbol.
 
-        Of several names the best is taken: functions before linker marks and 32-bit aliases, T before t before W, then by name.
+        Of several names the best is taken: functions before linker marks and
+        32-bit aliases, T before t before W, then by name.
         """
         if not self.text_start <= vaddr < self.text_end:
             return None

@@ -70,4 +70,7 @@ class Violation:
     def sentence(self) -> str:
         """Name call, address, symbol, offset, rule and policy in one sentence."""
         place = f"{self.symbol}+{self.offset:#x} ({self.vaddr:#x})" if self.symbol else f"{self.vaddr:#x}"
-        return f"{self.call} was killed: {self.kind} at {place} refused by rule {self.rule} of policy {self.policy}: {self.reason}"
+        return (
+            f"{self.call} was killed: {self.kind} at {place} refused by rule {self.rule} "
+            f"of policy {self.policy}: {self.reason}"
+        )

@@ -60,7 +60,7 @@ class Cpu:
         self.uc.mmio_map(memory.total_bytes, _FOUR_GIB - memory.total_bytes, _open_bus, None, None, None)
         self._handle = ctypes.cast(self.uc._uch, ctypes.c_void_p).value or 0
         self.core = np.zeros(slots.SLOT_COUNT, dtype=np.int64)
-        self.slot = memoryview(self.core)
+        self.slot = self.core.data
         """The same array, faster one slot at a time than NumPy."""
         self._env = find_live_state(self.uc)
         self.regs = (ctypes.c_uint64 * 16).from_address(self._env)
@@ -75,8 +75,12 @@ class Cpu:
     def _fill_core(self) -> None:
         core, layout = self.slot, self.layout
         core[slots.ENV] = self._env
-        for slot, name in ((slots.REG_READ, "uc_reg_read"), (slots.REG_WRITE, "uc_reg_write"), (slots.EMU_STOP, "uc_emu_stop")):
-            core[slot] = ctypes.cast(getattr(binding.uclib, name), ctypes.c_void_p).value
+        for slot, name in (
+            (slots.REG_READ, "uc_reg_read"),
+            (slots.REG_WRITE, "uc_reg_write"),
+            (slots.EMU_STOP, "uc_emu_stop"),
+        ):
+            core[slot] = ctypes.cast(getattr(binding.uclib, name), ctypes.c_void_p).value or 0
         core[slots.WORDS] = self.memory.host_base
         core[slots.FRAME_END] = self.memory.total_bytes
         for slot, offset in (
@@ -164,7 +168,7 @@ class Cpu:
 
         callback = _Callback(run)
         self._kept.append(callback)
-        self.slot[slot] = ctypes.cast(callback, ctypes.c_void_p).value
+        self.slot[slot] = ctypes.cast(callback, ctypes.c_void_p).value or 0
 
     def _guarded(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -243,8 +247,8 @@ class Cpu:
             if self.pending_error is None:
                 raise MachineError(f"the CPU engine stopped at {self.rip:#x}: {error}") from error
         if self.pending_error is not None:
-            error, self.pending_error = self.pending_error, None
-            raise error
+            pending, self.pending_error = self.pending_error, None
+            raise pending
         return int(self.slot[slots.STOP])
 
     def stop(self) -> None:

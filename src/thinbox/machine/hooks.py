@@ -284,9 +284,9 @@ def isolated_fault(uc, core, error, rip):
         vaddr,
         error,
     )
-    if not asked and core[slots.LOG_COUNT] < core[slots.LOG_CAPACITY]:
-        if grant_now(uc, core, vaddr, error, rip) == fault.GRANTED:
-            return slots.RETRY
+    room = core[slots.LOG_COUNT] < core[slots.LOG_CAPACITY]
+    if not asked and room and grant_now(uc, core, vaddr, error, rip) == fault.GRANTED:
+        return slots.RETRY
     return call3(core[slots.ON_JUDGE], vaddr, error, rip)
 
 

@@ -86,7 +86,9 @@ def find_live_state(uc: Uc) -> int:
     found = set()
     memory = os.open("/proc/self/mem", os.O_RDONLY)
     try:
-        for pointer in {p for (p,) in struct.iter_unpack("<Q", _read(memory, handle, _POINTER_SCAN_BYTES)) if p > 1 << 16}:
+        for pointer in {
+            p for (p,) in struct.iter_unpack("<Q", _read(memory, handle, _POINTER_SCAN_BYTES)) if p > 1 << 16
+        }:
             block = _read(memory, pointer, _OBJECT_SCAN_BYTES)
             at = block.find(pattern)
             if at >= 0:
@@ -97,7 +99,7 @@ def find_live_state(uc: Uc) -> int:
         raise MachineError(f"found {len(found)} CPU states in this Unicorn instead of one; install unicorn 2.1.4")
     for register, value in zip(_GENERAL, saved, strict=True):
         uc.reg_write(register, value)
-    return found.pop()
+    return int(found.pop())
 
 
 def _read(memory: int, address: int, size: int) -> bytes:
@@ -176,7 +178,9 @@ def _matching(states: list[bytes], values: list[int]) -> set[int]:
     return {
         at
         for at in range(0, len(states[0]) - 3, 4)
-        if all(raw[at : at + 4] == (v & 0xFFFFFFFF).to_bytes(4, "little") for raw, v in zip(states, values, strict=True))
+        if all(
+            raw[at : at + 4] == (v & 0xFFFFFFFF).to_bytes(4, "little") for raw, v in zip(states, values, strict=True)
+        )
     }
 
 
@@ -191,8 +195,12 @@ def _probe_registers(scratch: _Scratch) -> dict[str, int]:
     ):
         magic = 0x1122334455660000 + number
         uc.reg_write(register, magic)
-        found[name] = _only(scratch.offsets_of(magic & (0xFFFFFFFF if name == "cr2" else magic), 8 if name != "cr2" else 4), name)
-    for number, (name, register) in enumerate({"tr": x86_const.UC_X86_REG_TR, "idt": x86_const.UC_X86_REG_IDTR}.items()):
+        found[name] = _only(
+            scratch.offsets_of(magic & (0xFFFFFFFF if name == "cr2" else magic), 8 if name != "cr2" else 4), name
+        )
+    for number, (name, register) in enumerate(
+        {"tr": x86_const.UC_X86_REG_TR, "idt": x86_const.UC_X86_REG_IDTR}.items()
+    ):
         magic = 0x1122334466770000 + number
         uc.reg_write(register, (0, magic, 0xFFF, 0))
         found[name] = _only(scratch.offsets_of(magic), name) - 8
@@ -224,7 +232,9 @@ def _probe_faults(scratch: _Scratch) -> dict[str, int]:
         before = scratch.state()
         after = scratch.raise_fault(code, target)
         if scratch.vectors != [vector]:
-            raise MachineError(f"this Unicorn raised {scratch.vectors} where vector {vector} was due; install unicorn 2.1.4")
+            raise MachineError(
+                f"this Unicorn raised {scratch.vectors} where vector {vector} was due; install unicorn 2.1.4"
+            )
         states.append(after)
         if vector == 14:
             here = _matching([before, after], [-1, 14])

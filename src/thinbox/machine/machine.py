@@ -29,7 +29,7 @@ _RESET_CPU = 0xFE
 _CONSOLE_KEPT_BYTES = 1 << 20
 
 
-class GuestReset(MachineError):
+class GuestResetError(MachineError):
     """The guest asked for a reset (after a panic, or by reboot)."""
 
 
@@ -87,7 +87,7 @@ class Machine:
 
     def _keyboard_command(self, _port: int, value: int) -> None:
         if value == _RESET_CPU:
-            raise GuestReset("the guest asked for a reset")
+            raise GuestResetError("the guest asked for a reset")
 
     def _read_port(self, port: int, size: int) -> int:
         reader = self._readers.get(port)

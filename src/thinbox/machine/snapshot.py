@@ -44,7 +44,12 @@ def take_snapshot(machine: "Machine", notes: dict[str, Any]) -> Snapshot:
     numbers = machine.memory.used_pages()
     everything = np.frombuffer(machine.memory.map, dtype=np.uint8)[: machine.memory.guest_bytes].reshape(-1, 4096)
     return Snapshot(
-        machine.memory_mib, machine.cpu.save(), machine.save_devices(), notes, numbers.copy(), everything[numbers].copy()
+        machine.memory_mib,
+        machine.cpu.save(),
+        machine.save_devices(),
+        notes,
+        numbers.copy(),
+        everything[numbers].copy(),
     )
 
 
@@ -93,7 +98,9 @@ def unpack_snapshot(data: bytes) -> Snapshot:
         header = json.loads(parts[0])
         numbers = np.frombuffer(parts[1], dtype="<i8")
         pages = np.frombuffer(parts[2], dtype=np.uint8).reshape(-1, 4096)
-        if not len(numbers) == len(pages) == count or (count and int(numbers.max()) * 4096 >= header["memory_mib"] << 20):
+        if not len(numbers) == len(pages) == count or (
+            count and int(numbers.max()) * 4096 >= header["memory_mib"] << 20
+        ):
             raise SnapshotError("the page list is inconsistent")
         cpu = bytes.fromhex(header["cpu"])
         return Snapshot(header["memory_mib"], cpu, header["devices"], header["notes"], numbers, pages)

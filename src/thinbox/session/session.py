@@ -47,12 +47,14 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What came of it; `stdout` and `stderr` are empty if `on_output` took them."""
+    """What came of it; `stdout` and `stderr` are empty if `on_output` took them. `console` is what the
+    kernel printed during the run."""
 
     exit_code: int
     stdout: bytes
     stderr: bytes
     record: RunRecord
+    console: str = ""
 
 
 def parse_isolate(text: str) -> Callable[[int], bool]:
@@ -113,7 +115,10 @@ class Session:
             self.record.wall_s = time.perf_counter() - started
             self.record.virtual_ns = self.machine.now_ns - began_ns
         self.record.exit_code = self._exit_code()
-        return RunResult(self.record.exit_code, bytes(self._output[1]), bytes(self._output[2]), self.record)
+        console = self.machine.console.decode(errors="replace")
+        return RunResult(
+            self.record.exit_code, bytes(self._output[1]), bytes(self._output[2]), self.record, console
+        )
 
     def _work(self) -> Work:
         if self._options.rootfs:

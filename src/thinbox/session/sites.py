@@ -64,8 +64,8 @@ class Sites:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Sites":
         """Load what `to_json` returned."""
-        out = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        out["entries"] = {vaddr: name for vaddr, name in values["entries"]}
+        out: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        out["entries"] = dict(values["entries"])
         out["cr3_read"] = tuple((vaddr, register) for vaddr, register in values["cr3_read"])
         return cls(**out)
 
@@ -76,19 +76,19 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
     text_start, text_end = symbols.text_start, symbols.text_end
     text = memory.read_virtual(root, text_start, text_end - text_start)
     entry_text = (symbols.address_of("__entry_text_start"), symbols.address_of("__irqentry_text_end"))
-    entries = {vaddr: name for name in CALL_ENTRIES if (vaddr := symbols.find(name)) is not None}
+    entries: dict[int, str] = {vaddr: name for name in CALL_ENTRIES if (vaddr := symbols.find(name)) is not None}
     if "do_syscall_64" not in entries.values():
         raise MachineError("this kernel has no do_syscall_64; isolated calls cannot be entered")
     returns = tuple(sorted(_calls_to(text, text_start, entry_text, set(entries))))
     iretq = symbols.address_of("native_irq_return_iret")
     if text[iretq - text_start : iretq - text_start + 2] != _IRETQ:
         raise MachineError("native_irq_return_iret is not an iretq in this kernel")
-    outside = [(text_start, entry_text[0]), (entry_text[1], text_end)]
+    outside: list[tuple[int, int]] = [(text_start, entry_text[0]), (entry_text[1], text_end)]
     switches = symbols.addresses_with_variants("finish_task_switch")
     if not returns or not switches:
         raise MachineError("this kernel's entry code or finish_task_switch was not found")
     return Sites(
-        entries=dict(entries),
+        entries=entries,
         returns=returns,
         iretq=iretq,
         cr3_written=tuple(end for _start, end, _r in _control_moves(view, text, text_start, outside, _CR3_WRITE)),

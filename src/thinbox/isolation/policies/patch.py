@@ -18,7 +18,9 @@ _START = Verdict(granted=True, rule="6a", reason="the start of a known symbol")
 _NEXT = Verdict(granted=True, rule="6b (posted)", reason="the page after a recorded address")
 _MIDDLE = Verdict(granted=False, rule="6b (posted)", reason="a jump into the middle of a function")
 _NO_SYMBOL = Verdict(granted=False, rule="6c", reason="a fetch outside the known symbols of kernel and module text")
-_FULL = Verdict(granted=False, rule="limits (posted)", reason="the call ran out of room: 256 pages or 64 recorded addresses")
+_FULL = Verdict(
+    granted=False, rule="limits (posted)", reason="the call ran out of room: 256 pages or 64 recorded addresses"
+)
 
 
 class Patch:

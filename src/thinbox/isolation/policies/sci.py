@@ -11,7 +11,9 @@ from thinbox.isolation.verdict import Access, AccessKind, Verdict
 DATA = Verdict(granted=True, rule="6", reason="kernel data", standing=True)
 FUNCTION_START = Verdict(granted=True, rule="6a", reason="the start of a known symbol", standing=True)
 NEXT_PAGE = Verdict(granted=True, rule="6b", reason="the next page of a symbol whose start is mapped")
-MIDDLE = Verdict(granted=False, rule="6b", reason="a jump into the middle of a function that was not entered at its start")
+MIDDLE = Verdict(
+    granted=False, rule="6b", reason="a jump into the middle of a function that was not entered at its start"
+)
 NO_SYMBOL = Verdict(granted=False, rule="6c", reason="a fetch outside the known symbols of kernel and module text")
 
 

@@ -1,0 +1,1 @@
+"""Attacks: presumed kernel bugs, used against a tenant's own calls."""
