@@ -73,8 +73,26 @@ def prepare(
 def _key(sha256: str, initramfs: bytes, params: BootParams) -> str:
     import unicorn
 
-    parts = (__version__, unicorn.__version__, sha256, hashlib.sha256(initramfs).hexdigest(), repr(params))
+    parts = (
+        __version__,
+        _source_hash(),
+        unicorn.__version__,
+        sha256,
+        hashlib.sha256(initramfs).hexdigest(),
+        repr(params),
+    )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _source_hash() -> str:
+    """Return a hash of the source that shapes a snapshot, so that a changed boot is never taken from the cache."""
+    package = Path(__file__).parent.parent
+    found = hashlib.sha256()
+    for room in ("boot", "guest", "machine"):
+        for path in sorted((package / room).rglob("*.py")):
+            found.update(path.read_bytes())
+    found.update((package / "session" / "sites.py").read_bytes())
+    return found.hexdigest()
 
 
 def _load(path: Path, say: Progress) -> "Snapshot | None":

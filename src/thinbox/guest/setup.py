@@ -14,6 +14,12 @@ _RAW_TERMIOS = struct.pack("<4IB19s", 0, 0, 0x8BD, 0, 0, bytes(6) + b"\x01" + by
 _AF_INET, _SOCK_DGRAM, _SIOCSIFFLAGS, _IFF_UP_RUNNING = 2, 2, 0x8914, 0x41
 DOORBELL_FD = 10
 
+_LINKS = (
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+)
 _MOUNTS = (
     ("proc", "/proc", "proc", _MS_NOSUID_NODEV_NOEXEC, ""),
     ("sysfs", "/sys", "sysfs", _MS_NOSUID_NODEV_NOEXEC, ""),
@@ -33,6 +39,8 @@ def prepare_guest(talk: Conversation) -> Work:
     yield from must("mount", "devpts", "/dev/pts", "devpts", 2 | 8, "gid=5,mode=620,ptmxmode=666")
     yield from must("mkdir", "/dev/shm", 0o1777)
     yield from must("mount", "tmpfs", "/dev/shm", "tmpfs", 2 | 4, "mode=1777")
+    for name, target in _LINKS:
+        yield from must("symlink", target, name)
     yield from must("sethostname", b"thinbox", 7)
     yield from _install_busybox(talk)
     bell = yield from must("open", "/dev/ttyS1", O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0)

@@ -93,6 +93,10 @@ def find_live_state(uc: Uc) -> int:
             at = block.find(pattern)
             if at >= 0:
                 found.add(pointer + at)
+        # Our own copy of the pattern may lie in the same heap; only the live one follows a register.
+        probe = values[0] ^ 0x5A5A5A5A
+        uc.reg_write(_GENERAL[0], probe)
+        found = {at for at in found if _read(memory, at, 8) == probe.to_bytes(8, "little")}
     finally:
         os.close(memory)
     if len(found) != 1:
