@@ -341,13 +341,12 @@ def test_rdtsc_is_the_virtual_time() -> None:
     assert bare.machine.now_ns - bare.cpu.regs[RAX] <= 8, "at most the rest of the block ahead"
 
 
-def test_rdtscp_gives_cpu_0_and_never_goes_back() -> None:
-    # rdtscp / mov rbx, rax / rdtscp / hlt
-    bare = BareMachine(b"\x0f\x01\xf9" b"\x48\x89\xc3" b"\x0f\x01\xf9" + HLT)
-    bare.cpu.regs[RCX] = 99
+def test_rdtscp_is_as_undefined_as_cpuid_says() -> None:
+    # mov eax, 0x80000001 / cpuid / rdtscp
+    bare = BareMachine(b"\xb8\x01\x00\x00\x80" b"\x0f\xa2" b"\x0f\x01\xf9" + HLT)
     bare.run()
-    assert bare.cpu.regs[RCX] == 0
-    assert bare.cpu.regs[RBX] <= bare.cpu.regs[RAX]
+    assert not bare.cpu.regs[RDX] & 1 << 27, "the CPU model has RDTSCP now: test what it returns"
+    assert bare.vector == 6
 
 
 def test_two_runs_have_the_same_clock_registers_and_memory() -> None:

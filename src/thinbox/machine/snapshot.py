@@ -21,6 +21,8 @@ MAGIC = b"thinbox.snapshot/1\n"
 _HEADER = struct.Struct("<QQQQ")
 _LEVEL = 3
 _LARGEST_HEADER = 64 << 20
+_DAMAGE = (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+"""What numbers and JSON that are not ours can raise below; sizes beyond ssize_t are an OverflowError."""
 
 
 class SnapshotError(Exception):
@@ -99,10 +101,10 @@ def unpack_snapshot(data: bytes) -> Snapshot:
         numbers = np.frombuffer(parts[1], dtype="<i8")
         pages = np.frombuffer(parts[2], dtype=np.uint8).reshape(-1, 4096)
         if not len(numbers) == len(pages) == count or (
-            count and int(numbers.max()) * 4096 >= header["memory_mib"] << 20
+            count and not 0 <= int(numbers.min()) <= int(numbers.max()) < header["memory_mib"] << 8
         ):
             raise SnapshotError("the page list is inconsistent")
         cpu = bytes.fromhex(header["cpu"])
         return Snapshot(header["memory_mib"], cpu, header["devices"], header["notes"], numbers, pages)
-    except (zstandard.ZstdError, ValueError, KeyError, TypeError, struct.error, MemoryError) as error:
+    except (zstandard.ZstdError, struct.error, *_DAMAGE) as error:
         raise SnapshotError(f"the snapshot is damaged: {error}") from error

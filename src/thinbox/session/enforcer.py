@@ -295,6 +295,19 @@ class Enforcer:
             # Interrupted inside the call and switched away from there: its iretq goes back to the table.
             if call.resume_rsp == 0:
                 self.cpu.enter_table()
+                self._admit_here(state)
+
+    def _admit_here(self, state: TaskState) -> None:
+        """Judge the instruction the task goes on at, the start of `finish_task_switch`.
+
+        The engine has fetched it already, on the kernel's table, so no fault will ask; the next block of the
+        function would be the first to fault, and look like a jump into its middle.
+        """
+        rip = self.cpu.rip
+        if pagetable.is_executable(self.memory.quads, self.memory.total_bytes, state.root, to_signed(rip)):
+            return
+        if self._judge(to_signed(rip), paging.FAULT_FETCH, to_signed(rip)) == slots.REDIRECTED:
+            self.cpu.jump(self.sites.death)
 
     def _free_if_dead(self, task: int) -> None:
         """Rule 8: a dead task has left the CPU for the last time; its table goes back to the pool."""

@@ -89,7 +89,9 @@ class Session:
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
-        self.io = TenantIo(options.on_output or self._keep, self._take_input, self._adopt)
+        self.io = TenantIo(
+            options.on_output or self._keep, self._take_input, self._adopt, lambda: bool(self.enforcer.tasks)
+        )
         root = ROOT if options.rootfs else "/"
         defaults = TenantOptions(tuple(command))
         environment = defaults.environment if options.environment is None else options.environment

@@ -100,7 +100,8 @@ class Pit:
             return
         channel = self._channels[number]
         if value >> 4 & 3 == 0:
-            channel.latched = channel.count(now_ns)
+            # A second latch before the first is read changes nothing (8254 data sheet, "Counter Latch Command").
+            channel.latched = channel.count(now_ns) if channel.latched is None else channel.latched
             return
         channel.access, channel.mode = value >> 4 & 3, (value >> 1 & 7) % 6 if value >> 1 & 7 < 6 else value >> 1 & 3
         channel.low_byte, channel.read_high, channel.latched = None, False, None

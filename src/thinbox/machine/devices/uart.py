@@ -102,10 +102,12 @@ class Uart:
 
     def save(self) -> dict[str, Any]:
         """Return the state as plain values."""
-        return {"input": list(self.input), **{name: getattr(self, name) for name in _REGISTERS}}
+        values = {name: getattr(self, name) for name in _REGISTERS}
+        return {**values, "input": list(self.input), "_divisor": list(self._divisor)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Load what `save` returned."""
         self.input = deque(state["input"])
         for name in _REGISTERS:
             setattr(self, name, state[name])
+        self._divisor = list(state["_divisor"])
