@@ -22,7 +22,8 @@ def main() -> int:
     progress = ProgressLine(quiet=False)
     guest = prepare(progress=progress.say)
     progress.clear()
-    show(f"Linux {guest.facts.release} waits in this process, {'from the cache' if guest.from_cache else 'just booted'}.")
+    origin = "from the cache" if guest.from_cache else "just booted"
+    show(f"Linux {guest.facts.release} waits in this process, {origin}.")
 
     show(f"\n1. A shell pipeline, every system call isolated:\n   $ thinbox run -- sh -c '{SCRIPT}'")
     isolated = run(guest, ["sh", "-c", SCRIPT])
@@ -52,7 +53,8 @@ def main() -> int:
 
 
 def what_happened(result) -> str:
-    lines = [line for line in result.console.splitlines() if "RIP:" in line or "BUG:" in line or "Oops" in line or "fault" in line]
+    words = ("RIP:", "BUG:", "Oops", "fault")
+    lines = [line for line in result.console.splitlines() if any(word in line for word in words)]
     if lines:
         return "the kernel ran on from there until it oopsed:\n   " + "\n   ".join(line.strip() for line in lines[:3])
     return "the kernel ran on from there, and nobody noticed"

@@ -27,7 +27,7 @@ LAYERS = (
     {"thinbox.guest"},
     {"thinbox.boot"},
     {"thinbox.session"},
-    {"thinbox.report", "thinbox.attacks"},
+    {"thinbox.report", "thinbox.attacks", "thinbox.bench"},
     {"thinbox.cli", "thinbox.__main__"},
 )
 """Imports point to the same room or to an earlier layer. Imports for type checkers only do not count."""
@@ -93,9 +93,7 @@ def test_every_exception_is_still_needed() -> None:
     assert arrows >= LAYER_EXCEPTIONS
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in MODULES if in_rooms(name_of(p), PURE_ROOMS)], ids=name_of
-)
+@pytest.mark.parametrize("path", [p for p in MODULES if in_rooms(name_of(p), PURE_ROOMS)], ids=name_of)
 def test_verdicts_and_page_tables_are_pure(path: Path) -> None:
     imported = imports_of(path)
     assert not {name.split(".")[0] for name in imported} & PURE_FORBIDDEN
@@ -138,6 +136,4 @@ def test_a_module_is_named_after_what_it_holds(path: Path) -> None:
 def test_a_module_says_what_it_is(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)
-    assert not any(
-        isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(tree)
-    )
+    assert not any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(tree))

@@ -133,12 +133,16 @@ def test_an_empty_pool_is_said_and_maps_nothing():
     assert kernel.mapped() == {}
 
 
-@given(st.lists(st.sampled_from([DATA_4K, TEXT_2M, TEXT_2M + 0x5000, DATA_1G, DATA_1G + 0x7000]), max_size=20), st.data())
+@given(
+    st.lists(st.sampled_from([DATA_4K, TEXT_2M, TEXT_2M + 0x5000, DATA_1G, DATA_1G + 0x7000]), max_size=20), st.data()
+)
 def test_forgetting_leaves_nothing_mapped(vaddrs, data):
     kernel = Kernel()
     indexes = []
     for vaddr in vaddrs:
-        error = paging.FAULT_FETCH if vaddr < TEXT_2M + (1 << 21) and vaddr >= TEXT_2M and data.draw(st.booleans()) else 0
+        error = (
+            paging.FAULT_FETCH if vaddr < TEXT_2M + (1 << 21) and vaddr >= TEXT_2M and data.draw(st.booleans()) else 0
+        )
         assert kernel.grant(vaddr, error) == fault.GRANTED
         indexes.append(kernel.row[fault.LOG_INDEX])
     assert set(kernel.mapped()) == set(vaddrs)

@@ -37,9 +37,7 @@ CALL_RAX = b"\xff\xd0"  # call rax
 UD2 = b"\x0f\x0b"
 
 
-@pytest.mark.parametrize(
-    ("access", "ring3_error", "where"), [(LOAD, 4, 10), (STORE, 6, 10)], ids=["load", "store"]
-)
+@pytest.mark.parametrize(("access", "ring3_error", "where"), [(LOAD, 4, 10), (STORE, 6, 10)], ids=["load", "store"])
 def test_a_page_fault_pushes_its_error_code_and_sets_cr2(access: bytes, ring3_error: int, where: int) -> None:
     bare = BareMachine(ring3=mov(RAX, HOLE + 0x123) + access, flags=2 | IF)
     bare.run()
@@ -216,9 +214,9 @@ def test_sti_hlt_wakes_behind_the_hlt() -> None:
 
 def test_the_shadow_of_mov_ss_covers_one_instruction() -> None:
     # mov dx, 0x3fc / mov al, 8 / out dx, al / mov dx, 0x3f9 / mov al, 2 / mov cx, 0x18
-    code = b"\x66\xba\xfc\x03\xb0\x08\xee" b"\x66\xba\xf9\x03\xb0\x02" b"\x66\xb9\x18\x00"
+    code = b"\x66\xba\xfc\x03\xb0\x08\xee\x66\xba\xf9\x03\xb0\x02\x66\xb9\x18\x00"
     # out dx, al (interrupt 4 is due from here) / mov ss, cx / inc ebx / inc ebx / jmp self
-    code += b"\xee" b"\x8e\xd1" b"\xff\xc3\xff\xc3" b"\xeb\xfe"
+    code += b"\xee\x8e\xd1\xff\xc3\xff\xc3\xeb\xfe"
     bare = BareMachine(code, flags=2 | IF)
     bare.init_pics()
     bare.run()
@@ -334,7 +332,7 @@ def test_the_timer_interrupts_code_that_does_not_sleep() -> None:
 
 def test_rdtsc_is_the_virtual_time() -> None:
     # rdtsc / shl rdx, 32 / or rax, rdx / hlt
-    bare = BareMachine(NOP * 50 + b"\x0f\x31" b"\x48\xc1\xe2\x20" b"\x48\x09\xd0" + HLT)
+    bare = BareMachine(NOP * 50 + b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0" + HLT)
     bare.run()
     assert 0 < bare.cpu.regs[RAX] <= bare.machine.now_ns
     assert bare.machine.now_ns == PRELUDE_BYTES + 50 + 9 + 1, "one nanosecond a byte of code"
@@ -343,7 +341,7 @@ def test_rdtsc_is_the_virtual_time() -> None:
 
 def test_rdtscp_is_as_undefined_as_cpuid_says() -> None:
     # mov eax, 0x80000001 / cpuid / rdtscp
-    bare = BareMachine(b"\xb8\x01\x00\x00\x80" b"\x0f\xa2" b"\x0f\x01\xf9" + HLT)
+    bare = BareMachine(b"\xb8\x01\x00\x00\x80\x0f\xa2\x0f\x01\xf9" + HLT)
     bare.run()
     assert not bare.cpu.regs[RDX] & 1 << 27, "the CPU model has RDTSCP now: test what it returns"
     assert bare.vector == 6

@@ -92,7 +92,7 @@ class Tables:
         chance = self.random.random
         flags = PRESENT if chance() < 0.9 else 0
         flags |= (WRITABLE if chance() < 0.7 else 0) | (USER if chance() < 0.5 else 0)
-        flags |= (NX if chance() < 0.3 else 0)
+        flags |= NX if chance() < 0.3 else 0
         return flags | self.random.getrandbits(3) << 9 | self.random.getrandbits(2) << 3
 
     def _fill(self, table: int, shift: int, base: int, indexes: range) -> None:

@@ -12,9 +12,7 @@ from thinbox.machine import slots
 from thinbox.session.session import RunOptions, run
 
 BUSY = "i=0; while [ $i -lt 30 ]; do i=$((i+1)); cat /proc/self/maps; done | wc -l"
-MIXED = (
-    "sleep 0.05 & (echo a; sleep 0.02; echo b) | cat; wait; mkfifo /tmp/f; (sleep 0.01; echo x >/tmp/f) & cat /tmp/f; wait"
-)
+MIXED = "sleep 0.05 & (echo a; sleep 0.02; echo b) | cat; wait; mkfifo /tmp/f; (sleep 0.01; echo x >/tmp/f) & cat /tmp/f; wait"
 COMPARED = paging.FRAME_MASK | paging.WRITABLE | paging.USER | paging.NO_EXECUTE
 
 
@@ -311,7 +309,9 @@ def test_r9_a_mapping_torn_down_in_a_call_does_not_survive_in_the_table(guest):
     script = "head -c 300000 /dev/zero >/tmp/module; insmod /tmp/module"
     result = run(guest, ["sh", "-c", script], options)
     granted = [(fault.seq, to_signed(fault.vaddr)) for fault in result.record.faults]
-    assert any(seq == s and start <= v < end for s, start, end in gone for seq, v in granted), "no granted page was torn down"
+    assert any(seq == s and start <= v < end for s, start, end in gone for seq, v in granted), (
+        "no granted page was torn down"
+    )
 
 
 def test_user_half_of_the_kernels_table_is_not_executable_in_ring_0(guest):

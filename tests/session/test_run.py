@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import thinbox
 from support.debian_rootfs import rootfs_folder
 from thinbox.address import to_signed
 from thinbox.attacks.hijack import HijackedCall
@@ -17,6 +18,7 @@ from thinbox.machine.machine import Machine
 from thinbox.session.session import RunOptions, run
 
 WORKLOADS = Path(__file__).parent.parent / "workloads"
+SCRIPT = Path(thinbox.__file__).parent / "data" / "script.sh"
 ISSUE_COMMAND = "echo hello | wc -c; ls -l /; cat /proc/self/status; uname -a"
 HOST_FIELDS = ("wall_s", "fault_us_median")
 
@@ -52,7 +54,7 @@ def test_the_issues_pipeline_prints_the_same_isolated_and_not(guest):
 def test_a_script_of_300_lines_prints_the_same_isolated_and_not(guest, tmp_path):
     for name in ("bin", "dev", "proc", "sys", "tmp"):
         (tmp_path / name).mkdir()
-    script = (WORKLOADS / "script.sh").read_text()
+    script = SCRIPT.read_text()
     assert len(script.splitlines()) >= 300
     command = ["sh", "-c", script]
     result = both(guest, command)
@@ -162,7 +164,9 @@ def test_the_records_agree_with_the_guests_own_view(guest):
 
 
 def test_symbols_agree_with_the_guests_own_kallsyms(guest):
-    result = run(guest, ["sh", "-c", "echo 0 >/proc/sys/kernel/kptr_restrict; cat /proc/kallsyms"], RunOptions(isolate="none"))
+    result = run(
+        guest, ["sh", "-c", "echo 0 >/proc/sys/kernel/kptr_restrict; cat /proc/kallsyms"], RunOptions(isolate="none")
+    )
     seen = 0
     for line in result.stdout.decode().splitlines():
         address, kind, name = line.split()[:3]

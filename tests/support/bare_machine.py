@@ -38,7 +38,7 @@ def mov(register: int, value: int) -> bytes:
 
 
 # mov ax, 0x30 / ltr ax / mov ax, 0x18 / mov ss, ax / mov ds, ax
-_LOAD_SEGMENTS = b"\x66\xb8\x30\x00" b"\x0f\x00\xd8" b"\x66\xb8\x18\x00" b"\x8e\xd0" b"\x8e\xd8"
+_LOAD_SEGMENTS = b"\x66\xb8\x30\x00\x0f\x00\xd8\x66\xb8\x18\x00\x8e\xd0\x8e\xd8"
 PRELUDE_BYTES = len(_LOAD_SEGMENTS) + 5 + 5 + 2
 CODE = START + PRELUDE_BYTES
 """Where the test's own ring 0 code begins."""

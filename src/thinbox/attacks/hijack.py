@@ -20,7 +20,10 @@ HIJACKED_HANDLER = "__x64_sys_getuid"
 
 @dataclass(slots=True)
 class HijackedCall:
-    """Redirects one of the tenant's calls of `handler`, the first after `skip`, to `target + offset`; give `install` to `RunOptions`."""
+    """Redirects one of the tenant's calls of `handler`, the first after `skip`, to `target + offset`.
+
+    Give its `install` to `RunOptions.on_machine`.
+    """
 
     handler: str = HIJACKED_HANDLER
     target: str = TARGET_FUNCTION

@@ -53,6 +53,7 @@ def prepare(
     from thinbox.guest.initramfs import build_initramfs, fetch_busybox
 
     initramfs = build_initramfs(fetch_busybox(say))
+    say("loading the machine (the first time, its hooks are compiled: about 10 s)")
     key = _key(facts.sha256, initramfs, params)
     path = cache_dir() / "snapshots" / f"{key}.snapshot"
     found = None if rebuild else _load(path, say)

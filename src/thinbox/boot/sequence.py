@@ -29,9 +29,7 @@ BOOT_LIMIT_NS = 120 * 1_000_000_000
 _EFER_LME_LMA = 0x500
 _CR0 = 0x80050033
 _CR4_PAE = 0x20
-_MILESTONES = re.compile(
-    rb"Linux version|Memory:|Freeing unused kernel image .initmem|Run /init|clocksource: Switched|NET: Registered PF_INET "
-)
+_MILESTONES = re.compile(rb"Linux version|Memory:|clocksource: Switched|NET: Registered PF_INET |Run /init")
 _LAST_LINES = 3
 
 

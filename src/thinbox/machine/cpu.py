@@ -37,6 +37,9 @@ from thinbox.machine.memory import Memory
 
 _EVERYWHERE = (1, 0)
 _FOUR_GIB = 1 << 32
+_TRANSLATIONS_BYTES = 160 << 20
+"""Unicorn's own default is 1 GiB, all of which a long run touches: translations of ended programs stay
+until the buffer is full. A boot fills about 60 MiB."""
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 _CodeHook = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
 
@@ -54,6 +57,7 @@ class Cpu:
         self.layout = layout
         self.uc = Uc(UC_ARCH_X86, UC_MODE_64)
         self.uc.ctl_set_cpu_model(x86_const.UC_CPU_X86_QEMU64)
+        self.uc.ctl_set_tcg_buffer_size(_TRANSLATIONS_BYTES)
         self.uc.ctl_exits_enabled(True)
         self.uc.mem_map_ptr(0, memory.total_bytes, UC_PROT_ALL, memory.pointer())
         # Physical addresses without RAM read as ones and swallow writes, as an empty bus does.

@@ -17,7 +17,7 @@ from unicorn import x86_const
 from thinbox import paging
 from thinbox.isolation import fault, pagetable
 from thinbox.machine import slots
-from thinbox.machine.compiled import compiled
+from thinbox.machine.compiled import CACHE_COMPILED, compiled
 from thinbox.machine.intrinsics import address_of, call3, load32, load64, store32, store64, words_at
 
 REG_CR3 = int(x86_const.UC_X86_REG_CR3)
@@ -47,7 +47,11 @@ DPL3 = 3 << 45
 
 PAGE_FAULT = 14
 DOUBLE_FAULT = 8
+SEGMENT_NOT_PRESENT = 11
 GENERAL_PROTECTION = 13
+BREAKPOINT = 3
+INT3 = 0xCC
+EXTERNAL = 1
 INVALID_OPCODE = 6
 INT80 = 0x80
 PUSHES_ERROR = (1 << 8) | (1 << 10) | (1 << 11) | (1 << 12) | (1 << 13) | (1 << 14) | (1 << 17) | (1 << 21)
@@ -162,13 +166,17 @@ def deliver_once(uc, core, vector, error, software):
     env = core[slots.ENV]
     root = load64(env + core[slots.OFF_CR] + 24)
     idt = load64(env + core[slots.OFF_IDT] + 8)
+    if 16 * vector + 15 > load32(env + core[slots.OFF_IDT] + 16):
+        return GENERAL_PROTECTION
     low, ok_low = load_virtual(core, root, idt + 16 * vector)
     high, ok_high = load_virtual(core, root, idt + 16 * vector + 8)
-    if not ok_low or not ok_high or not low & (1 << 47):
+    if not ok_low or not ok_high:
         return GENERAL_PROTECTION
     cpl = load32(env + core[slots.OFF_HFLAGS]) & CPL_MASK
     if software and cpl == 3 and low & DPL3 != DPL3:
         return GENERAL_PROTECTION
+    if not low & (1 << 47):
+        return SEGMENT_NOT_PRESENT
     ist = (low >> 32) & 7
     target, ok_stack = pick_stack(core, root, ist, cpl)
     if not ok_stack:
@@ -206,17 +214,21 @@ def deliver_once(uc, core, vector, error, software):
 
 @_njit
 def deliver(uc, core, vector, error, software):
-    """Deliver an exception or interrupt; a fault on the way becomes #GP, #DF, then a triple fault."""
+    """Deliver an exception or interrupt; a fault on the way becomes #GP or #NP, #DF, then a triple fault."""
     second = deliver_once(uc, core, vector, error, software)
     if second < 0:
         return
     env = core[slots.ENV]
-    if second == GENERAL_PROTECTION and vector != DOUBLE_FAULT:
+    if second != DOUBLE_FAULT and vector != DOUBLE_FAULT:
+        source = vector * 8 + 2 + EXTERNAL
         if software:
-            # `int n` is two bytes, and its #GP points at it, not behind it.
-            store64(env + core[slots.OFF_EIP], load64(env + core[slots.OFF_EIP]) - 2)
-        third = deliver_once(uc, core, GENERAL_PROTECTION, vector * 8 + 2, 0)
-        if third < 0:
+            # The fault points at `int n`, not behind it.
+            source -= EXTERNAL
+            rip = load64(env + core[slots.OFF_EIP])
+            code, _mapped = load_virtual(core, load64(env + core[slots.OFF_CR] + 24), rip - 1)
+            length = 1 if vector == BREAKPOINT and code & 0xFF == INT3 else 2
+            store64(env + core[slots.OFF_EIP], rip - length)
+        if deliver_once(uc, core, second, source, 0) < 0:
             return
     if vector == DOUBLE_FAULT or deliver_once(uc, core, DOUBLE_FAULT, 0, 0) >= 0:
         core[slots.STOP_DETAIL] = vector
@@ -312,7 +324,7 @@ def activate(uc, core):
     core[slots.ACTIVE] = 1
 
 
-@cfunc(types.void(types.int64, types.uint32, types.CPointer(types.int64)), cache=True)
+@cfunc(types.void(types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
 def on_exception(uc, vector, core):
     """UC_HOOK_INTR: every exception and software interrupt."""
     env = core[slots.ENV]
@@ -336,7 +348,7 @@ def on_exception(uc, vector, core):
     deliver_from(uc, core, vector, error, software)
 
 
-@cfunc(types.boolean(types.int64, types.CPointer(types.int64)), cache=True)
+@cfunc(types.boolean(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
 def on_invalid(uc, core):
     """UC_HOOK_INSN_INVALID: #UD, `ud2` of BUG and WARN included."""
     store32(core[slots.ENV] + core[slots.OFF_OLD], 0xFFFFFFFF)
@@ -344,14 +356,14 @@ def on_invalid(uc, core):
     return True
 
 
-@cfunc(types.void(types.int64, types.CPointer(types.int64), types.int64), cache=True)
+@cfunc(types.void(types.int64, types.CPointer(types.int64), types.int64), cache=CACHE_COMPILED)
 def inject(uc, core, vector):
     """Deliver an external interrupt; called by Python between two runs, never inside one."""
     core[slots.COUNT_IRQS] += 1
     deliver_from(uc, core, vector, NO_ERROR, 0)
 
 
-@cfunc(types.void(types.int64, types.CPointer(types.int64)), cache=True)
+@cfunc(types.void(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
 def on_syscall(uc, core):
     """UC_HOOK_INSN for `syscall`: answer the agent, or enter the kernel (SDM vol. 2B, SYSCALL)."""
     env = core[slots.ENV]
@@ -380,7 +392,7 @@ def on_syscall(uc, core):
     store64(env + core[slots.OFF_EIP], entry - 2)
 
 
-@cfunc(types.int32(types.int64, types.CPointer(types.int64)), cache=True)
+@cfunc(types.int32(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
 def on_rdtsc(_uc, core):
     """UC_HOOK_INSN for `rdtsc` and `rdtscp`: virtual time, one tick a nanosecond; CPU 0 of node 0."""
     env = core[slots.ENV]
@@ -389,7 +401,7 @@ def on_rdtsc(_uc, core):
     return 1
 
 
-@cfunc(types.int32(types.int64, types.CPointer(types.int64)), cache=True)
+@cfunc(types.int32(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
 def on_rdtscp(_uc, core):
     """`rdtscp` also loads RCX with TSC_AUX, which Linux sets to (node << 12) | cpu: 0."""
     env = core[slots.ENV]
@@ -399,7 +411,7 @@ def on_rdtscp(_uc, core):
     return 1
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=True)
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
 def on_block(uc, vaddr, size, core):
     """UC_HOOK_BLOCK: virtual time, and the first moment a waiting interrupt may be taken.
 
@@ -419,7 +431,7 @@ def on_block(uc, vaddr, size, core):
     core[slots.BLOCK_END] = vaddr + size
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=True)
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
 def on_iretq(uc, _vaddr, _size, core):
     """Code hook at `iretq`: the way back into an interrupted isolated call (rules 4 and 9)."""
     if core[slots.RESUME_RSP] == 0 or load64(core[slots.ENV] + RSP) != core[slots.RESUME_RSP]:
@@ -428,13 +440,13 @@ def on_iretq(uc, _vaddr, _size, core):
     activate(uc, core)
 
 
-@cfunc(types.void(types.int64, types.CPointer(types.int64)), cache=True)
+@cfunc(types.void(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
 def enter_table(uc, core):
     """`activate` for Python: at `do_syscall_64`, and when a task that slept in its call runs again."""
     activate(uc, core)
 
 
-@cfunc(types.void(types.int64, types.CPointer(types.int64)), cache=True)
+@cfunc(types.void(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
 def leave_table(uc, core):
     """Back to the kernel's table: the call ended, or another task is about to run."""
     if core[slots.ACTIVE]:
@@ -442,13 +454,15 @@ def leave_table(uc, core):
         write_cr3(uc, core, core[slots.KERNEL_ROOT])
 
 
-@cfunc(types.int64(types.int64, types.CPointer(types.int64), types.int64, types.int64, types.int64), cache=True)
+@cfunc(
+    types.int64(types.int64, types.CPointer(types.int64), types.int64, types.int64, types.int64), cache=CACHE_COMPILED
+)
 def grant_page(uc, core, vaddr, error, rip):
     """`grant_now` for Python, after the policy has said yes."""
     return grant_now(uc, core, vaddr, error, rip)
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=True)
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
 def on_cr3_written(uc, _vaddr, _size, core):
     """Code hook behind `mov %reg, %cr3`: the kernel changed tables inside an isolated call.
 
@@ -470,7 +484,7 @@ def hide_sci_root(core, register):
         store64(at, core[slots.KERNEL_ROOT])
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=True)
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
 def on_cr3_read(_uc, _vaddr, _size, pair):
     """Code hook behind `mov %cr3, %reg`; `pair` is the address of `core` and the register's number."""
     hide_sci_root(words_at(pair[0]), pair[1])

@@ -21,6 +21,7 @@ from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.isolation import fault, pagetable
+from thinbox.isolation.assembly import ONE_FUNCTION
 from thinbox.isolation.policies import Policy
 from thinbox.isolation.verdict import Access, AccessKind, Verdict, Violation
 from thinbox.machine import cpu as registers
@@ -401,7 +402,12 @@ class Enforcer:
         symbol = self.view.symbols.text_symbol_at(vaddr)
         if symbol is None:
             return Access(vaddr, _kind_of(error), rip, None, 0, 0)
-        return Access(vaddr, _kind_of(error), rip, symbol.name, symbol.start, symbol.end_exclusive)
+        name, start = symbol.name, symbol.start
+        if vaddr != start and name in ONE_FUNCTION:
+            whole = self.view.symbols.find(ONE_FUNCTION[name])
+            if whole is not None and whole < start:
+                name, start = ONE_FUNCTION[name], whole
+        return Access(vaddr, _kind_of(error), rip, name, start, symbol.end_exclusive)
 
     def _kill(self, state: TaskState, call: OpenCall, verdict: Verdict, access: Access) -> None:
         violation = Violation(

@@ -118,9 +118,7 @@ class Session:
             self.record.virtual_ns = self.machine.now_ns - began_ns
         self.record.exit_code = self._exit_code()
         console = self.machine.console.decode(errors="replace")
-        return RunResult(
-            self.record.exit_code, bytes(self._output[1]), bytes(self._output[2]), self.record, console
-        )
+        return RunResult(self.record.exit_code, bytes(self._output[1]), bytes(self._output[2]), self.record, console)
 
     def _work(self) -> Work:
         if self._options.rootfs:

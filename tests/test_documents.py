@@ -1,0 +1,83 @@
+"""The documents hold: examples run, links lead somewhere, promised tests exist, commands parse."""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from thinbox.cli import group
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+README = ROOT / "README.md"
+RUN_LIMIT_S = 60
+
+
+def blocks(path, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    """The commands of the README's console blocks, each with the output lines shown below it."""
+    found = []
+    for line in "".join(blocks(README, "console")).splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        else:
+            found[-1][1].append(line)
+    return found
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/policies.md"])
+def test_the_python_example_runs(name):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for code in blocks(ROOT / name, "python"):
+            exec(compile(code, name, "exec"), {"__name__": "example"})
+    assert printed.getvalue()
+    if name == "docs/policies.md":
+        assert printed.getvalue() in blocks(ROOT / name, "text")
+
+
+def test_the_readmes_example_is_under_ten_lines():
+    (code,) = blocks(README, "python")
+    assert len([line for line in code.splitlines() if line.strip()]) < 10
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_exists(path):
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text())
+    missing = [t for t in targets if "://" not in t and not (path.parent / t).exists()]
+    assert not missing
+
+
+def test_every_test_the_specification_names_exists():
+    links = re.findall(r"\[(test_\w+)\]\((tests/[\w/]+\.py)\)", (ROOT / "SPECIFICATION.md").read_text())
+    assert links
+    missing = [
+        name for name, file in links if not re.search(rf"^\s*def {name}\b", (ROOT / file).read_text(), re.MULTILINE)
+    ]
+    assert not missing
+
+
+def test_every_command_named_in_the_readme_exists():
+    names = set(re.findall(r"\bthinbox (kernel|boot|run|audit|attack|plan|cost|report|bench)\b", README.read_text()))
+    assert names <= set(group.list_commands(None))
+
+
+@pytest.mark.parametrize(("command", "shown"), commands(), ids=[command for command, _shown in commands()])
+def test_the_readmes_shell_commands_do_what_it_shows(command, shown, tmp_path):
+    tool = tmp_path / "thinbox"
+    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m thinbox "$@"\n')
+    tool.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=RUN_LIMIT_S, check=False
+    )
+    # What goes to stdout is promised; the place of a kill differs from kernel to kernel.
+    assert done.stdout.splitlines() == [line for line in shown if not line.startswith("thinbox: ")], done.stderr
+    assert done.stderr.count("\n") == sum(line.startswith("thinbox: ") for line in shown)
