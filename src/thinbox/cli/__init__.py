@@ -7,6 +7,7 @@ failed; 130 after Ctrl-C. Errors are one line on stderr.
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -34,6 +35,13 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = getattr(importlib.import_module(f"thinbox.cli.{name}"), name)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C as `Abort`, for which click prints no empty line of its own."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.Abort from None
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list from the table, importing nothing."""

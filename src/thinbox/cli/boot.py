@@ -8,6 +8,7 @@ import click
 
 from thinbox.cli.options import machine_options
 from thinbox.cli.progress import ProgressLine
+from thinbox.errors import InputError
 
 
 @click.command()
@@ -47,7 +48,12 @@ def boot(
             "pages_in_use": pages,
             "wall_s": round(seconds, 3),
         }
-        click.open_file(json_path, "w").write(json.dumps(facts, indent=2) + "\n")
+        text = json.dumps(facts, indent=2) + "\n"
+        try:
+            with click.open_file(json_path, "w") as stream:
+                stream.write(text)
+        except OSError as error:
+            raise InputError(f"cannot write {json_path}: {error.strerror}; give --json another file") from error
     if not quiet:
         source = "from the cache" if guest.from_cache else "booted"
         click.echo(

@@ -31,7 +31,7 @@ from unicorn import (
 
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
-from thinbox.machine import hooks, slots
+from thinbox.machine import delivery, hooks, slots
 from thinbox.machine.layout_probe import CpuLayout, context_state, find_live_state
 from thinbox.machine.memory import Memory
 
@@ -220,7 +220,7 @@ class Cpu:
     @property
     def interrupts_enabled(self) -> bool:
         """Whether an interrupt may be taken now: IF set, and not in the shadow of `sti` or `mov ss`."""
-        return bool(self.flags & hooks.IF) and not self._hflags.value & hooks.HF_INHIBIT_IRQ
+        return bool(self.flags & delivery.IF) and not self._hflags.value & delivery.HF_INHIBIT_IRQ
 
     @property
     def privilege(self) -> int:

@@ -11,231 +11,54 @@ Rules of this file:
   for the first flushes the TLB and the second is kept in pieces.
 """
 
-from numba import cfunc, njit, types
-from unicorn import x86_const
+from numba import cfunc, types
 
 from thinbox import paging
 from thinbox.isolation import fault, pagetable
 from thinbox.machine import slots
 from thinbox.machine.compiled import CACHE_COMPILED, compiled
-from thinbox.machine.intrinsics import address_of, call3, load32, load64, store32, store64, words_at
+from thinbox.machine.delivery import (
+    HF_CS64,
+    HF_INHIBIT_IRQ,
+    IF,
+    INT80,
+    INVALID_OPCODE,
+    NO_ERROR,
+    PAGE_FAULT,
+    PUSHES_ERROR,
+    R8,
+    R9,
+    R10,
+    R11,
+    RAX,
+    RBP,
+    RBX,
+    RCX,
+    RDI,
+    RDX,
+    RF,
+    RSI,
+    RSP,
+    SS,
+    STACK,
+    deliver,
+    enter_ring0,
+    load_segment,
+    native,
+    read_flags,
+    stop,
+    write_cr3,
+    write_flags,
+)
+from thinbox.machine.intrinsics import call3, load32, load64, store32, store64, words_at
 
-REG_CR3 = int(x86_const.UC_X86_REG_CR3)
-REG_EFLAGS = int(x86_const.UC_X86_REG_EFLAGS)
-
-CPL_MASK = 3
-HF_INHIBIT_IRQ = 1 << 3
-HF_CS32_SS32 = (1 << 4) | (1 << 5)
-HF_ADDSEG = 1 << 6
-HF_CS64 = 1 << 15
-"""Bits of QEMU's `hflags` (target/i386/cpu.h, HF_*_SHIFT)."""
-
-RF, NT, TF, IF, VM = 1 << 16, 1 << 14, 1 << 8, 1 << 9, 1 << 17
-"""Bits of RFLAGS (SDM vol. 1, 3.4.3)."""
-
-CODE64 = 0x00AF9B00
-STACK = 0x00CF9300
-"""Descriptor attributes `syscall` loads without reading a descriptor (SDM vol. 2B, SYSCALL)."""
-
-RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = (8 * i for i in range(8))
-R8, R9, R10, R11 = (8 * i for i in range(8, 12))
-"""Offsets of the general registers in the CPU state, in encoding order."""
-
-SEG_BYTES = 24
-CS, SS = 1, 2
-DPL3 = 3 << 45
-
-PAGE_FAULT = 14
-DOUBLE_FAULT = 8
-SEGMENT_NOT_PRESENT = 11
-GENERAL_PROTECTION = 13
-BREAKPOINT = 3
-INT3 = 0xCC
-EXTERNAL = 1
-INVALID_OPCODE = 6
-INT80 = 0x80
-PUSHES_ERROR = (1 << 8) | (1 << 10) | (1 << 11) | (1 << 12) | (1 << 13) | (1 << 14) | (1 << 17) | (1 << 21)
-IS_FAULT = (1 << 0) | (1 << 5) | (1 << 6) | (1 << 7) | (0b11111 << 10) | (1 << 16) | (1 << 17) | (1 << 19)
-"""Vectors that push an error code, and those that are faults (SDM vol. 3A, table 6-1)."""
-NO_ERROR = -1
-
-_njit = njit(error_model="numpy")
-
-walk_leaf = compiled(paging.walk_leaf)
-translate = compiled(paging.translate)
-mark_written = compiled(paging.mark_written)
 classify = compiled(fault.classify)
 grant = compiled(fault.grant)
 needs_judgement = compiled(fault.needs_judgement)
 sync_user_half = compiled(pagetable.sync_user_half)
 
 
-@_njit
-def write_cr3(uc, core, value):
-    """Load CR3 through Unicorn, which flushes its TLB (no PCID: nothing survives)."""
-    core[slots.SCRATCH] = value
-    call3(core[slots.REG_WRITE], uc, REG_CR3, address_of(core) + 8 * slots.SCRATCH)
-
-
-@_njit
-def read_flags(uc, core):
-    """Return RFLAGS, put together from the pieces Unicorn keeps it in."""
-    core[slots.SCRATCH] = 0
-    call3(core[slots.REG_READ], uc, REG_EFLAGS, address_of(core) + 8 * slots.SCRATCH)
-    return core[slots.SCRATCH] & 0xFFFFFFFF
-
-
-@_njit
-def write_flags(uc, core, value):
-    """Load RFLAGS."""
-    core[slots.SCRATCH] = value
-    call3(core[slots.REG_WRITE], uc, REG_EFLAGS, address_of(core) + 8 * slots.SCRATCH)
-
-
-@_njit
-def stop(uc, core, reason):
-    """Stop the CPU before its next block, and say why."""
-    core[slots.STOP] = reason
-    call3(core[slots.EMU_STOP], uc, 0, 0)
-
-
-@_njit
-def load_segment(core, number, selector, attributes):
-    """Fill a segment register's cached descriptor with a flat one."""
-    segment = core[slots.ENV] + core[slots.OFF_SEGS] + SEG_BYTES * number
-    store32(segment, selector)
-    store64(segment + 8, 0)
-    store32(segment + 16, 0xFFFFFFFF)
-    store32(segment + 20, attributes)
-
-
-@_njit
-def enter_ring0(core, code_selector):
-    """Make CS a 64-bit ring 0 code segment, and the mode bits agree with it."""
-    hflags = core[slots.ENV] + core[slots.OFF_HFLAGS]
-    store32(hflags, (load32(hflags) & ~(CPL_MASK | HF_ADDSEG | HF_INHIBIT_IRQ)) | HF_CS32_SS32 | HF_CS64)
-    load_segment(core, CS, code_selector, CODE64)
-
-
-@_njit
-def load_virtual(core, root, vaddr):
-    """Return the word at guest-virtual `vaddr` (8-byte aligned, or inside one page), and whether it is mapped."""
-    paddr = translate(words_at(core[slots.WORDS]), core[slots.FRAME_END], root, vaddr)
-    if paddr < 0 or paddr + 8 > core[slots.FRAME_END]:
-        return 0, False
-    return load64(core[slots.WORDS] + paddr), True
-
-
-@_njit
-def push_frame(core, root, rsp, frame, count):
-    """Store `count` words of `frame` from `rsp` upwards; False, and nothing stored, if a page refuses it."""
-    words = words_at(core[slots.WORDS])
-    for i in range(count):
-        leaf = walk_leaf(words, core[slots.FRAME_END], root, rsp + 8 * i)
-        if leaf == 0 or not leaf & paging.WRITABLE or (leaf & paging.FRAME_MASK) + 4096 > core[slots.FRAME_END]:
-            return False
-    for i in range(count):
-        vaddr = rsp + 8 * i
-        mark_written(words, core[slots.FRAME_END], root, vaddr)
-        store64(core[slots.WORDS] + translate(words, core[slots.FRAME_END], root, vaddr), frame[i])
-    return True
-
-
-@_njit
-def pick_stack(core, root, ist, cpl):
-    """Return the RSP the handler starts from, and whether the TSS gave it readably (SDM vol. 3A, 6.14.2, 6.14.5)."""
-    if ist == 0 and cpl == 0:
-        return load64(core[slots.ENV] + RSP) & ~15, True
-    # RSP0 is at byte 4 of the TSS, IST1 at byte 36: both 4 modulo 8, so the value spans two words.
-    offset = 0
-    if ist:
-        offset = 32 + 8 * (ist - 1)
-    field = load64(core[slots.ENV] + core[slots.OFF_TR] + 8) + offset
-    first, ok_first = load_virtual(core, root, field)
-    second, ok_second = load_virtual(core, root, field + 8)
-    return (((first >> 32) & 0xFFFFFFFF) | (second << 32)) & ~15, ok_first and ok_second
-
-
-@_njit
-def deliver_once(uc, core, vector, error, software):
-    """Enter the handler of `vector` as SDM vol. 3A, 6.14 says; return the vector of a new fault, or -1.
-
-    1. read the gate; 2. choose the stack; 3. push the frame; 4. load CS, SS, RSP, RIP, RFLAGS. A fault
-    in 1 to 3 leaves the CPU untouched, so that the caller can deliver that fault instead.
-    """
-    env = core[slots.ENV]
-    root = load64(env + core[slots.OFF_CR] + 24)
-    idt = load64(env + core[slots.OFF_IDT] + 8)
-    if 16 * vector + 15 > load32(env + core[slots.OFF_IDT] + 16):
-        return GENERAL_PROTECTION
-    low, ok_low = load_virtual(core, root, idt + 16 * vector)
-    high, ok_high = load_virtual(core, root, idt + 16 * vector + 8)
-    if not ok_low or not ok_high:
-        return GENERAL_PROTECTION
-    cpl = load32(env + core[slots.OFF_HFLAGS]) & CPL_MASK
-    if software and cpl == 3 and low & DPL3 != DPL3:
-        return GENERAL_PROTECTION
-    if not low & (1 << 47):
-        return SEGMENT_NOT_PRESENT
-    ist = (low >> 32) & 7
-    target, ok_stack = pick_stack(core, root, ist, cpl)
-    if not ok_stack:
-        return DOUBLE_FAULT
-    flags = read_flags(uc, core)
-    saved = flags
-    if not software and vector < 32 and (IS_FAULT >> vector) & 1:
-        saved |= RF
-    segments = env + core[slots.OFF_SEGS]
-    frame = words_at(address_of(core) + 8 * slots.FRAME)
-    count = 0
-    if error != NO_ERROR:
-        frame[0] = error
-        count = 1
-    frame[count] = load64(env + core[slots.OFF_EIP])
-    frame[count + 1] = load32(segments + SEG_BYTES * CS)
-    frame[count + 2] = saved
-    frame[count + 3] = load64(env + RSP)
-    frame[count + 4] = load32(segments + SEG_BYTES * SS)
-    count += 5
-    target -= 8 * count
-    if not push_frame(core, root, target, frame, count):
-        return DOUBLE_FAULT
-    enter_ring0(core, (low >> 16) & 0xFFFC)
-    if ist != 0 or cpl != 0:
-        load_segment(core, SS, 0, STACK)
-    store64(env + RSP, target)
-    store64(env + core[slots.OFF_EIP], (low & 0xFFFF) | ((low >> 32) & 0xFFFF0000) | (high << 32))
-    flags &= ~(TF | NT | RF | VM)
-    if (low >> 40) & 15 == 14:
-        flags &= ~IF
-    write_flags(uc, core, flags)
-    return -1
-
-
-@_njit
-def deliver(uc, core, vector, error, software):
-    """Deliver an exception or interrupt; a fault on the way becomes #GP or #NP, #DF, then a triple fault."""
-    second = deliver_once(uc, core, vector, error, software)
-    if second < 0:
-        return
-    env = core[slots.ENV]
-    if second != DOUBLE_FAULT and vector != DOUBLE_FAULT:
-        source = vector * 8 + 2 + EXTERNAL
-        if software:
-            # The fault points at `int n`, not behind it.
-            source -= EXTERNAL
-            rip = load64(env + core[slots.OFF_EIP])
-            code, _mapped = load_virtual(core, load64(env + core[slots.OFF_CR] + 24), rip - 1)
-            length = 1 if vector == BREAKPOINT and code & 0xFF == INT3 else 2
-            store64(env + core[slots.OFF_EIP], rip - length)
-        if deliver_once(uc, core, second, source, 0) < 0:
-            return
-    if vector == DOUBLE_FAULT or deliver_once(uc, core, DOUBLE_FAULT, 0, 0) >= 0:
-        core[slots.STOP_DETAIL] = vector
-        stop(uc, core, slots.STOP_TRIPLE_FAULT)
-
-
-@_njit
+@native
 def deliver_from(uc, core, vector, error, software):
     """Deliver, leaving the SCI table first if the CPU is on it (rule 4), and remember the way back."""
     nested = core[slots.ACTIVE]
@@ -250,7 +73,7 @@ def deliver_from(uc, core, vector, error, software):
         core[slots.RESUME_RSP] = resume
 
 
-@_njit
+@native
 def uncount_block(core, rip):
     """Take back the part of the current block that is about to run, and be counted, once more."""
     if core[slots.BLOCK_START] <= rip < core[slots.BLOCK_END]:
@@ -258,7 +81,7 @@ def uncount_block(core, rip):
         core[slots.BLOCK_END] = rip
 
 
-@_njit
+@native
 def grant_now(uc, core, vaddr, error, rip):
     """Grant the page of `vaddr` and log it; return what `fault.grant` returns."""
     row = words_at(core[slots.LOG] + 8 * fault.LOG_COLUMNS * core[slots.LOG_COUNT])
@@ -273,7 +96,7 @@ def grant_now(uc, core, vaddr, error, rip):
     return result
 
 
-@_njit
+@native
 def isolated_fault(uc, core, error, rip):
     """Answer a page fault on an SCI table; return `RETRY`, `DELIVER` or `REDIRECTED`."""
     vaddr = load64(core[slots.ENV] + core[slots.OFF_CR] + 16)
@@ -286,23 +109,16 @@ def isolated_fault(uc, core, error, rip):
         return slots.RETRY
     if kind == fault.GUEST:
         return slots.DELIVER
-    asked = needs_judgement(
-        words,
-        end,
-        core[slots.KERNEL_ROOT],
-        words_at(core[slots.APPROVED]),
-        core[slots.APPROVED_MASK],
-        core[slots.STANDING_DATA],
-        vaddr,
-        error,
-    )
+    kernel_root, approved = core[slots.KERNEL_ROOT], words_at(core[slots.APPROVED])
+    mask, standing = core[slots.APPROVED_MASK], core[slots.STANDING_DATA]
+    asked = needs_judgement(words, end, kernel_root, approved, mask, standing, vaddr, error)
     room = core[slots.LOG_COUNT] < core[slots.LOG_CAPACITY]
     if not asked and room and grant_now(uc, core, vaddr, error, rip) == fault.GRANTED:
         return slots.RETRY
     return call3(core[slots.ON_JUDGE], vaddr, error, rip)
 
 
-@_njit
+@native
 def keep_int80_arguments(core):
     """Keep number and arguments of an `int $0x80` for the record (arch/x86/entry/entry_64_compat.S)."""
     env = core[slots.ENV]
@@ -315,7 +131,7 @@ def keep_int80_arguments(core):
     core[slots.CALL_ARG5] = load64(env + RBP) & 0xFFFFFFFF
 
 
-@_njit
+@native
 def activate(uc, core):
     """Switch from the kernel's table to the current task's SCI table, user half brought up to date."""
     core[slots.KERNEL_ROOT] = load64(core[slots.ENV] + core[slots.OFF_CR] + 24)
@@ -476,7 +292,7 @@ def on_cr3_written(uc, _vaddr, _size, core):
         activate(uc, core)
 
 
-@_njit
+@native
 def hide_sci_root(core, register):
     """Replace the SCI root by the kernel's own in a register the kernel just read CR3 into."""
     at = core[slots.ENV] + 8 * register

@@ -25,10 +25,11 @@ from thinbox.isolation.assembly import ONE_FUNCTION
 from thinbox.isolation.policies import Policy
 from thinbox.isolation.verdict import Access, AccessKind, Verdict, Violation
 from thinbox.machine import cpu as registers
-from thinbox.machine import hooks, slots
+from thinbox.machine import delivery, hooks, slots
 from thinbox.session.records import CallRecord, FaultRecord, RunRecord
 from thinbox.session.sites import Sites
 from thinbox.session.tasks import OpenCall, TaskState
+from thinbox.session.teardown import Teardown
 from thinbox.syscalls.table import call_name
 
 if TYPE_CHECKING:
@@ -112,11 +113,7 @@ class Enforcer:
         for vaddr in sites.switch_in:
             cpu.add_code_hook(vaddr, self._switch_in)
         cpu.add_code_hook(sites.new_task, self._new_task)
-        for vaddr in sites.range_teardowns:
-            cpu.add_code_hook(vaddr, self._tear_down_range)
-        for vaddr in sites.whole_teardowns:
-            cpu.add_code_hook(vaddr, self._tear_down_changed)
-        cpu.add_code_hook(sites.user_teardown, self._sync_user_half)
+        Teardown(self).install()
         cpu.uc.ctl_flush_tb()
 
     # -- tasks --------------------------------------------------------------------------------------
@@ -140,14 +137,14 @@ class Enforcer:
         return self.slot[slots.CLOCK] - self.slot[slots.SLEPT]
 
     @property
-    def _kernel_root(self) -> int:
+    def kernel_root(self) -> int:
         """The kernel's own table now, also while an SCI table is active."""
         return self.slot[slots.KERNEL_ROOT] if self.slot[slots.ACTIVE] else self.view.kernel_root
 
     def _new_task(self) -> None:
         """`wake_up_new_task(p)`: a child of a tenant's task is the tenant's; it starts with no table (9)."""
         if self._running is not None and self.view.current in self.tasks:
-            self._add_task(self.cpu.regs[registers.RDI], self._kernel_root)
+            self._add_task(self.cpu.regs[registers.RDI], self.kernel_root)
 
     # -- enter and leave ------------------------------------------------------------------------------
     def _enter(self) -> None:
@@ -228,6 +225,13 @@ class Enforcer:
         indexes = call.entry_indexes
         self.memory.words[indexes] = 0
         call.rows.clear()
+
+    def isolated_calls(self) -> list[tuple[TaskState, OpenCall]]:
+        """Every isolated call in progress, of running and sleeping tasks, its log drained."""
+        running = self._running
+        if running is not None and running.call is not None and running.call.isolated:
+            self._drain(running, running.call)
+        return [(s, s.call) for s in self.tasks.values() if s.call is not None and s.call.isolated]
 
     def _drain(self, state: TaskState, call: OpenCall) -> None:
         """Move the log of the running call into its record."""
@@ -323,57 +327,6 @@ class Enforcer:
             self.record.tables_freed += 1
             self.record.table_pages_freed += freed
 
-    # -- mappings the kernel takes away -----------------------------------------------------------------
-    def _isolated_calls(self) -> list[tuple[TaskState, OpenCall]]:
-        running = self._running
-        if running is not None and running.call is not None and running.call.isolated:
-            self._drain(running, running.call)
-        return [(s, s.call) for s in self.tasks.values() if s.call is not None and s.call.isolated and s.call.rows]
-
-    def _tear_down_range(self) -> None:
-        """A range of kernel mappings goes away: no SCI table keeps a page of it (9)."""
-        if not self.tasks:
-            return
-        start, end = to_signed(self.cpu.regs[registers.RDI]), to_signed(self.cpu.regs[registers.RSI])
-        self._drop(lambda vaddrs: (vaddrs >= start & ~0xFFF) & (vaddrs < end))
-
-    def _tear_down_changed(self) -> None:
-        """The kernel flushes everything: keep only what its own table still maps alike (9)."""
-        if not self.tasks:
-            return
-        root, words, end = self._kernel_root, self.memory.quads, self.memory.total_bytes
-        mask = paging.FRAME_MASK | paging.WRITABLE
-
-        def changed(vaddrs: np.ndarray) -> np.ndarray:
-            leaves = [paging.walk_leaf(words, end, root, int(v)) for v in vaddrs]
-            owned = [self._entry_at(int(v)) for v in vaddrs]
-            return np.array([not leaf or (leaf ^ own) & mask != 0 for leaf, own in zip(leaves, owned, strict=True)])
-
-        self._drop(changed)
-
-    def _entry_at(self, vaddr: int) -> int:
-        words, end = self.memory.quads, self.memory.total_bytes
-        index = paging.entry_index(words, end, self._dropping_root, vaddr)
-        return words[index] if index >= 0 else 0
-
-    def _drop(self, goes: Callable[[np.ndarray], np.ndarray]) -> None:
-        dropped = False
-        for state, call in self._isolated_calls():
-            self._dropping_root = state.root
-            for rows in call.rows:
-                gone = rows[goes(rows[:, fault.LOG_VADDR])] if len(rows) else rows
-                if len(gone):
-                    self.memory.words[gone[:, fault.LOG_INDEX]] = 0
-                    dropped = True
-        if dropped and self.slot[slots.ACTIVE]:
-            self.cpu.load_cr3(self.slot[slots.SCI_ROOT])
-
-    def _sync_user_half(self) -> None:
-        """`flush_tlb_mm_range`: user page-table pages may be freed behind it; follow the kernel's table."""
-        if self.slot[slots.ACTIVE]:
-            pagetable.sync_user_half(self.memory.quads, self.slot[slots.SCI_ROOT], self.slot[slots.KERNEL_ROOT])
-            self.cpu.load_cr3(self.slot[slots.SCI_ROOT])
-
     # -- judging and killing ----------------------------------------------------------------------------
     def _judge(self, vaddr: int, error: int, rip: int) -> int:
         """Called by the fault hook when the policy has to be asked."""
@@ -427,7 +380,7 @@ class Enforcer:
         call.record.verdict = "killed"
         self._close_call(state, call)
         self.cpu.regs[registers.RDI] = SIGKILL
-        self.cpu.flags = self.cpu.flags & ~(hooks.TF | hooks.NT | _AC | _DF)
+        self.cpu.flags = self.cpu.flags & ~(delivery.TF | delivery.NT | _AC | _DF)
 
 
 _AC, _DF = 1 << 18, 1 << 10
