@@ -217,3 +217,31 @@ def test_memory_is_lazily_allocated(guest):
 
 def _resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_a_killed_task_that_waits_for_its_own_lock_does_not_hang_the_run(guest):
+    class StartsOnly:
+        """Kills `brk` while it holds its mmap_lock, which its own exit then waits for."""
+
+        name = "starts-only"
+        grants_all_data = True
+
+        def check_access(self, access, _call):
+            from thinbox.isolation.verdict import Verdict
+
+            granted = access.kind != "fetch" or access.offset == 0
+            return Verdict(granted=granted, rule="start", reason="not a function's start")
+
+    result = run(guest, ["id", "-u"], RunOptions(policy=StartsOnly(), isolate="brk"))
+    assert result.exit_code == 137
+    assert result.record.stuck
+    assert result.record.killed.call == "brk"
+
+
+def test_threads_of_one_process_each_get_their_own_table(guest):
+    program = "import threading,time\nt=[threading.Thread(target=time.sleep,args=(0.01,)) for _ in range(4)]\n"
+    program += "[x.start() for x in t]; [x.join() for x in t]; print('joined')"
+    result = run(guest, ["/usr/bin/python3", "-c", program], RunOptions(rootfs=rootfs_folder("python3")))
+    assert result.stdout == b"joined\n", result.stderr
+    assert result.record.totals["tables_made"] == result.record.totals["tables_freed"] == 5
+    assert len({call.pid for call in result.record.calls}) == 5

@@ -69,7 +69,8 @@ def main() -> None:
     except click.exceptions.Exit as done:
         status = done.exit_code
     except click.UsageError as error:
-        error.show()
+        command = error.ctx.command_path if error.ctx else "thinbox"
+        click.echo(f"thinbox: {error.format_message().rstrip('.')}; see `{command} --help`", err=True)
         status = EXIT_INPUT
     except click.ClickException as error:
         click.echo(f"thinbox: {error.format_message()}", err=True)

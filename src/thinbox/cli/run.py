@@ -152,6 +152,8 @@ def _report(result: "RunResult", json_path: str | None, folder: Path | None, *, 
         write_record(record, folder)
     for violation in record.kills:
         click.echo(f"thinbox: {violation.sentence()}", err=True)
+    if record.stuck:
+        click.echo("thinbox: the killed task waits for a lock it holds itself; the guest was given up", err=True)
     if not quiet:
         from thinbox.report.summary import render_summary
 

@@ -4,7 +4,7 @@ Why it exists: starting tenants, moving bytes in and out, waiting and killing ar
 Instead of a second program with a protocol of its own, the agent is one loop: it executes `syscall` with a
 number the kernel does not have; the machine's hook sees it, and fills the registers with the next real
 call. All logic is Python on the outside (`conversation`), and data moves by copying guest pages.
-Measured against a UART and /dev/mem: docs/decisions/0004-agent.md.
+Why not a UART or /dev/mem, with figures: docs/decisions/0004-agent.md.
 """
 
 import struct

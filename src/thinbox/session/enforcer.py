@@ -46,10 +46,11 @@ _POOL_EMPTY = Verdict(granted=False, rule="pool", reason="thinbox has no page le
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What is isolated and by what: `isolates(nr)` picks the calls."""
+    """What is isolated and by what: `isolates(nr)` picks the 64-bit calls, `isolates_compat` all others."""
 
     policy: Policy
     isolates: Callable[[int], bool]
+    isolates_compat: bool = True
     keep_faults: bool = False
     tenant: str = "tenant"
 
@@ -167,7 +168,8 @@ class Enforcer:
         self.record.calls.append(record)
         regs_vaddr = to_signed(self.cpu.regs[registers.RDI])
         regs = paging.translate(self.memory.quads, self.memory.total_bytes, root, regs_vaddr)
-        isolated = not state.killed and (name.startswith("i386#") or self.isolation.isolates(nr))
+        wanted = self.isolation.isolates_compat if name.startswith("i386#") else self.isolation.isolates(nr)
+        isolated = wanted and not state.killed
         call = OpenCall(record, regs, self.slot[slots.CLOCK], time.perf_counter(), isolated)
         state.call, state.bytes_mark = call, self._executed()
         if isolated:
@@ -377,6 +379,7 @@ class Enforcer:
         if self.record.killed is None:
             self.record.killed = violation
         state.killed = True
+        state.killed_ns = self.slot[slots.CLOCK]
         call.record.verdict = "killed"
         self._close_call(state, call)
         self.cpu.regs[registers.RDI] = SIGKILL

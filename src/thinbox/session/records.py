@@ -66,6 +66,8 @@ class RunRecord:
     wall_s: float = 0.0
     fault_us: list[float] = field(default_factory=list)
     virtual_ns: int = 0
+    stuck: bool = False
+    """A killed task could not end (it waits for a lock it holds); the guest was given up."""
 
     @property
     def totals(self) -> dict[str, Any]:
@@ -94,6 +96,7 @@ class RunRecord:
             "command": list(self.command),
             "exit_code": self.exit_code,
             "killed": None if self.killed is None else asdict(self.killed),
+            "stuck": self.stuck,
             "calls": [asdict(call) for call in self.calls],
             "totals": self.totals,
         }

@@ -27,6 +27,8 @@ from thinbox.syscalls.table import call_number
 _INPUT_BYTES = 64 << 10
 _DOORBELL = b"!"
 _NS = 1_000_000_000
+_DEATH_LIMIT_NS = 10 * _NS
+"""Virtual time a killed task gets to end; it needs milliseconds unless it waits for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ class Session:
         self.talk = Conversation(machine)
         self.talk.restore(notes["talk"], self.view)
         self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command))
-        isolation = Isolation(policy, isolates, keep_faults=options.keep_faults)
+        compat = options.isolate != "none"
+        isolation = Isolation(policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults)
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
@@ -112,7 +115,7 @@ class Session:
         started, began_ns = time.perf_counter(), self.machine.now_ns
         self.talk.resume(self._work())
         try:
-            self.machine.run(lambda: self.talk.parked)
+            self.machine.run(lambda: self.talk.parked or self._is_stuck())
         finally:
             self.record.wall_s = time.perf_counter() - started
             self.record.virtual_ns = self.machine.now_ns - began_ns
@@ -126,6 +129,13 @@ class Session:
                 self._options.progress(f"copying {self._options.rootfs} into the guest")
             yield from populate_root(self.talk, self._options.rootfs)
         yield from run_tenant(self.talk, self._tenant, self.io)
+
+    def _is_stuck(self) -> bool:
+        """Whether a killed task cannot end: like any task after an oops, it may wait for a lock it holds."""
+        now = self.machine.now_ns
+        stuck = any(task.killed and now - task.killed_ns > _DEATH_LIMIT_NS for task in self.enforcer.tasks.values())
+        self.record.stuck = stuck
+        return stuck
 
     def _exit_code(self) -> int:
         if self.record.kills:

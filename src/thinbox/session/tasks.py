@@ -43,4 +43,5 @@ class TaskState:
     pages_made: int = 0
     call: OpenCall | None = None
     killed: bool = False
+    killed_ns: int = 0
     bytes_mark: int = 0
