@@ -292,9 +292,10 @@ def test_two_processes_share_an_empty_snapshot_cache(own_cache: Path) -> None:
 # -- Ctrl-C --------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_ends_a_tenant_that_sleeps() -> None:
+def start_until_ready(script: str) -> subprocess.Popen[str]:
+    """Run `script` as a tenant, up to its line "ready"."""
     process = subprocess.Popen(
-        command("run", "-q", "--", "sh", "-c", "echo ready; sleep 10000"),
+        command("run", "-q", "--", "sh", "-c", script),
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -302,21 +303,18 @@ def test_ctrl_c_ends_a_tenant_that_sleeps() -> None:
         text=True,
     )
     assert process.stdout and process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_ctrl_c_ends_a_tenant_that_sleeps() -> None:
+    process = start_until_ready("echo ready; sleep 10000")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (INTERRUPTED, "")
 
 
 def test_a_tenant_may_catch_ctrl_c() -> None:
-    process = subprocess.Popen(
-        command("run", "-q", "--", "sh", "-c", "trap 'echo caught; exit 7' INT; echo ready; read line"),
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout and process.stdout.readline() == "ready\n"
+    process = start_until_ready("trap 'echo caught; exit 7' INT; echo ready; read line")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (7, "caught\n", "")

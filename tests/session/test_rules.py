@@ -10,6 +10,7 @@ from thinbox.isolation.verdict import Verdict
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.session.session import RunOptions, run
+from thinbox.session.teardown import Teardown
 
 BUSY = "i=0; while [ $i -lt 30 ]; do i=$((i+1)); cat /proc/self/maps; done | wc -l"
 MIXED = "sleep 0.05 & (echo a; sleep 0.02; echo b) | cat; wait; mkfifo /tmp/f; (sleep 0.01; echo x >/tmp/f) & cat /tmp/f; wait"
@@ -326,3 +327,29 @@ def test_user_half_of_the_kernels_table_is_not_executable_in_ring_0(guest):
     run(guest, ["true"], RunOptions(on_machine=watch.install))
     assert watch.count
     assert pagetable.KERNEL_HALF_FIRST == 256
+
+
+@pytest.mark.parametrize("stale", [1 << 13, paging.NO_EXECUTE], ids=["another frame", "execute taken away"])
+def test_r9_a_flush_drops_what_the_kernels_table_no_longer_maps_alike(guest, stale):
+    """Make one clone differ from the kernel's page, as if the kernel had changed its own, and flush."""
+
+    def check(machine, enforcer):
+        state = current_call(enforcer)
+        if state is None or watch.count:
+            return False
+        enforcer.isolated_calls()
+        rows = [row for chunk in state.call.rows for row in chunk.tolist()]
+        words = machine.memory.words
+        candidates = [row[3] for row in rows if not row[2] & paging.FAULT_FETCH and words[row[3]] < 0]
+        words[candidates[0]] ^= stale
+        before = [bool(words[index]) for index in candidates]
+        Teardown(enforcer)._drop_changed()
+        assert words[candidates[0]] == 0
+        kernel = [paging.walk_leaf(machine.memory.quads, 1 << 40, enforcer.kernel_root, row[0]) for row in rows]
+        assert all(kernel)
+        assert sum(bool(words[index]) for index in set(candidates)) >= sum(before) // 2, "the rest stays"
+        return True
+
+    watch = Watch("__x64_sys_newfstatat", "vfs_statx", check=check)
+    assert run(guest, ["ls", "-l", "/"], RunOptions(on_machine=watch.install)).exit_code == 0
+    assert watch.count == 1

@@ -51,14 +51,16 @@ class Teardown:
         if not self._enforcer.tasks:
             return
         kernel_root, words, end = self._enforcer.kernel_root, self._memory.quads, self._memory.total_bytes
-        compared = paging.FRAME_MASK | paging.WRITABLE
+        compared = paging.FRAME_MASK | paging.WRITABLE | paging.USER
 
         def changed(root: int, vaddrs: np.ndarray) -> np.ndarray:
             out = []
             for vaddr in vaddrs.tolist():
                 leaf = paging.walk_leaf(words, end, kernel_root, vaddr)
                 own = paging.walk_leaf(words, end, root, vaddr)
-                out.append(not leaf or bool((leaf ^ own) & compared))
+                # Data grants are NX where the kernel's page is not; the other way round it was taken away.
+                lost_execute = leaf & paging.NO_EXECUTE and not own & paging.NO_EXECUTE
+                out.append(not leaf or bool((leaf ^ own) & compared) or bool(lost_execute))
             return np.array(out, dtype=bool)
 
         self._drop(changed)
