@@ -22,6 +22,8 @@ from unicorn import (
     UC_HOOK_INSN,
     UC_HOOK_INSN_INVALID,
     UC_HOOK_INTR,
+    UC_HOOK_MEM_READ,
+    UC_HOOK_MEM_WRITE,
     UC_MODE_64,
     UC_PROT_ALL,
     Uc,
@@ -31,7 +33,7 @@ from unicorn import (
 
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
-from thinbox.machine import delivery, hooks, slots
+from thinbox.machine import delivery, hooks, slots, tracing
 from thinbox.machine.layout_probe import CpuLayout, context_state, find_live_state
 from thinbox.machine.memory import Memory
 
@@ -145,6 +147,12 @@ class Cpu:
     def add_native_hook(self, vaddr: int, function: int, data: int | None = None) -> None:
         """Call the compiled function at host address `function` before the instruction at `vaddr`."""
         self._add(UC_HOOK_CODE, function, self.core.ctypes.data if data is None else data, begin=vaddr, end=vaddr)
+
+    def add_tracing_hooks(self, data: int) -> None:
+        """Note the pages of every block and data access in the words at host address `data` (`tracing`)."""
+        self._add(UC_HOOK_BLOCK, tracing.on_trace_block.address, data)
+        self._add(UC_HOOK_MEM_READ | UC_HOOK_MEM_WRITE, tracing.on_trace_memory.address, data)
+        self.uc.ctl_flush_tb()
 
     def add_code_hook(self, vaddr: int, function: Callable[[], None]) -> Callable[[], None]:
         """Call `function` before the instruction at `vaddr`; return a function that takes the hook away."""

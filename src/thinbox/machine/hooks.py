@@ -61,6 +61,7 @@ sync_user_half = compiled(pagetable.sync_user_half)
 @native
 def deliver_from(uc, core, vector, error, software):
     """Deliver, leaving the SCI table first if the CPU is on it (rule 4), and remember the way back."""
+    core[slots.COUNT_DELIVERED] += 1
     nested = core[slots.ACTIVE]
     if nested:
         core[slots.ACTIVE] = 0
@@ -90,6 +91,7 @@ def grant_now(uc, core, vaddr, error, rip):
     result = grant(words, end, pool, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT], vaddr, error, rip, row)
     if result == fault.GRANTED:
         core[slots.LOG_COUNT] += 1
+        core[slots.COUNT_GRANTS] += 1
         if row[fault.LOG_REPLACED] & paging.PRESENT:
             # The old translation may be cached; a table that only grew needs no flush.
             write_cr3(uc, core, core[slots.SCI_ROOT])
@@ -285,6 +287,7 @@ def on_cr3_written(uc, _vaddr, _size, core):
     What it loaded becomes the kernel's table of this call (another mm: execve, text patching); the user
     half follows it, and the CPU goes back to the SCI table.
     """
+    core[slots.COUNT_CR3] += 1
     if not core[slots.ACTIVE]:
         return
     loaded = load64(core[slots.ENV] + core[slots.OFF_CR] + 24)

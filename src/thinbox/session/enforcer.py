@@ -26,6 +26,7 @@ from thinbox.isolation.policies import Policy
 from thinbox.isolation.verdict import Access, AccessKind, Verdict, Violation
 from thinbox.machine import cpu as registers
 from thinbox.machine import delivery, hooks, slots
+from thinbox.session.events import EventRecorder
 from thinbox.session.records import CallRecord, FaultRecord, RunRecord
 from thinbox.session.sites import Sites
 from thinbox.session.tasks import OpenCall, TaskState
@@ -52,6 +53,7 @@ class Isolation:
     isolates: Callable[[int], bool]
     isolates_compat: bool = True
     keep_faults: bool = False
+    keep_trace: bool = False
     tenant: str = "tenant"
 
 
@@ -84,6 +86,7 @@ class Enforcer:
         self._running: TaskState | None = None
         self._share_arrays()
         self._install_hooks()
+        self.events = EventRecorder(machine, view, sites, trace=isolation.keep_trace)
 
     def _share_arrays(self) -> None:
         frames = range(self.memory.guest_bytes, self.memory.total_bytes, 4096)
@@ -122,6 +125,7 @@ class Enforcer:
         """Make the running task the tenant's first."""
         task = self.view.current
         self._running = self._add_task(task, self.view.kernel_root)
+        self.events.begin()
         return self._running
 
     def release_current(self) -> None:
@@ -172,6 +176,7 @@ class Enforcer:
         isolated = wanted and not state.killed
         call = OpenCall(record, regs, self.slot[slots.CLOCK], time.perf_counter(), isolated)
         state.call, state.bytes_mark = call, self._executed()
+        self.events.opened(record.seq)
         if isolated:
             record.isolated, record.verdict = True, "granted"
             if state.root == 0 and not self._make_table(state, root):
@@ -217,6 +222,7 @@ class Enforcer:
             self.slot[slots.RESUME_RSP] = 0
             self._forget(call)
         record = call.record
+        self.events.closed(record.seq)
         record.code_bytes += self._executed() - state.bytes_mark
         record.virtual_ns = self.slot[slots.CLOCK] - call.entered_ns
         if call.isolated and not call.slept and call.granted_pages:
@@ -247,6 +253,7 @@ class Enforcer:
         call.record.data_faults += count - fetches
         call.granted_pages += count
         call.rows.append(rows)
+        self.events.granted(call.record.seq, rows)
         made = int(self._pool[0])
         self._note_pages(state, made)
         if self.isolation.keep_faults:
@@ -283,6 +290,7 @@ class Enforcer:
                 self.slot[slots.RESUME_RSP] = 0
                 self.cpu.leave_table()
                 self.slot[slots.SCI_ROOT] = 0
+            self.events.closed(call.record.seq, sleeps=True)
         self._running = None
 
     def _switch_in(self) -> None:
@@ -296,6 +304,7 @@ class Enforcer:
             return
         state.bytes_mark = self._executed()
         call = state.call
+        self.events.resumed(call.record.seq)
         if call.isolated:
             self.slot[slots.SCI_ROOT] = state.root
             self.slot[slots.RESUME_RSP] = call.resume_rsp

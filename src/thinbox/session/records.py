@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from thinbox.isolation.verdict import Violation
+from thinbox.session.events import Events
 
 SCHEMA = "thinbox.run/1"
 
@@ -66,6 +67,7 @@ class RunRecord:
     wall_s: float = 0.0
     fault_us: list[float] = field(default_factory=list)
     virtual_ns: int = 0
+    events: Events = field(default_factory=Events)
     stuck: bool = False
     """A killed task could not end (it waits for a lock it holds); the guest was given up."""
 
@@ -99,4 +101,5 @@ class RunRecord:
             "stuck": self.stuck,
             "calls": [asdict(call) for call in self.calls],
             "totals": self.totals,
+            "events": self.events.to_json(),
         }

@@ -41,6 +41,7 @@ class RunOptions:
     environment: tuple[str, ...] | None = None
     workdir: str = "/"
     keep_faults: bool = False
+    keep_trace: bool = False
     stdin: BinaryIO | None = None
     on_output: Callable[[int, bytes], None] | None = None
     on_machine: Callable[[Machine, Enforcer], None] | None = None
@@ -88,7 +89,7 @@ class Session:
         self.talk.restore(notes["talk"], self.view)
         self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command))
         compat = options.isolate != "none"
-        isolation = Isolation(policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults)
+        isolation = Isolation(policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults, keep_trace=options.keep_trace)
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
@@ -119,6 +120,7 @@ class Session:
         finally:
             self.record.wall_s = time.perf_counter() - started
             self.record.virtual_ns = self.machine.now_ns - began_ns
+            self.record.events = self.enforcer.events.finish(self.enforcer.kernel_root)
         self.record.exit_code = self._exit_code()
         console = self.machine.console.decode(errors="replace")
         return RunResult(self.record.exit_code, bytes(self._output[1]), bytes(self._output[2]), self.record, console)

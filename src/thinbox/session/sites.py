@@ -25,6 +25,8 @@ WHOLE_TEARDOWNS = ("flush_tlb_all", "flush_tlb_one_kernel", "cpa_flush", "__flus
 DEATHS = ("rewind_stack_and_make_dead", "rewind_stack_do_exit")
 _CR3_WRITE = re.compile(rb"\x41?\x0f\x22[\xd8-\xdf]")
 _CR3_READ = re.compile(rb"\x41?\x0f\x20[\xd8-\xdf]")
+_INVLPG = re.compile(rb"\x0f\x01[\x38-\x3b\x3e\x3f]")
+"""`invlpg` of an address in a register, the only form the kernel uses (asm volatile, "m" of a pointer)."""
 _IRETQ = b"\x48\xcf"
 _CALL = b"\xe8"
 _ENTRY_AREA_BYTES = 0x40000
@@ -46,6 +48,9 @@ class Sites:
     range_teardowns: tuple[int, ...]
     whole_teardowns: tuple[int, ...]
     user_teardown: int
+    invlpg: tuple[int, ...]
+    flush_all: tuple[int, ...]
+    flush_local: tuple[int, ...]
     death: int
     entry_area: tuple[int, int]
     entry_text: tuple[int, int]
@@ -99,10 +104,17 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
         range_teardowns=_present(view, RANGE_TEARDOWNS),
         whole_teardowns=_present(view, WHOLE_TEARDOWNS),
         user_teardown=symbols.address_of("flush_tlb_mm_range"),
+        invlpg=tuple(start for start, _end, _r in _control_moves(view, text, text_start, outside, _INVLPG)),
+        flush_all=_absent_or_present(view, ("native_flush_tlb_global",)),
+        flush_local=_absent_or_present(view, ("native_flush_tlb_local",)),
         death=_present(view, DEATHS)[0],
         entry_area=(CPU_ENTRY_AREA, CPU_ENTRY_AREA + _ENTRY_AREA_BYTES),
         entry_text=entry_text,
     )
+
+
+def _absent_or_present(view: "KernelView", names: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(vaddr for name in names for vaddr in view.symbols.addresses_with_variants(name))
 
 
 def _present(view: "KernelView", names: tuple[str, ...]) -> tuple[int, ...]:
