@@ -27,7 +27,7 @@ def _choose_cache() -> bool:
     the file a hook stands in, not of the functions it calls.
     """
     package = Path(__file__).parent.parent
-    rooms = [*sorted((package / "isolation").glob("*.py")), *sorted((package / "machine").glob("*.py"))]
+    rooms = [path for room in ("isolation", "machine", "cost") for path in sorted((package / room).glob("*.py"))]
     digest = hashlib.sha256(numba.__version__.encode())
     for path in (package / "paging.py", *rooms):
         digest.update(path.read_bytes())
@@ -46,8 +46,11 @@ CACHE_COMPILED = _choose_cache()
 _made: dict[Any, Any] = {}
 
 
-def compiled(function: Any) -> Any:
-    """Return `function` compiled by Numba, together with every plain thinbox function it calls."""
+def compiled(function: Any, *, cached: bool = False) -> Any:
+    """Return `function` compiled by Numba, together with every plain thinbox function it calls.
+
+    `cached` keeps the machine code on disk: for functions that Python itself calls, on which it would wait.
+    """
     if function in _made:
         return _made[function]
     names = dict(function.__globals__)
@@ -58,5 +61,5 @@ def compiled(function: Any) -> Any:
     rebuilt = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
     rebuilt.__module__ = function.__module__
     rebuilt.__qualname__ = function.__qualname__
-    _made[function] = numba.njit(error_model="numpy")(rebuilt)
+    _made[function] = numba.njit(error_model="numpy", nogil=cached, cache=cached and CACHE_COMPILED)(rebuilt)
     return _made[function]

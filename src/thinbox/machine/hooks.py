@@ -287,7 +287,6 @@ def on_cr3_written(uc, _vaddr, _size, core):
     What it loaded becomes the kernel's table of this call (another mm: execve, text patching); the user
     half follows it, and the CPU goes back to the SCI table.
     """
-    core[slots.COUNT_CR3] += 1
     if not core[slots.ACTIVE]:
         return
     loaded = load64(core[slots.ENV] + core[slots.OFF_CR] + 24)

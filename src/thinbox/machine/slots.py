@@ -69,9 +69,8 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     COUNT_BLOCKS,
     COUNT_DELIVERED,  # exceptions and interrupts delivered through the guest's IDT
     COUNT_GRANTS,  # pages put into SCI tables
-    COUNT_CR3,  # CR3 writes by the kernel itself, outside its entry code
     FRAME,  # eight words: the exception frame being built
-) = range(59)
+) = range(58)
 
 SLOT_COUNT = FRAME + 8
 

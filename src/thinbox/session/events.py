@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from thinbox.session.sites import Sites
 
 COUNTERS = ("interrupts", "exceptions", "sleeps", "cr3_writes", "invlpg", "flushes_all", "flushes_local")
-"""Columns of a call's row, after its number: while the call was on the CPU, except `sleeps`."""
+"""Columns of a call's row, after its number: while the call was on the CPU, except `sleeps`. `exceptions` are the
+guest's own faults and traps, `cr3_writes` the kernel's own outside its entry code (another mm, a flush)."""
 TRACE_SCHEMA = "thinbox.trace/1"
 TRACE_ROOM = 1 << 26
 """Words of trace kept: 512 MiB of address space, of which only what is written is used."""
@@ -37,12 +38,13 @@ _DIRECT_MAP_BYTES = 64 << 40
 @dataclass(slots=True)
 class PageTrace:
     """What was touched, in order. `stream` indexes `words` (see `tracing`); `shifts` has log2 of the page size
-    of each word under the kernel's own table (0 for marks). `grants` has a row (call, page, is code) for each
+    of each word under the kernel's own table (0 for marks); `users` is 1 for a frame that user code touched. `grants` has a row (call, page, is code) for each
     GRANT mark, in the same order. `lost` counts words that found no room."""
 
     stream: np.ndarray
     words: np.ndarray
     shifts: np.ndarray
+    users: np.ndarray
     grants: np.ndarray
     code_refs: int = 0
     data_refs: int = 0
@@ -60,6 +62,7 @@ class PageTrace:
             stream=self.stream,
             words=self.words,
             shifts=self.shifts,
+            users=self.users,
             grants=self.grants,
             scalars=scalars,
         )
@@ -80,7 +83,7 @@ class PageTrace:
             with np.load(io.BytesIO(plain), allow_pickle=False) as data:
                 if str(data["schema"]) != TRACE_SCHEMA:
                     raise InputError(f"{path} has schema {data['schema']}, wanted {TRACE_SCHEMA}: record it again")
-                arrays = [data[name] for name in ("stream", "words", "shifts", "grants")]
+                arrays = [data[name] for name in ("stream", "words", "shifts", "users", "grants")]
                 code, data_refs, lost = data["scalars"].tolist()
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from error
@@ -128,6 +131,7 @@ class EventRecorder:
         self._buffer: np.ndarray | None = None
         address = machine.cpu.keep_array(self._t)
         for vaddrs, counter in (
+            (sites.cr3_switches, tracing.TRACE_CR3),
             (sites.invlpg, tracing.TRACE_INVLPG),
             (sites.flush_all, tracing.TRACE_FLUSH_ALL),
             (sites.flush_local, tracing.TRACE_FLUSH_LOCAL),
@@ -201,7 +205,7 @@ class EventRecorder:
         irqs = slot[slots.COUNT_IRQS]
         own = slot[slots.COUNT_DELIVERED] - irqs
         flushed = (word[tracing.TRACE_INVLPG], word[tracing.TRACE_FLUSH_ALL], word[tracing.TRACE_FLUSH_LOCAL])
-        return [irqs, own, 0, slot[slots.COUNT_CR3], *flushed]
+        return [irqs, own, 0, word[tracing.TRACE_CR3], *flushed]
 
     def _put(self, kind: int, seq: int) -> None:
         if self._buffer is None or not self._word[tracing.TRACE_ON]:
@@ -216,27 +220,33 @@ class EventRecorder:
     def _collect(self, buffer: np.ndarray, root: int) -> PageTrace:
         words, stream = np.unique(buffer, return_inverse=True)
         grants = np.concatenate(self._grants) if self._grants else np.zeros((0, 3), dtype=np.int64)
-        small = self._small_frames(buffer, grants)
-        shifts = np.zeros(len(words), dtype=np.int8)
+        user = self._user_frames(buffer)
+        small = user | self._outside_direct_map(grants)
+        shifts, users = np.zeros(len(words), dtype=np.int8), np.zeros(len(words), dtype=np.int8)
         for i, word in enumerate(words.tolist()):
             kind = word & 3
             if kind == tracing.CODE:
                 shifts[i] = 12 if word >= 0 else self._leaf_shift(root, word >> 2 << 12)
             elif kind == tracing.DATA:
                 frame = word >> 2
+                users[i] = frame in user
                 shifts[i] = 12 if frame in small else self._leaf_shift(root, self._direct_map + (frame << 12))
         word = self._word
         refs = (word[tracing.TRACE_CODE_REFS], word[tracing.TRACE_DATA_REFS], word[tracing.TRACE_LOST])
-        return PageTrace(stream.astype(np.int32), words, shifts, grants.astype(np.int64), *refs)
+        return PageTrace(stream.astype(np.int32), words, shifts, users, grants.astype(np.int64), *refs)
 
-    def _small_frames(self, buffer: np.ndarray, grants: np.ndarray) -> set[int]:
-        """Frames reached through 4 KiB pages: touched by user code, or by the kernel outside its direct map."""
+    def _user_frames(self, buffer: np.ndarray) -> set[int]:
+        """Frames that user code touched: mapped for users, in 4 KiB pages."""
         marks = np.flatnonzero(buffer & 15 == (tracing.STATE << 2 | tracing.MARK))
         user = np.zeros(len(buffer), dtype=bool)
         if len(marks):
             lengths = np.diff(np.append(marks, len(buffer)))
             user[marks[0] :] = np.repeat(((buffer[marks] >> 4) & 1).astype(bool), lengths)
-        frames = set(np.unique(buffer[user & (buffer & 3 == tracing.DATA)] >> 2).tolist())
+        return set(np.unique(buffer[user & (buffer & 3 == tracing.DATA)] >> 2).tolist())
+
+    def _outside_direct_map(self, grants: np.ndarray) -> set[int]:
+        """Frames that the kernel reached through vmalloc and its like, in 4 KiB pages."""
+        frames: set[int] = set()
         if len(grants):
             vaddrs, all_frames = grants[:, 1] << 12, np.concatenate(self._frames)
             first = self._direct_map

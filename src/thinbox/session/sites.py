@@ -27,6 +27,8 @@ _CR3_WRITE = re.compile(rb"\x41?\x0f\x22[\xd8-\xdf]")
 _CR3_READ = re.compile(rb"\x41?\x0f\x20[\xd8-\xdf]")
 _INVLPG = re.compile(rb"\x0f\x01[\x38-\x3b\x3e\x3f]")
 """`invlpg` of an address in a register, the only form the kernel uses (asm volatile, "m" of a pointer)."""
+_ENTRY_NAMES = ("error_entry", "paranoid_", "swapgs_restore", "entry_", "asm_exc_", "nmi", "end_repeat_nmi")
+"""Page-table isolation's own switches (arch/x86/entry/calling.h), where the kernel keeps them outside its entry text."""
 _IRETQ = b"\x48\xcf"
 _CALL = b"\xe8"
 _ENTRY_AREA_BYTES = 0x40000
@@ -48,6 +50,7 @@ class Sites:
     range_teardowns: tuple[int, ...]
     whole_teardowns: tuple[int, ...]
     user_teardown: int
+    cr3_switches: tuple[int, ...]
     invlpg: tuple[int, ...]
     flush_all: tuple[int, ...]
     flush_local: tuple[int, ...]
@@ -104,6 +107,11 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
         range_teardowns=_present(view, RANGE_TEARDOWNS),
         whole_teardowns=_present(view, WHOLE_TEARDOWNS),
         user_teardown=symbols.address_of("flush_tlb_mm_range"),
+        cr3_switches=tuple(
+            start
+            for start, _end, _r in _control_moves(view, text, text_start, outside, _CR3_WRITE)
+            if not view.symbols.describe(start).startswith(_ENTRY_NAMES)
+        ),
         invlpg=tuple(start for start, _end, _r in _control_moves(view, text, text_start, outside, _INVLPG)),
         flush_all=_absent_or_present(view, ("native_flush_tlb_global",)),
         flush_local=_absent_or_present(view, ("native_flush_tlb_local",)),
