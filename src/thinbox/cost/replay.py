@@ -17,10 +17,10 @@ COLUMNS = 8
 """Of a call: CR3 writes that flush and that do not, hits in the second level, walks, loads of these walks, faults
 on the SCI table, entries into the kernel from user code, leaves of the SCI table for interrupts and sleeps."""
 
-M_PCID, M_GLOBAL, M_PTI, M_SCI, M_KEEP, M_ASI = range(6)
-MODE_WORDS = 6
+M_PCID, M_GLOBAL, M_PTI, M_SCI, M_KEEP, M_ASI, M_FLUSH_OWN = range(7)
+MODE_WORDS = 7
 """Switches of a mode: PCIDs in use; kernel pages global; user table of its own; SCI tables; grants survive the
-call; ASI (one CR3 write away from the restricted table in each call, one back)."""
+call; ASI (one CR3 write away from the restricted table in each call, one back); every write of an SCI root flushes."""
 
 ASID_SLOTS = 6
 """TLB_NR_DYN_ASIDS (arch/x86/include/asm/tlbflush.h): address spaces whose translations Linux keeps."""
@@ -34,6 +34,7 @@ PAGE_MASK = (1 << 36) - 1
 DATA_SPACE = 1 << 35
 ENTRY_PAGE = 1 << 34
 """Page numbers of 48-bit addresses; frames stand in for the pages that map them, in a space of their own."""
+STRIP_SLOTS = 128
 HANDLER_DATA = 3
 """Data pages a fault handler touches besides its stack: the IDT, the task, the page table it fills (assumed)."""
 
@@ -74,14 +75,14 @@ def find_slot(roots: Words, root: int) -> int:
     return -1
 
 
-def handle_fault(s: Words, out: Words, row: int, pcid: int, slot: int) -> None:
+def handle_fault(s: Words, out: Words, row: int, pcid: int, slot: int, flush_own: bool) -> None:
     """A grant: out of the SCI table, through the handler's pages on the kernel's table, and back."""
     kernel, own = tag_of(pcid, slot, KERNEL_TAG), tag_of(pcid, slot, SCI_TAG)
     switch(s, out, row, pcid, kernel, False)
     count_access(s, out, row, ENTRY_PAGE, 21, kernel, kernel, True)
     for i in range(HANDLER_DATA):
         count_access(s, out, row, ENTRY_PAGE + 512 * (1 + i), 12, kernel, kernel, False)
-    switch(s, out, row, pcid, own, False)
+    switch(s, out, row, pcid, own, flush_own)
     out[row + FAULTS] += 1
 
 
@@ -143,7 +144,7 @@ def replay(
             continue
         if mark == GRANT:
             if sci and faults[grant]:
-                handle_fault(s, out, row, pcid, slot)
+                handle_fault(s, out, row, pcid, slot, bool(mode[M_FLUSH_OWN]))
                 dirty = 1
             grant += 1
             continue
@@ -168,7 +169,7 @@ def replay(
             on_table = 0
         if sci and now_table != on_table:
             context = tag_of(pcid, slot, SCI_TAG if now_table else (KERNEL_TAG if pti else USER_TAG))
-            switch(s, out, row, pcid, context, bool(now_table and dirty and not mode[M_KEEP]))
+            switch(s, out, row, pcid, context, bool(now_table and (mode[M_FLUSH_OWN] or (dirty and not mode[M_KEEP]))))
             if now_table:
                 dirty = 0
             else:
@@ -192,15 +193,15 @@ def replay(
     return translated
 
 
-def strip(stream: Words, count: int, words: Words, kept: Words) -> int:
-    """Copy `stream` without touches that repeat one of the last pages in spite of a GRANT mark; return the length.
+def strip(stream: Words, count: int, words: Words, grants_flush: int, kept: Words) -> int:
+    """Copy `stream` without touches that repeat one of the last pages; return the length.
 
-    For modes whose grants flush nothing: there, such a touch hits.
+    Such a touch hits in the second level, which has at least as many sets, unless a flush came between: a change
+    of table may be one, and a grant is one in modes where `grants_flush`. Walks stay within a hundredth, hits of
+    the second level within a third (measured on script.sh, tests/cost/test_replay.py).
     """
     size = 0
-    recent = 16
-    for i in range(2 * recent):
-        kept[i] = -1
+    recent = STRIP_SLOTS
     # The filter stands in the end of `kept`, which is as long as `stream` and 2 * recent more.
     base = count
     for i in range(2 * recent):
@@ -210,7 +211,8 @@ def strip(stream: Words, count: int, words: Words, kept: Words) -> int:
         word = words[index]
         kind = word & 3
         if kind == MARK:
-            if (word >> 2) & 3 == STATE:
+            mark = (word >> 2) & 3
+            if mark == STATE or (mark == GRANT and grants_flush):
                 for j in range(2 * recent):
                     kept[base + j] = -1
             kept[size] = index
