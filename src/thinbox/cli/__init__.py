@@ -18,6 +18,7 @@ COMMANDS = {
     "kernel": "find, fetch and describe kernels",
     "boot": "boot to a ready snapshot",
     "run": "run a program as a tenant, its system calls isolated",
+    "cost": "what isolation would cost on real CPUs",
     "bench": "thinbox's own speed, side by side with peers",
 }
 

@@ -34,6 +34,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, sig
 @click.option(
     "--record", type=click.Path(path_type=Path), metavar="DIR", help="Write calls.parquet and faults.parquet."
 )
+@click.option("--events", is_flag=True, help="Trace the pages touched, for `thinbox cost`: FILE.trace beside --json FILE.")
 @click.argument("command", nargs=-1, required=True, metavar="-- PROGRAM ARG…")
 def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any) -> None:
     """Run PROGRAM on a real kernel, in this process, its system calls isolated.
@@ -50,6 +51,8 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
     from thinbox.boot.ready import prepare
 
     _require_record_extra(options["record"])
+    if options["events"] and options["json_path"] in (None, "-"):
+        raise click.UsageError("--events needs --json FILE; the trace is written beside it")
     progress = ProgressLine(quiet=quiet)
     try:
         guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
@@ -62,6 +65,7 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
             environment=_environment(options["environment"]),
             workdir=options["workdir"],
             keep_faults=options["record"] is not None,
+            keep_trace=options["events"],
             stdin=_stdin(),
             on_output=_write_out,
             progress=progress.say,
@@ -137,6 +141,10 @@ def _require_record_extra(folder: Path | None) -> None:
 
 def _report(result: "RunResult", json_path: str | None, folder: Path | None, *, quiet: bool) -> None:
     record = result.record
+    if json_path and record.events.trace is not None:
+        trace_path = Path(f"{json_path}.trace")
+        record.events.trace.save(trace_path)
+        record.events.trace_file = trace_path.name
     if json_path:
         text = json.dumps(record.to_json(), indent=1) + "\n"
         try:
