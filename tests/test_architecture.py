@@ -27,6 +27,7 @@ LAYERS = (
     {"thinbox.guest"},
     {"thinbox.boot"},
     {"thinbox.session"},
+    {"thinbox.cost"},
     {"thinbox.report", "thinbox.attacks", "thinbox.bench"},
     {"thinbox.cli", "thinbox.__main__"},
 )

@@ -120,10 +120,13 @@ def profile_of(ticks: dict[str, float], near: CpuProfile, cpu: str, flags: set[s
         "read fault on the zero page, of which the kernel's work is part; low: three tenths",
     )  # fmt: skip
     table = max(0.0, ticks["switch_process"] - ticks["switch_thread"])
-    if table > 0:
+    name = "cr3_keep" if "pcid" in flags else "cr3_flush"
+    if table >= near.figures[name].low:
         why = "context switch between processes less between threads: CR3 write, bookkeeping, misses after it"
-        name = "cr3_keep" if "pcid" in flags else "cr3_flush"
-        put(name, min(near.figures[name].low, table), max(table, near.figures[name].low), "inferred", why)
+        put(name, near.figures[name].low, table, "inferred", why)
+    else:
+        lost = f"the switch between processes cost {table:.0f} ticks more than between threads: lost in noise; of {near.name}"
+        figures[name] = replace(near.figures[name], source=lost)
     first, second, walk = (ticks[f"load_{name}"] for name in ("first_level", "second_level", "walk"))
     put("l2_hit", 0.5 * (second - first), second - first, "inferred", "chase through 400 pages less through 32; cache misses included")
     put(

@@ -185,3 +185,21 @@ def flush_page(s: Words, page: int, tag: int) -> None:
                         s[first + 2 * way + 1] = -1
     s[CLOCK] += 1
     s[FLUSHED_PSC + tag] = s[CLOCK]
+
+
+def run_trace(s: Words, ops: Words, count: int, out: Words) -> None:
+    """Run `count` rows of `ops` (op, page, shift, tag, context, is code) and store each result in `out`.
+
+    Ops: 0 access, 1 flush of a tag, 2 flush of all, 3 INVLPG. For tests and the benchmark.
+    """
+    for i in range(count):
+        at = 6 * i
+        op = ops[at]
+        if op == 0:
+            out[i] = access(s, ops[at + 1], ops[at + 2], ops[at + 3], ops[at + 4], ops[at + 5] != 0)
+        elif op == 1:
+            flush_tag(s, ops[at + 3])
+        elif op == 2:
+            flush_all(s)
+        else:
+            flush_page(s, ops[at + 1], ops[at + 3])
