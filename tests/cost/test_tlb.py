@@ -13,10 +13,34 @@ from thinbox.machine.compiled import compiled
 RUN = compiled(tlb.run_trace, cached=True)
 SMALL = np.array(
     # I4K, I2M, D4K, D2M, D1G, second I, second D, second 1G, PDE, PDPTE, PML4E; the second level is unified
-    [(2, 2, 0), (1, 2, 1), (2, 2, 2), (2, 1, 3), (1, 2, 4), (4, 2, 6), (4, 2, 6), (1, 1, 7), (1, 3, 8), (1, 2, 9), (1, 1, 10)]
+    [
+        (2, 2, 0),
+        (1, 2, 1),
+        (2, 2, 2),
+        (2, 1, 3),
+        (1, 2, 4),
+        (4, 2, 6),
+        (4, 2, 6),
+        (1, 1, 7),
+        (1, 3, 8),
+        (1, 2, 9),
+        (1, 1, 10),
+    ]
 )
 SHARED = np.array(
-    [(1, 4, 0), (1, 4, 0), (1, 3, 2), (1, 3, 2), (1, 3, 2), (2, 2, 5), (4, 2, 6), (1, 2, 7), (1, 2, 8), (1, 2, 9), (1, 2, 10)]
+    [
+        (1, 4, 0),
+        (1, 4, 0),
+        (1, 3, 2),
+        (1, 3, 2),
+        (1, 3, 2),
+        (2, 2, 5),
+        (4, 2, 6),
+        (1, 2, 7),
+        (1, 2, 8),
+        (1, 2, 9),
+        (1, 2, 10),
+    ]
 )
 
 
@@ -87,7 +111,9 @@ class Reference:
             self.flush(lambda _s, _entry: True)
         else:
             self.flush(
-                lambda s, entry: entry[2] == tag if s >= 8 else entry[2] in (tag, tlb.GLOBAL) and entry[0] == page >> (entry[1] - 12)
+                lambda s, entry: (
+                    entry[2] == tag if s >= 8 else entry[2] in (tag, tlb.GLOBAL) and entry[0] == page >> (entry[1] - 12)
+                )
             )
         return 0
 
@@ -102,7 +128,12 @@ def agree(geometry, rows):
 
 
 tags = st.integers(0, 2)
-pages = st.one_of(st.integers(0, 9), st.integers(0, 5).map(lambda n: n << 9), st.integers(0, 3).map(lambda n: n << 18), st.integers(0, 2).map(lambda n: n << 27))
+pages = st.one_of(
+    st.integers(0, 9),
+    st.integers(0, 5).map(lambda n: n << 9),
+    st.integers(0, 3).map(lambda n: n << 18),
+    st.integers(0, 2).map(lambda n: n << 27),
+)
 
 
 @st.composite

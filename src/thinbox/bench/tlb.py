@@ -38,4 +38,6 @@ def tlb_figure(runs: int, say: Callable[[str], None]) -> Figure:
         started = time.process_time()
         run(state, ops, REFERENCES, out)
         best = max(best, REFERENCES / (time.process_time() - started) / 1e6)
-    return Figure("TLB model", best, "M/s", "20 million references/s", "one thread, Skylake geometry, a flush every 400")
+    return Figure(
+        "TLB model", best, "M/s", "20 million references/s", "one thread, Skylake geometry, a flush every 400"
+    )

@@ -14,8 +14,12 @@ from thinbox.errors import InputError
 @click.option("--mode", "modes", multiple=True, metavar="NAME", help="Mode of isolation; repeatable. [default: all]")
 @click.option("--exact", is_flag=True, help="Replay the whole trace, not windows of it. Takes a minute.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the figures as JSON (- for stdout).")
-@click.option("--plot", type=click.Path(path_type=Path), metavar="DIR", help="Write faults.svg, cpus.svg and modes.svg.")
-@click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Write the answer to the review (docs/cost.md).")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="DIR", help="Write faults.svg, cpus.svg and modes.svg."
+)
+@click.option(
+    "--page", type=click.Path(path_type=Path), metavar="FILE", help="Write the answer to the review (docs/cost.md)."
+)
 @click.option("--calibrate", is_flag=True, help="Measure this host instead, and write a profile.")
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), default=Path("host.toml"), show_default=True,

@@ -34,7 +34,9 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, sig
 @click.option(
     "--record", type=click.Path(path_type=Path), metavar="DIR", help="Write calls.parquet and faults.parquet."
 )
-@click.option("--events", is_flag=True, help="Trace the pages touched, for `thinbox cost`: FILE.trace beside --json FILE.")
+@click.option(
+    "--events", is_flag=True, help="Trace the pages touched, for `thinbox cost`: FILE.trace beside --json FILE."
+)
 @click.argument("command", nargs=-1, required=True, metavar="-- PROGRAM ARG…")
 def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any) -> None:
     """Run PROGRAM on a real kernel, in this process, its system calls isolated.

@@ -68,7 +68,8 @@ def measure_host() -> HostMeasurement:
     ticks = parse_probe(done.stdout)
     cpuinfo = Path("/proc/cpuinfo").read_text()
     fields = dict(
-        (key.strip(), value.strip()) for key, _c, value in (line.partition(":") for line in cpuinfo.split("\n\n")[0].splitlines())
+        (key.strip(), value.strip())
+        for key, _c, value in (line.partition(":") for line in cpuinfo.split("\n\n")[0].splitlines())
     )
     flags = set(fields.get("flags", "").split())
     meltdown = "cpu_meltdown" in fields.get("bugs", "").split()
@@ -112,9 +113,17 @@ def profile_of(ticks: dict[str, float], near: CpuProfile, cpu: str, flags: set[s
         figures[name] = Figure(round(max(0.0, min(low, high)), 1), round(max(low, high), 1), status, source)
 
     rate = ticks["ticks_per_ns"]
-    figures["frequency_ghz"] = Figure(round(rate, 3), round(rate, 3), "measured", "time-stamp counter against CLOCK_MONOTONIC")
+    figures["frequency_ghz"] = Figure(
+        round(rate, 3), round(rate, 3), "measured", "time-stamp counter against CLOCK_MONOTONIC"
+    )
     call, fault = ticks["system_call"], ticks["page_fault"]
-    put("syscall_round_trip", 0.3 * call, call, "inferred", "getppid, of which the kernel's own work is part; low: three tenths")
+    put(
+        "syscall_round_trip",
+        0.3 * call,
+        call,
+        "inferred",
+        "getppid, of which the kernel's own work is part; low: three tenths",
+    )
     put(
         "fault_round_trip", 0.3 * fault, fault, "inferred",
         "read fault on the zero page, of which the kernel's work is part; low: three tenths",
@@ -128,7 +137,13 @@ def profile_of(ticks: dict[str, float], near: CpuProfile, cpu: str, flags: set[s
         lost = f"the switch between processes cost {table:.0f} ticks more than between threads: lost in noise; of {near.name}"
         figures[name] = replace(near.figures[name], source=lost)
     first, second, walk = (ticks[f"load_{name}"] for name in ("first_level", "second_level", "walk"))
-    put("l2_hit", 0.5 * (second - first), second - first, "inferred", "chase through 400 pages less through 32; cache misses included")
+    put(
+        "l2_hit",
+        0.5 * (second - first),
+        second - first,
+        "inferred",
+        "chase through 400 pages less through 32; cache misses included",
+    )
     put(
         "walk_load", max(1.0, (walk - second) / 4), max(1.0, walk - second), "inferred",
         "chase through 16,384 pages less through 400: one to four entries, and misses of the data itself",

@@ -26,7 +26,9 @@ class Mode:
 
 MODES = (
     Mode("none", "no isolation", "everything: the kernel is one address space for all"),
-    Mode("pti", "page-table isolation", "user code is kept from kernel mappings; kernel code is not isolated", pti=True),
+    Mode(
+        "pti", "page-table isolation", "user code is kept from kernel mappings; kernel code is not isolated", pti=True
+    ),
     Mode(
         "sci",
         "SCI as proposed",

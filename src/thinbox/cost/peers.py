@@ -53,7 +53,9 @@ def break_even(cost: ModeCost, names: list[str], per_fault: Interval) -> list[Br
         gvisor, cheaper, faults = {}, {}, {}
         for platform in PLATFORMS:
             spread = data["noise"]
-            theirs = Interval(row[platform] * (1 - spread) - row["native"], row[platform] * (1 + spread) - row["native"])
+            theirs = Interval(
+                row[platform] * (1 - spread) - row["native"], row[platform] * (1 + spread) - row["native"]
+            )
             gvisor[platform] = theirs
             cheaper[platform] = (
                 "isolation" if added.high < theirs.low else "gvisor" if added.low > theirs.high else "open"

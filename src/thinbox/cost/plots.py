@@ -42,7 +42,12 @@ def _against_faults(costs: list[ModeCost], faults: Any, path: Path) -> Path:
         if cost.mode.name != "sci-pcid" and not (cost.mode.name == "sci" and not cost.cpu.pcid):
             continue
         axes.plot(faults, cost.per_call.mean(axis=1), ".", markersize=2, label=f"{cost.cpu.name}, {cost.mode.name}")
-    axes.set(xlabel="pages granted in the call", ylabel="cycles added (middle of the interval)", xscale="symlog", yscale="log")
+    axes.set(
+        xlabel="pages granted in the call",
+        ylabel="cycles added (middle of the interval)",
+        xscale="symlog",
+        yscale="log",
+    )
     axes.legend(markerscale=6)
     return _save(figure, path)
 

@@ -79,7 +79,9 @@ def surface_added(grants: np.ndarray, names: list[str], pids: list[int], faults:
     in_profile = np.bincount(pairs, minlength=int(name.max()) + 1)
     spare_code = in_profile[name[calls]] - touched[calls]
     left = np.bincount(grants[faults != 0, 0], minlength=len(names))[calls]
-    return Surface(float(np.median(spare_code)), _spare_data(grants, pids, calls), float(np.median(left)), float(left.mean()))
+    return Surface(
+        float(np.median(spare_code)), _spare_data(grants, pids, calls), float(np.median(left)), float(left.mean())
+    )
 
 
 def _spare_data(grants: np.ndarray, pids: list[int], calls: np.ndarray) -> float:

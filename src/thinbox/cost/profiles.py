@@ -110,7 +110,9 @@ def _figure(place: str, value: Any) -> Figure:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{place}: a figure needs low, high, status and source") from error
     if not 0 <= figure.low <= figure.high or figure.status not in STATUS or not figure.source.strip():
-        raise InputError(f"{place}: low must not exceed high, status be one of {', '.join(STATUS)}, source not be empty")
+        raise InputError(
+            f"{place}: low must not exceed high, status be one of {', '.join(STATUS)}, source not be empty"
+        )
     return figure
 
 
@@ -190,5 +192,7 @@ def find_profile(name: str) -> CpuProfile:
     if path.suffix == ".toml":
         return load_profile(path)
     if name not in cpu_names():
-        raise InputError(f"there is no CPU profile {name!r}; choose from {', '.join(cpu_names())}, or give a .toml file")
+        raise InputError(
+            f"there is no CPU profile {name!r}; choose from {', '.join(cpu_names())}, or give a .toml file"
+        )
     return load_profile(FOLDER / f"{name}.toml")

@@ -39,9 +39,7 @@ HANDLER_DATA = 3
 """Data pages a fault handler touches besides its stack: the IDT, the task, the page table it fills (assumed)."""
 
 
-def count_access(
-    s: Words, out: Words, row: int, page: int, shift: int, tag: int, context: int, code: bool
-) -> None:
+def count_access(s: Words, out: Words, row: int, page: int, shift: int, tag: int, context: int, code: bool) -> None:
     """Translate one reference and count what it cost for the call at `row`."""
     result = access(s, page, shift, tag, context, code)
     if result == HIT_L1:

@@ -70,7 +70,9 @@ def rate_for(cost: ModeCost, share: float) -> Interval:
     """
     frequency = cost.cpu.figures["frequency_ghz"]
     mean = cost.total.scaled(1 / max(1, len(cost.per_call)))
-    return Interval(share * frequency.low * 1e9 / max(mean.high, 1e-9), share * frequency.high * 1e9 / max(mean.low, 1e-9))
+    return Interval(
+        share * frequency.low * 1e9 / max(mean.high, 1e-9), share * frequency.high * 1e9 / max(mean.low, 1e-9)
+    )
 
 
 def per_fault(model: Model, cost: ModeCost) -> Interval:

@@ -89,7 +89,9 @@ class Session:
         self.talk.restore(notes["talk"], self.view)
         self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command))
         compat = options.isolate != "none"
-        isolation = Isolation(policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults, keep_trace=options.keep_trace)
+        isolation = Isolation(
+            policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults, keep_trace=options.keep_trace
+        )
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
