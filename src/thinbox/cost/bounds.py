@@ -35,13 +35,14 @@ def counts(workload: Workload, words: tuple[int, ...], mode: Mode) -> tuple[np.n
     isolated = workload.isolated.astype(float)
     switches_low = 2 * entries * pti + (2 * inner * isolated + 2 * faults_low) * mode.sci + 0 * pages
     switches_high = 2 * entries * pti + (2 * inner * isolated + 2 * faults_high) * mode.sci + 2.0 * mode.asi
-    column = replay.SWITCH_KEEP if pcid else replay.SWITCH_FLUSH
-    low[1:, column], high[1:, column] = switches_low, switches_high
+    low[1:, replay.SWITCH_KEEP if pcid else replay.SWITCH_FLUSH] = switches_low
+    cold = not pcid or mode.flush_own
+    high[1:, replay.SWITCH_FLUSH if cold else replay.SWITCH_KEEP] = switches_high
     low[1:, replay.FAULTS], high[1:, replay.FAULTS] = faults_low, faults_high
     low[1:, replay.ENTRIES_COUNT] = high[1:, replay.ENTRIES_COUNT] = entries
     low[1:, replay.INNER] = high[1:, replay.INNER] = inner * isolated * mode.sci
     if mode.name != "none":
-        if pcid:
+        if not cold:
             walks = (pages + BASELINE_PAGES + USER_PAGES) * (1 if mode.sci or pti else 0)
         else:
             walks = switches_high * (COLD_PAGES if mode.sci else BASELINE_PAGES + USER_PAGES) / 2 + pages * mode.sci

@@ -209,8 +209,7 @@ class Enforcer:
         if state is None or state.call is None or state.task != self.view.current:
             return
         call = state.call
-        value = self.memory.quads[(call.regs_paddr + self.view.ax_offset) >> 3]
-        call.record.ret = value
+        call.record.ret = self.memory.quads[(call.regs_paddr + self.view.ax_offset) >> 3]
         self._close_call(state, call)
 
     def _close_call(self, state: TaskState, call: OpenCall) -> None:
@@ -230,8 +229,7 @@ class Enforcer:
         state.call = None
 
     def _forget(self, call: OpenCall) -> None:
-        indexes = call.entry_indexes
-        self.memory.words[indexes] = 0
+        self.memory.words[call.entry_indexes] = 0
         call.rows.clear()
 
     def isolated_calls(self) -> list[tuple[TaskState, OpenCall]]:
@@ -254,8 +252,7 @@ class Enforcer:
         call.granted_pages += count
         call.rows.append(rows)
         self.events.granted(call.record.seq, rows)
-        made = int(self._pool[0])
-        self._note_pages(state, made)
+        self._note_pages(state, int(self._pool[0]))
         if self.isolation.keep_faults:
             self._keep_faults(call.record.seq, rows)
 
@@ -270,9 +267,8 @@ class Enforcer:
 
     def _keep_faults(self, seq: int, rows: np.ndarray) -> None:
         for vaddr, rip, error, _index, _replaced in rows.tolist():
-            kind = _kind_of(error)
             place = self.view.symbols.describe(vaddr & U64)
-            self.record.faults.append(FaultRecord(seq, vaddr & U64, rip & U64, kind.value, place))
+            self.record.faults.append(FaultRecord(seq, vaddr & U64, rip & U64, _kind_of(error).value, place))
 
     # -- context switches -----------------------------------------------------------------------------
     def _switch_out(self) -> None:
