@@ -67,10 +67,10 @@ def measure_host() -> HostMeasurement:
             raise MachineError(f"the probe failed: {error}") from error
     ticks = parse_probe(done.stdout)
     cpuinfo = Path("/proc/cpuinfo").read_text()
-    fields = dict(
-        (key.strip(), value.strip())
+    fields = {
+        key.strip(): value.strip()
         for key, _c, value in (line.partition(":") for line in cpuinfo.split("\n\n")[0].splitlines())
-    )
+    }
     flags = set(fields.get("flags", "").split())
     meltdown = "cpu_meltdown" in fields.get("bugs", "").split()
     near = nearest(fields.get("vendor_id", ""), int(fields.get("cpu family", 0)), int(fields.get("model", 0)))
@@ -134,7 +134,7 @@ def profile_of(ticks: dict[str, float], near: CpuProfile, cpu: str, flags: set[s
         why = "context switch between processes less between threads: CR3 write, bookkeeping, misses after it"
         put(name, near.figures[name].low, table, "inferred", why)
     else:
-        lost = f"the switch between processes cost {table:.0f} ticks more than between threads: lost in noise; of {near.name}"
+        lost = f"the switch between processes cost {table:.0f} ticks more than between threads; noise: {near.name}'s"
         figures[name] = replace(near.figures[name], source=lost)
     first, second, walk = (ticks[f"load_{name}"] for name in ("first_level", "second_level", "walk"))
     put(

@@ -46,13 +46,15 @@ ZERO = Interval(0.0, 0.0)
 @dataclass(frozen=True, slots=True)
 class ModeCost:
     """What one mode adds to no isolation on one CPU. `per_call` has (low, high) cycles for each call, `causes` the
-    workload's cycles by cause, `counts` the events added (`replay.COLUMNS`, low and high)."""
+    workload's cycles by cause, `counts` the events added (`replay.COLUMNS`, low and high); `counted` says for which
+    calls misses were replayed or bounded themselves, not filled in from their like."""
 
     cpu: CpuProfile
     mode: Mode
     per_call: np.ndarray
     causes: dict[str, Interval]
     counts: np.ndarray
+    counted: np.ndarray
     replayed: bool
 
     @property
@@ -62,10 +64,11 @@ class ModeCost:
 
     @property
     def median(self) -> Interval:
-        """Cycles added to the median call."""
-        if not len(self.per_call):
+        """Cycles added to the median call, of those replayed themselves."""
+        rows = self.per_call[self.counted]
+        if not len(rows):
             return ZERO
-        return Interval(*np.median(self.per_call, axis=0).tolist())
+        return Interval(*np.median(rows, axis=0).tolist())
 
 
 def uses_pti(cpu: CpuProfile, mode: Mode) -> bool:
@@ -190,7 +193,11 @@ class Model:
         if mode.sci:
             pages = float(self.workload.table_pages)
             causes["tables"] = causes["tables"] + _times(pages, pages, self.software["table_page"])
-        return ModeCost(cpu, mode, np.asarray(per_call)[1:], causes, added, self.workload.trace is not None)
+        traced = self.workload.trace is not None
+        counted = np.ones(len(self.workload.names), dtype=bool)
+        if traced:
+            counted = self._streams[int(self._always_cold(cpu, mode))][1].counted
+        return ModeCost(cpu, mode, np.asarray(per_call)[1:], causes, added, counted, traced)
 
     def _cycles(
         self, cpu: CpuProfile, mode: Mode, cause: str, added: np.ndarray, mine: tuple[np.ndarray, np.ndarray]

@@ -45,7 +45,7 @@ def break_even(cost: ModeCost, names: list[str], per_fault: Interval) -> list[Br
     which = np.array(names)
     out = []
     for row in data["calls"]:
-        masks = [which == part for part in row["parts"]]
+        masks = [(which == part) & cost.counted for part in row["parts"]]
         if not all(mask.any() for mask in masks):
             continue
         low, high = np.sum([np.median(cost.per_call[mask], axis=0) for mask in masks], axis=0).tolist()

@@ -47,7 +47,7 @@ def marks_only(stream: np.ndarray, words: np.ndarray) -> np.ndarray:
     low = words[stream] & 15
     keep = low & 3 == replay.MARK
     keep[1:] |= low[:-1] == _STATE_WORD
-    return stream[keep]
+    return np.asarray(stream[keep])
 
 
 def choose(stream: np.ndarray, words: np.ndarray, calls: int, *, exact: bool) -> Sample:

@@ -26,8 +26,8 @@ STRUCTURES = 11
 
 GEOMETRY_COLUMNS = 4
 G_START, G_SETS, G_WAYS, G_ALIAS = range(GEOMETRY_COLUMNS)
-"""Of each structure in the head of the state: first word of its entries, sets (a power of two), ways, and its own number or that
-of the structure it shares."""
+"""Of each structure in the head of the state: first word of its entries, sets (a power of two), ways, and its own
+number or that of the structure it shares."""
 
 TAGS = 64
 """Room for tags: PCIDs, or the single tag 0 of a CPU without; `GLOBAL` marks global entries."""

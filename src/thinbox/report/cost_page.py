@@ -4,8 +4,9 @@ Why it exists: the objections of 2019 were questions about numbers. `thinbox cos
 answers; nobody edits them.
 """
 
-from thinbox.cost.model import Interval, Model, ModeCost
+from thinbox.cost.model import Interval, ModeCost, Model
 from thinbox.cost.modes import MODES
+from thinbox.cost.peers import break_even, reference_cpu
 from thinbox.cost.published import measurements
 from thinbox.report.cost_table import break_even_json, per_fault, rate_for, span, surface_json
 
@@ -174,17 +175,18 @@ def _gvisor(model: Model, costs: list[ModeCost]) -> str:
 
 
 def _fault(model: Model, costs: list[ModeCost]) -> str:
-    cost = next((c for c in costs if c.cpu.name == "zen-4" and c.mode.name == "sci-pcid"), None)
+    cost = next((c for c in costs if c.cpu.name == reference_cpu() and c.mode.name == "sci-pcid"), None)
     if cost is None:
         return ""
     one = per_fault(model, cost)
-    clock = cost.cpu.figures["frequency_ghz"]
-    ns = Interval(one.low / clock.high, one.high / clock.low)
-    calls = Interval(8_151 / ns.high, 15_900 / ns.low)
-    return (
-        f"A granted fault there costs {span(one)} cycles ({span(ns)} ns) besides misses. gVisor's systrap adds 8.2k to 13.8k ns to a "
-        f"getppid with its noise: an isolated call that faults fewer than {calls.low:.0f} times is cheaper in any case.\n"
-    ).replace("13.8k", "13.8k")
+    lines = [f"A granted fault costs {span(one)} cycles there, besides misses. By faults alone:\n"]
+    for row in break_even(cost, model.workload.names, one):
+        faults = row.faults["systrap"]
+        lines.append(
+            f"- {row.call}: isolation is cheaper than systrap below {span(Interval(faults.low, faults.low))} faults in "
+            f"any case, dearer above {span(Interval(faults.high, faults.high))}."
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _modes() -> str:

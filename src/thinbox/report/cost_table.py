@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from thinbox.cost import replay
-from thinbox.cost.model import CAUSES, Interval, Model, ModeCost
+from thinbox.cost.model import CAUSES, Interval, ModeCost, Model
 from thinbox.cost.peers import break_even, reference_cpu
 from thinbox.cost.prepopulate import remaining_faults, surface_added
 

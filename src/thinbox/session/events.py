@@ -38,7 +38,8 @@ _DIRECT_MAP_BYTES = 64 << 40
 @dataclass(slots=True)
 class PageTrace:
     """What was touched, in order. `stream` indexes `words` (see `tracing`); `shifts` has log2 of the page size
-    of each word under the kernel's own table (0 for marks); `users` is 1 for a frame that user code touched. `grants` has a row (call, page, is code) for each
+    of each word under the kernel's own table (0 for marks); `users` is 1 for a frame that user code touched.
+    `grants` has a row (call, page, is code) for each
     GRANT mark, in the same order. `lost` counts words that found no room."""
 
     stream: np.ndarray
@@ -89,7 +90,8 @@ class PageTrace:
             raise InputError(f"cannot read {path}: {error.strerror}") from error
         except (zstandard.ZstdError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} is not a trace of thinbox, or is damaged: record it again") from error
-        return cls(*arrays, code_refs=code, data_refs=data_refs, lost=lost)
+        stream, words, shifts, users, grants = arrays
+        return cls(stream, words, shifts, users, grants, code, data_refs, lost)
 
 
 @dataclass(slots=True)

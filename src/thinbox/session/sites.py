@@ -28,7 +28,7 @@ _CR3_READ = re.compile(rb"\x41?\x0f\x20[\xd8-\xdf]")
 _INVLPG = re.compile(rb"\x0f\x01[\x38-\x3b\x3e\x3f]")
 """`invlpg` of an address in a register, the only form the kernel uses (asm volatile, "m" of a pointer)."""
 _ENTRY_NAMES = ("error_entry", "paranoid_", "swapgs_restore", "entry_", "asm_exc_", "nmi", "end_repeat_nmi")
-"""Page-table isolation's own switches (arch/x86/entry/calling.h), where the kernel keeps them outside its entry text."""
+"""Page-table isolation's own switches (arch/x86/entry/calling.h), where they stand outside the entry text."""
 _IRETQ = b"\x48\xcf"
 _CALL = b"\xe8"
 _ENTRY_AREA_BYTES = 0x40000
