@@ -44,8 +44,7 @@ class HostMeasurement:
         """Return what was measured and what was inferred, for the terminal."""
         per_ns = self.ticks["ticks_per_ns"]
         out = [f"{self.cpu}{', virtual: walks go through two tables' if self.virtual else ''}; {per_ns:.2f} ticks a ns"]
-        for name in _MEASURED[1:]:
-            out.append(f"measured  {name:18} {self.ticks[name]:9.1f} ticks  {self.ticks[name] / per_ns:9.1f} ns")
+        out += [f"measured  {n:18} {self.ticks[n]:9.1f} ticks  {self.ticks[n] / per_ns:9.1f} ns" for n in _MEASURED[1:]]
         for name in NAMES:
             figure = self.profile.figures[name]
             out.append(f"{figure.status:9} {name:18} {figure.low:9.1f} .. {figure.high:.1f}")
@@ -167,8 +166,7 @@ def profile_text(measured: HostMeasurement) -> str:
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
     lines = [f"schema = {quoted(SCHEMA)}", f"name = {quoted(profile.name)}", f"title = {quoted(profile.title)}"]
-    for name in ("meltdown", "pcid", "invpcid"):
-        lines.append(f"{name} = {str(getattr(profile, name)).lower()}")
+    lines += [f"{name} = {str(getattr(profile, name)).lower()}" for name in ("meltdown", "pcid", "invpcid")]
     lines.append(f"unified_second = {str(profile.unified_second).lower()}")
     lines.append(f"first_for_all_sizes = {str(profile.first_for_all_sizes).lower()}")
     lines.append(f"note = {quoted(profile.note)}")

@@ -15,9 +15,9 @@ import numpy as np
 from thinbox.cost import replay
 
 WHOLE = 3_000_000
-WINDOW_CALLS = 192
-WARM_CALLS = 48
-TAKEN = 6
+WINDOW_CALLS = 32
+WARM_CALLS = 16
+TAKEN = 8
 """One window of so many is replayed."""
 TLB_COLUMNS = [replay.L2_HITS, replay.WALKS, replay.WALK_LOADS]
 _OPEN_WORD = replay.OPEN << 2 | replay.MARK

@@ -223,7 +223,7 @@ def _limits(model: Model) -> str:
     return f"""## What the model leaves out
 
 - Data is traced by frame, code by page; touches that repeat within a filter of 16 slots are counted, not replayed. Words lost: {lost:,}.
-- Long traces are replayed in windows, one in six; `--exact` replays all. CR3 writes and faults are never sampled.
+- Long traces are replayed in windows, one in eight; `--exact` replays all. CR3 writes and faults are never sampled.
 - Caches, branch predictors, SMT siblings, IPIs of other CPUs and the mitigations of other bugs cost nothing here.
 - A miss costs its walk in full, hidden by nothing; its low figure is an entry in the first-level cache.
 - Kernel INVLPGs and flushes are counted in the record and alike in every mode.
