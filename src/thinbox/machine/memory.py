@@ -10,6 +10,7 @@ Rules of this file:
 
 import ctypes
 import mmap
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,8 +20,8 @@ from thinbox.address import PAGE_BYTES
 from thinbox.errors import MachineError
 
 MIB = 1 << 20
-_NO_RESERVE = 0x4000
-"""MAP_NORESERVE (Python names it from 3.13 on)."""
+_FIXED, _NO_RESERVE = 0x10, 0x4000
+"""MAP_FIXED and MAP_NORESERVE (Python names the second from 3.13 on)."""
 HIDDEN_BYTES = 128 * MIB
 """Room for SCI tables: a table takes about 100 to 300 pages, so some 100 to 300 tasks at once."""
 
@@ -85,8 +86,31 @@ class Memory:
         return np.concatenate(out) if out else np.zeros(0, dtype=np.int64)
 
     def clear(self) -> None:
-        """Make every page zero again and give it back to the host."""
+        """Make every page zero again, or as it was at `freeze`, and give it back to the host."""
         self.map.madvise(mmap.MADV_DONTNEED)
+
+    def freeze(self) -> int:
+        """Make what the guest's RAM holds now the state `clear` goes back to; return a file of it for `attach`.
+
+        The file is anonymous memory (memfd_create): processes that attach it share its pages until they write.
+        """
+        handle = os.memfd_create("thinbox-ram")
+        os.truncate(handle, self.guest_bytes)
+        for number in self.used_pages().tolist():
+            at = number * PAGE_BYTES
+            os.pwrite(handle, memoryview(self.map)[at : at + PAGE_BYTES], at)
+        self.attach(handle)
+        return handle
+
+    def attach(self, handle: int) -> None:
+        """Replace the guest's RAM, at the same host address, by a private copy-on-write mapping of `handle`."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+        protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | _FIXED | _NO_RESERVE
+        at = libc.mmap(self.host_base, self.guest_bytes, protection, flags, handle, 0)
+        if at != self.host_base:
+            raise MachineError(f"cannot map guest memory: {os.strerror(ctypes.get_errno())}")
 
     def pointer(self) -> ctypes.c_void_p:
         """Return the host address of RAM for Unicorn."""

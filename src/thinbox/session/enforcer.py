@@ -89,6 +89,7 @@ class Enforcer:
         frames = range(self.memory.guest_bytes, self.memory.total_bytes, 4096)
         self._pool[0] = len(frames)
         self._pool[1:] = list(reversed(frames))
+        self._full_pool = self._pool.copy()
         slot, keep = self.slot, self.cpu.keep_array
         slot[slots.POOL] = keep(self._pool)
         slot[slots.APPROVED] = keep(self._approved)
@@ -96,6 +97,13 @@ class Enforcer:
         slot[slots.STANDING_DATA] = int(getattr(self.isolation.policy, "grants_all_data", False))
         slot[slots.LOG] = keep(self._log)
         slot[slots.LOG_CAPACITY] = LOG_ROWS
+
+    def reset(self, record: RunRecord) -> None:
+        """Begin again with `record`, after the machine was restored; what the policy granted for good stays."""
+        self.record, self.tasks, self._running = record, {}, None
+        self._pool[:] = self._full_pool
+        for slot in (slots.ACTIVE, slots.SCI_ROOT, slots.KERNEL_ROOT, slots.RESUME_RSP, slots.LOG_COUNT):
+            self.slot[slot] = 0
 
     def _install_hooks(self) -> None:
         cpu, sites = self.cpu, self.sites
@@ -123,11 +131,6 @@ class Enforcer:
         task = self.view.current
         self._running = self._add_task(task, self.view.kernel_root)
         return self._running
-
-    def release_current(self) -> None:
-        """Give the running task back: it did not become the tenant after all."""
-        self.tasks.pop(self.view.current, None)
-        self._running = None
 
     def _add_task(self, task: int, root: int) -> TaskState:
         state = TaskState(task=task, pid=self.view.pid_of(task, root), bytes_mark=self._executed())
