@@ -79,6 +79,13 @@ def register(case: Case) -> None:
     _CASES[case.title] = case
 
 
+def reasons_not_exercised() -> dict[str, str]:
+    """Return why calls have no success path on the machine thinbox is: `NOT_EXERCISED` of the corpus's modules."""
+    from thinbox.audit.cases import load_corpus
+
+    return {name: why for module in load_corpus() for name, why in getattr(module, "NOT_EXERCISED", {}).items()}
+
+
 def success(call: str, name: str, *, varies: bool = False) -> Callable[[Body], Body]:
     """Register the decorated generator function as a success path of `call`."""
     return _registrar(call, name, is_success=True, varies=varies)

@@ -18,6 +18,7 @@ COMMANDS = {
     "kernel": "find, fetch and describe kernels",
     "boot": "boot to a ready snapshot",
     "run": "run a program as a tenant, its system calls isolated",
+    "audit": "run every system call on its own, isolated and not, and compare",
     "bench": "thinbox's own speed, side by side with peers",
 }
 

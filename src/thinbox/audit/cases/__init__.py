@@ -2,9 +2,10 @@
 
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 
-def load_corpus() -> None:
+def load_corpus() -> tuple[ModuleType, ...]:
     """Import every module of this folder, in order of name."""
-    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-        import_module(f"{__name__}.{path.stem}")
+    paths = sorted(Path(__file__).parent.glob("[a-z]*.py"))
+    return tuple(import_module(f"{__name__}.{path.stem}") for path in paths)
