@@ -27,7 +27,7 @@ LAYERS = (
     {"thinbox.guest"},
     {"thinbox.boot"},
     {"thinbox.session"},
-    {"thinbox.report", "thinbox.attacks", "thinbox.bench"},
+    {"thinbox.report", "thinbox.attacks", "thinbox.bench", "thinbox.surface"},
     {"thinbox.cli", "thinbox.__main__"},
 )
 """Imports point to the same room or to an earlier layer. Imports for type checkers only do not count."""

@@ -116,9 +116,9 @@ def find_gadgets(
     for piece, found in zip(pieces, _scan_all(pieces, thunks, jobs), strict=True):
         out.append(found)
         done += len(piece.code)
-        if done * 20 // total != told:
-            told = done * 20 // total
-            say(f"looking for gadgets in {total / _MIB:.0f} MiB of live text: {5 * told} %")
+        if done * 10 // total != told:
+            told = done * 10 // total
+            say(f"looking for gadgets in {total / _MIB:.0f} MiB of live text: {10 * told} %")
     if not out:
         return Found(np.zeros(0, np.uint64), np.zeros(0, np.uint8), np.zeros(0, np.uint8))
     return Found(
