@@ -37,7 +37,10 @@ R, J, C, S = GadgetKind
         ("48 0f 07", [(0, 3, S), (1, 2, S)]),  # sysretq, sysret
         ("48 cf", [(0, 2, S), (1, 1, S)]),  # iretq, iretd
         ("58 ff e0 c3", [(0, 3, J), (1, 2, J), (3, 1, R)]),  # what comes behind a jump is a gadget of its own
-        ("75 01 90 c3", [(0, 4, R), (2, 2, R), (3, 1, R)]),  # a conditional jump ends none; `add [rax-0x3d], edx` neither
+        (
+            "75 01 90 c3",
+            [(0, 4, R), (2, 2, R), (3, 1, R)],
+        ),  # a conditional jump ends none; `add [rax-0x3d], edx` neither
         ("e9 00 00 00 00", []),  # a direct jump
         ("eb 00", []),
         ("e8 00 00 00 00", []),

@@ -77,7 +77,9 @@ class BaselinePages:
 
 def read_baseline(memory: "Memory", view: "KernelView", sites: "Sites") -> BaselinePages:
     """Walk the kernel's table of a ready guest for the baseline of a task; all stacks are alike."""
-    code, data, writable = set(), set(), set()
+    code: set[int] = set()
+    data: set[int] = set()
+    writable: set[int] = set()
     root = view.kernel_root
     for vaddr in sites.baseline.pages(view.stack_of(view.current, root), view.stack_bytes):
         leaf = paging.walk_leaf(memory.quads, memory.total_bytes, root, to_signed(vaddr))
