@@ -27,7 +27,8 @@ LAYERS = (
     {"thinbox.guest"},
     {"thinbox.boot"},
     {"thinbox.session"},
-    {"thinbox.report", "thinbox.attacks", "thinbox.bench", "thinbox.audit"},
+    {"thinbox.report", "thinbox.attacks", "thinbox.bench", "thinbox.surface"},
+    {"thinbox.audit"},
     {"thinbox.cli", "thinbox.__main__"},
 )
 """Imports point to the same room or to an earlier layer. Imports for type checkers only do not count."""

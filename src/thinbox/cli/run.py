@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
+    from thinbox.session.records import RunRecord
     from thinbox.session.session import RunResult, Session
+    from thinbox.surface.run_surface import RunSurface
 
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -33,6 +36,9 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, sig
 @click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON (- for stdout).")
 @click.option(
     "--record", type=click.Path(path_type=Path), metavar="DIR", help="Write calls.parquet and faults.parquet."
+)
+@click.option(
+    "--surface", is_flag=True, help="Measure what each call leaves to an exploit: code pages, gadgets, functions."
 )
 @click.argument("command", nargs=-1, required=True, metavar="-- PROGRAM ARG…")
 def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any) -> None:
@@ -61,18 +67,28 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
             rootfs=options["rootfs"],
             environment=_environment(options["environment"]),
             workdir=options["workdir"],
-            keep_faults=options["record"] is not None,
+            keep_faults=options["record"] is not None or options["surface"],
             stdin=_stdin(),
             on_output=_write_out,
             progress=progress.say,
         )
         session = Session(guest, options["command"], run_options)
+        tabulate = _prepare_surface(session, progress) if options["surface"] else None
         progress.clear()
         result = _run_with_signals(session)
     finally:
         progress.clear()
-    _report(result, options["json_path"], options["record"], quiet=quiet)
+    surface = tabulate(result.record) if tabulate else None
+    _report(result, options["json_path"], options["record"], surface, quiet=quiet)
     raise click.exceptions.Exit(result.exit_code)
+
+
+def _prepare_surface(session: "Session", progress: ProgressLine) -> "Callable[[RunRecord], RunSurface]":
+    """Read the live kernel while it stands ready; return what measures the finished run by it."""
+    from thinbox.surface.run_surface import load_surface, tabulate
+
+    surface = load_surface(session, progress.say)
+    return lambda record: tabulate(record, surface)
 
 
 def _stdin() -> Any:
@@ -135,10 +151,13 @@ def _require_record_extra(folder: Path | None) -> None:
         raise InputError("--record needs pyarrow; install it with: pip install 'thinbox[record]'")
 
 
-def _report(result: "RunResult", json_path: str | None, folder: Path | None, *, quiet: bool) -> None:
+def _report(
+    result: "RunResult", json_path: str | None, folder: Path | None, surface: "RunSurface | None", *, quiet: bool
+) -> None:
     record = result.record
     if json_path:
-        text = json.dumps(record.to_json(), indent=1) + "\n"
+        extra = {} if surface is None else {"surface": surface.to_json()}
+        text = json.dumps(record.to_json() | extra, indent=1) + "\n"
         try:
             if json_path == "-":
                 sys.stdout.write(text)
@@ -158,3 +177,7 @@ def _report(result: "RunResult", json_path: str | None, folder: Path | None, *, 
         from thinbox.report.summary import render_summary
 
         click.echo(render_summary(record), err=True)
+        if surface is not None:
+            from thinbox.surface.run_surface import render_surface
+
+            click.echo(render_surface(surface), err=True)

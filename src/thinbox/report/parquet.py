@@ -40,6 +40,7 @@ def write_record(record: RunRecord, folder: Path) -> None:
             ("rip", pa.uint64()),
             ("kind", pa.string()),
             ("symbol", pa.string()),
+            ("writable", pa.bool_()),
         ],
         metadata={"schema": FAULTS_SCHEMA},
     )

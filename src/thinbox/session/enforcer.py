@@ -265,10 +265,11 @@ class Enforcer:
             state.pages_made = now
 
     def _keep_faults(self, seq: int, rows: np.ndarray) -> None:
-        for vaddr, rip, error, _index, _replaced in rows.tolist():
+        for vaddr, rip, error, index, _replaced in rows.tolist():
             kind = _kind_of(error)
             place = self.view.symbols.describe(vaddr & U64)
-            self.record.faults.append(FaultRecord(seq, vaddr & U64, rip & U64, kind.value, place))
+            writable = bool(self.memory.quads[index] & paging.WRITABLE)
+            self.record.faults.append(FaultRecord(seq, vaddr & U64, rip & U64, kind.value, place, writable))
 
     # -- context switches -----------------------------------------------------------------------------
     def _switch_out(self) -> None:

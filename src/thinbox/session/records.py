@@ -37,13 +37,15 @@ class CallRecord:
 
 @dataclass(frozen=True, slots=True)
 class FaultRecord:
-    """One granted page: which call, where, by which instruction."""
+    """One granted page: which call, where, by which instruction. `writable` is the mapping's own bit: a page
+    granted for a read may be written too if the kernel's mapping may."""
 
     seq: int
     vaddr: int
     rip: int
     kind: str
     symbol: str
+    writable: bool = False
 
 
 @dataclass(slots=True)
