@@ -146,6 +146,11 @@ class Cpu:
         """Call the compiled function at host address `function` before the instruction at `vaddr`."""
         self._add(UC_HOOK_CODE, function, self.core.ctypes.data if data is None else data, begin=vaddr, end=vaddr)
 
+    def add_block_hook(self, start: int, end: int, function: int, data: int) -> None:
+        """Call the compiled function at host address `function` before each block that begins in `start` to
+        `end` (exclusive). Blocks translated earlier do not know of it: flush the translations."""
+        self._add(UC_HOOK_BLOCK, function, data, begin=start, end=end - 1)
+
     def add_code_hook(self, vaddr: int, function: Callable[[], None]) -> Callable[[], None]:
         """Call `function` before the instruction at `vaddr`; return a function that takes the hook away."""
 

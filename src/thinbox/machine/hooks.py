@@ -90,6 +90,8 @@ def grant_now(uc, core, vaddr, error, rip):
     result = grant(words, end, pool, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT], vaddr, error, rip, row)
     if result == fault.GRANTED:
         core[slots.LOG_COUNT] += 1
+        if core[slots.TRACK_USE]:
+            words[row[fault.LOG_INDEX]] &= ~(paging.ACCESSED | paging.DIRTY)
         if row[fault.LOG_REPLACED] & paging.PRESENT:
             # The old translation may be cached; a table that only grew needs no flush.
             write_cr3(uc, core, core[slots.SCI_ROOT])
