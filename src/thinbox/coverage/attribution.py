@@ -34,7 +34,7 @@ Blocks = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """What a set of blocks executed: indexes of functions into `TextMap.starts`, page addresses; ascending."""
+    """What a set of blocks executed: indexes of functions into `TextMap.names`, page addresses; ascending."""
 
     entered: npt.NDArray[np.int64]
     touched: npt.NDArray[np.int64]
@@ -51,39 +51,59 @@ class TextMap:
     def __init__(self, text_start: int, starts: Sequence[int], names: Sequence[str]) -> None:
         self.text_start = text_start
         self.names = tuple(names)
-        self._offsets = np.array([start - text_start for start in starts], dtype=np.int64)
-        self._is_cold = np.array([name.endswith(_COLD) for name in names], dtype=bool)
+        self.offsets = np.array([start - text_start for start in starts], dtype=np.int64)
+        self.is_cold = np.array([name.endswith(_COLD) for name in names], dtype=bool)
 
     def vaddr_of(self, index: int) -> int:
         """Return where function `index` starts."""
-        return self.text_start + int(self._offsets[index])
+        return self.text_start + int(self.offsets[index])
 
-    def attribute(self, blocks: Blocks) -> Executed:
-        """Return what `blocks` executed; an empty set of blocks executed nothing."""
-        if not len(blocks):
-            nothing = np.zeros(0, dtype=np.int64)
-            return Executed(nothing, nothing, nothing.astype(np.uint64))
+
+class BlockMap:
+    """Blocks that were executed at some time, each looked up once; calls are sets of their numbers."""
+
+    def __init__(self, text_map: TextMap, blocks: Blocks) -> None:
         first, end = blocks[:, 0], blocks[:, 1]
+        self._map = text_map
+        self._skew = text_map.text_start % PAGE_BYTES
         # Starts s with first <= s < end lie at the indexes low to high - 1.
-        low, high = np.searchsorted(self._offsets, first, "left"), np.searchsorted(self._offsets, end, "left")
-        entered = _spread(low, high)
-        entered = entered[~self._is_cold[entered]]
-        containing = np.searchsorted(self._offsets, first, "right") - 1
-        touched = _spread(containing, high)
-        skew = self.text_start % PAGE_BYTES
-        numbers = _spread((skew + first) // PAGE_BYTES, (skew + end - 1) // PAGE_BYTES + 1)
-        pages = numbers.astype(np.uint64) * np.uint64(PAGE_BYTES) + np.uint64(self.text_start - skew)
-        return Executed(entered, touched[touched >= 0], pages)
+        low, high = (np.searchsorted(text_map.offsets, edge, "left") for edge in (first, end))
+        containing = np.maximum(np.searchsorted(text_map.offsets, first, "right") - 1, 0)
+        self._entered = _Ranges(low, high)
+        self._touched = _Ranges(containing, high)
+        self._pages = _Ranges((self._skew + first) // PAGE_BYTES, (self._skew + end - 1) // PAGE_BYTES + 1)
+
+    def executed(self, numbers: npt.NDArray[np.integer]) -> Executed:
+        """Return what the blocks of these numbers executed; no block executed nothing."""
+        entered = self._entered.union(numbers)
+        pages = self._pages.union(numbers).astype(np.uint64) * np.uint64(PAGE_BYTES)
+        return Executed(
+            entered=entered[~self._map.is_cold[entered]],
+            touched=self._touched.union(numbers),
+            pages=pages + np.uint64(self._map.text_start - self._skew),
+        )
 
 
-def _spread(low: npt.NDArray[np.int64], high: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the distinct integers of all ranges low[i] <= n < high[i], ascending."""
-    counts = high - low
-    total = int(counts.sum())
-    if not total:
-        return np.zeros(0, dtype=np.int64)
-    position = np.arange(total, dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.unique(np.repeat(low, counts) + position)
+class _Ranges:
+    """One range of integers, low <= n < high, for each block; nearly all hold one integer or none."""
+
+    def __init__(self, low: npt.NDArray[np.int64], high: npt.NDArray[np.int64]) -> None:
+        self._low, self._high = low, high
+        size = int(high.max(initial=0))
+        self._marks = np.zeros(size + 1, dtype=bool)
+        # Ranges without a member mark the extra place at the end.
+        self._single = np.where(high > low, low, size)
+        self._is_wide = high > low + 1
+
+    def union(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """Return the distinct members of these ranges, ascending."""
+        marks = self._marks
+        marks[self._single[numbers]] = True
+        for number in numbers[self._is_wide[numbers]].tolist():
+            marks[self._low[number] : self._high[number]] = True
+        found = np.flatnonzero(marks[:-1])
+        marks[:] = False
+        return found
 
 
 def is_traceable(prologue: bytes) -> bool:

@@ -7,79 +7,44 @@ Rules of this file: no machine; the live text is read through a function that is
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from thinbox.address import U64
-from thinbox.coverage.attribution import Blocks, Executed, TextMap, traceable
+from thinbox import paging
+from thinbox.address import PAGE_MASK, U64
+from thinbox.coverage.attribution import BlockMap, Executed, TextMap, traceable
 from thinbox.coverage.results import CallCounts, NameCoverage, RunCoverage, Use
 
 if TYPE_CHECKING:
-    from thinbox.guest.kernel_view import KernelView
+    from thinbox.image.symbols import SymbolTable
     from thinbox.session.records import CallRecord
 
-_BYTES_BITS = 16
-Pages = npt.NDArray[np.int64]
+BYTES_BITS = 16
+_Integers = npt.NDArray[np.integer]
+_Data = list[npt.NDArray[np.int64]]
+"""Page addresses with the marks PRESENT, ACCESSED and DIRTY in their low bits; a page may be there twice."""
 
 
 @dataclass(frozen=True, slots=True)
-class CallData:
-    """Pages of kernel data one isolated call read or wrote (`used`), and wrote; signed, distinct, ascending."""
+class SymbolSource:
+    """The kernel's symbols where it runs, and `read_text(vaddr, bytes)` for its live text."""
 
-    used: Pages
-    written: Pages
-
-    @classmethod
-    def nothing(cls) -> "CallData":
-        """Return what a call has that touched no data."""
-        empty = np.zeros(0, dtype=np.int64)
-        return cls(empty, empty)
-
-    def joined(self, used: Pages, written: Pages) -> "CallData":
-        """Return this and more pages."""
-        return CallData(np.union1d(self.used, used), np.union1d(self.written, written))
+    symbols: "SymbolTable"
+    read_text: Callable[[int, int], bytes]
 
 
-def decode_blocks(log: bytes) -> Blocks:
-    """Return the blocks of a log of `machine.coverage_hooks` as pairs (first byte, end exclusive)."""
-    entries = np.frombuffer(log, dtype=np.int64)
-    first = entries >> _BYTES_BITS
-    return np.stack([first, first + (entries & ((1 << _BYTES_BITS) - 1))], axis=1)
-
-
-class _Tally:
-    """Counts in how many calls each value occurs."""
-
-    def __init__(self) -> None:
-        self._parts: list[npt.NDArray[np.integer]] = []
-        self._times: list[int] = []
-
-    def add(self, values: npt.NDArray[np.integer], times: int = 1) -> None:
-        """Count each of `values` (distinct) `times` times."""
-        self._parts.append(values)
-        self._times.append(times)
-
-    def counts(self) -> list[tuple[int, int]]:
-        """Return (value, calls), by value."""
-        if not self._parts:
-            return []
-        values, place = np.unique(np.concatenate(self._parts), return_inverse=True)
-        weights = np.repeat(self._times, [len(part) for part in self._parts])
-        calls = np.bincount(place, weights=weights, minlength=len(values)).astype(np.int64)
-        return list(zip(values.tolist(), calls.tolist(), strict=True))
-
-
+@dataclass(slots=True)
 class _NameSum:
-    """The calls of one name, being added up."""
+    """The calls of one name, being added up: how often each log, and the pages of each isolated call."""
 
-    def __init__(self) -> None:
-        self.logs: Counter[int] = Counter()
-        self.isolated = 0
-        self.used, self.written = _Tally(), _Tally()
+    logs: Counter[int] = field(default_factory=Counter)
+    isolated: int = 0
+    used: list[_Integers] = field(default_factory=list)
+    written: list[_Integers] = field(default_factory=list)
 
 
 class Ledger:
@@ -87,92 +52,112 @@ class Ledger:
 
     def __init__(self) -> None:
         self._numbers: dict[bytes, int] = {}
-        self._calls: list[tuple[int, int, CallData | None]] = []
+        self._calls: list[tuple[int, int, _Data | None]] = []
 
-    def add(self, seq: int, log: bytes, data: CallData | None) -> None:
-        """Keep call `seq`; `data` is None if it was not isolated."""
+    def add(self, seq: int, log: bytes, data: _Data | None) -> None:
+        """Keep call `seq`: its block numbers (32 bits each), and its data pages or None if it was not isolated."""
         self._calls.append((seq, self._numbers.setdefault(log, len(self._numbers)), data))
 
     def summed(
-        self,
-        calls: "Sequence[CallRecord]",
-        view: "KernelView",
-        read_text: Callable[[int, int], bytes],
-        irq_log: bytes,
-        lost: int,
+        self, calls: "Sequence[CallRecord]", source: SymbolSource, blocks: _Integers, interrupts: _Integers, lost: int
     ) -> RunCoverage:
-        """Attribute and add up; fills `coverage` of `calls`, which are indexed by `seq`."""
-        symbols = view.symbols
-        names = [symbols.text_symbol_at(start).name for start in symbols.text_starts]  # type: ignore[union-attr]
-        text_map = TextMap(symbols.text_start, symbols.text_starts, names)
-        done = [text_map.attribute(decode_blocks(log)) for log in self._numbers]
-        everything = np.unique(np.concatenate([e.entered for e in done])) if done else np.zeros(0, np.int64)
-        visible = traceable(everything.tolist(), text_map, read_text)
-        is_visible = np.zeros(len(names), dtype=bool)
-        is_visible[list(visible)] = True
+        """Attribute and add up; fills `coverage` of `calls`, which are indexed by `seq`.
+
+        `blocks` are all blocks by number, as (offset << 16) | bytes; `interrupts` the numbers of theirs.
+        """
+        symbols = source.symbols
+        text_map = TextMap(symbols.text_start, symbols.text_starts, symbols.text_names)
+        first = blocks >> BYTES_BITS
+        block_map = BlockMap(text_map, np.stack([first, first + (blocks & ((1 << BYTES_BITS) - 1))], axis=1))
+        logs = [block_map.executed(np.frombuffer(log, dtype=np.int32)) for log in self._numbers]
+        table = _Table(text_map, logs, source.read_text)
         sums: defaultdict[str, _NameSum] = defaultdict(_NameSum)
         for seq, number, data in self._calls:
-            record, executed = calls[seq], done[number]
+            record = calls[seq]
+            used, written = (None, None) if data is None else _split(data)
+            record.coverage = table.call_counts(number, used, written)
             part = sums[record.name]
             part.logs[number] += 1
-            if data is not None:
+            if used is not None and written is not None:
                 part.isolated += 1
-                part.used.add(data.used)
-                part.written.add(data.written)
-            record.coverage = CallCounts(
-                functions=len(executed.entered),
-                traceable=int(is_visible[executed.entered].sum()),
-                executed_pages=len(executed.pages),
-                data_pages=None if data is None else len(data.used),
-                written_pages=None if data is None else len(data.written),
-            )
-        table = _Table(text_map, done, is_visible)
-        whole = _NameSum()
-        for part in sums.values():
-            whole.logs.update(part.logs)
-        total = table.name_coverage("", whole)
-        interrupts = text_map.attribute(decode_blocks(irq_log)).entered
+                part.used.append(used)
+                part.written.append(written)
+        whole = table.name_coverage("", _NameSum(Counter(number for _seq, number, _data in self._calls)))
+        entered_by_interrupts = block_map.executed(interrupts).entered
         return RunCoverage(
             calls=tuple(table.name_coverage(name, part) for name, part in sorted(sums.items())),
-            entered=total.entered,
-            executed_functions=len(total.executed),
-            executed_pages=len(total.executed_pages),
-            traceable=total.traceable,
-            interrupts=tuple(names[index] for index in interrupts.tolist()),
+            entered=whole.entered,
+            executed_functions=len(whole.executed),
+            executed_pages=len(whole.executed_pages),
+            traceable=whole.traceable,
+            interrupts=tuple(text_map.names[index] for index in entered_by_interrupts.tolist()),
             lost_blocks=lost,
         )
 
 
 class _Table:
-    """Attributed logs by number, and what turns indexes into names."""
+    """The attributed logs by number, and what turns indexes of functions into names."""
 
-    def __init__(self, text_map: TextMap, done: list[Executed], is_visible: npt.NDArray[np.bool_]) -> None:
-        self._map, self._done, self._is_visible = text_map, done, is_visible
+    def __init__(self, text_map: TextMap, logs: list[Executed], read_text: Callable[[int, int], bytes]) -> None:
+        self._map, self._logs = text_map, logs
+        seen = np.zeros(len(text_map.names), dtype=bool)
+        for log in logs:
+            seen[log.entered] = True
+        self._is_visible = np.zeros(len(text_map.names), dtype=bool)
+        self._is_visible[list(traceable(np.flatnonzero(seen).tolist(), text_map, read_text))] = True
+
+    def call_counts(self, number: int, used: _Integers | None, written: _Integers | None) -> CallCounts:
+        """Return the numbers of one call."""
+        log = self._logs[number]
+        return CallCounts(
+            functions=len(log.entered),
+            traceable=int(np.count_nonzero(self._is_visible[log.entered])),
+            executed_pages=len(log.pages),
+            data_pages=None if used is None else len(used),
+            written_pages=None if written is None else len(written),
+        )
 
     def name_coverage(self, name: str, part: _NameSum) -> NameCoverage:
         """Return all calls of `part` as one."""
-        entered, executed, pages = _Tally(), _Tally(), _Tally()
-        for number, times in part.logs.items():
-            log = self._done[number]
-            entered.add(log.entered, times)
-            executed.add(log.touched, times)
-            pages.add(log.pages, times)
-        functions = entered.counts()
+        logs, times = [self._logs[number] for number in part.logs], list(part.logs.values())
+        entered = _tally((log.entered for log in logs), times)
+        once = [1] * part.isolated
         return NameCoverage(
             name=name,
             calls=part.logs.total(),
             isolated=part.isolated,
-            entered=self._functions(functions),
-            executed=self._functions(executed.counts()),
-            traceable=sum(bool(self._is_visible[index]) for index, _calls in functions),
-            executed_pages=tuple(Use(vaddr, "", calls) for vaddr, calls in pages.counts()),
-            data_pages=_data(part.used),
-            written_pages=_data(part.written),
+            entered=self._functions(entered),
+            executed=self._functions(_tally((log.touched for log in logs), times)),
+            traceable=sum(bool(self._is_visible[index]) for index, _calls in entered),
+            executed_pages=_pages(_tally((log.pages for log in logs), times)),
+            data_pages=_pages(_tally(part.used, once)),
+            written_pages=_pages(_tally(part.written, once)),
         )
 
     def _functions(self, counts: list[tuple[int, int]]) -> tuple[Use, ...]:
         return tuple(Use(self._map.vaddr_of(index), self._map.names[index], calls) for index, calls in counts)
 
 
-def _data(tally: _Tally) -> tuple[Use, ...]:
-    return tuple(Use(vaddr & U64, "", calls) for vaddr, calls in tally.counts())
+def _split(data: _Data) -> tuple[_Integers, _Integers]:
+    """Return the distinct pages used, and those of them written."""
+    if not data:
+        nothing = np.zeros(0, dtype=np.int64)
+        return nothing, nothing
+    marked = np.concatenate(data) if len(data) > 1 else data[0]
+    used, written = marked[marked & paging.ACCESSED != 0], marked[marked & paging.DIRTY != 0]
+    return np.unique(used & PAGE_MASK), np.unique(written & PAGE_MASK)
+
+
+def _tally(sets: Iterable[_Integers], times: Sequence[int]) -> list[tuple[int, int]]:
+    """Count each value of each set as often as `times` says of the set; return (value, count), by value."""
+    parts = list(sets)
+    if not parts:
+        return []
+    values, places = np.unique(np.concatenate(parts), return_inverse=True)
+    weights = np.repeat(np.array(times, dtype=np.int64), [len(part) for part in parts])
+    counts = np.bincount(places, weights=weights, minlength=len(values)).astype(np.int64)
+    return list(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _pages(counts: list[tuple[int, int]]) -> tuple[Use, ...]:
+    return tuple(Use(vaddr & U64, "", calls) for vaddr, calls in counts)
