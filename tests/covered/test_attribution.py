@@ -53,7 +53,9 @@ def test_a_set_of_blocks_is_the_union_and_no_block_is_nothing():
     assert blocks.executed(np.array([2, 0, 0])).entered.tolist() == [0]
     # What an earlier question marked is not part of a later answer.
     assert blocks.executed(np.array([1])).touched.tolist() == [3]
-    assert not any(len(part) for part in (lambda e: (e.entered, e.touched, e.pages))(blocks.executed(np.array([], int))))
+    assert not any(
+        len(part) for part in (lambda e: (e.entered, e.touched, e.pages))(blocks.executed(np.array([], int)))
+    )
 
 
 def test_what_ftrace_sees_is_told_by_its_nop():

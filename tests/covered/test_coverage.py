@@ -128,7 +128,9 @@ def test_interrupts_inside_a_call_are_kept_apart(guest, isolate):
     assert "update_process_times" in found.interrupts
     assert timer.isdisjoint(found.functions)
     reading = found.named("read")
-    assert any(name.startswith(("clear_user", "__clear_user", "read_zero", "iov_iter_zero")) for name in reading.functions)
+    assert any(
+        name.startswith(("clear_user", "__clear_user", "read_zero", "iov_iter_zero")) for name in reading.functions
+    )
 
 
 def test_a_killed_call_is_covered_up_to_the_kill_and_not_its_death(guest):

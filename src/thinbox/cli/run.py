@@ -35,7 +35,10 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, sig
     "--coverage", "coverage_path", metavar="FILE", help="Write the functions and pages each call used (- for stdout)."
 )
 @click.option(
-    "--record", type=click.Path(path_type=Path), metavar="DIR", help="Write calls.parquet and faults.parquet (with --coverage: coverage.parquet)."
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write calls.parquet and faults.parquet (with --coverage: coverage.parquet).",
 )
 @click.argument("command", nargs=-1, required=True, metavar="-- PROGRAM ARG…")
 def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any) -> None:

@@ -41,18 +41,18 @@ PUBLISHED = (
 https://blog.hansenpartnership.com/measuring-the-horizontal-attack-profile-of-nabla-containers/ . The method:
 README.md, runtest.bash and filters/ of that repository."""
 
-METHOD = (
-    "theirs counts what ftrace can see (functions compiled with a hook for it); the second number of a line is ours "
-    "counted so. The first has every symbol of text but .cold parts: assembly and `notrace` functions too",
-    "theirs is a server under load for half a minute, start and end left out; ours is a whole program, execve and exit "
-    "included, which alone enter several hundred functions",
-    "theirs traces processes of the container's runtime and kernel threads that work for them, page faults of user code "
-    "included; ours is what the tenant's system calls execute, from do_syscall_64 to its return",
-    "both leave interrupts out, theirs by filtering five handlers out of the trace, ours by the frame of each interrupt",
-    "both miss what the compiler inlined; kernels, configurations and workloads differ, so the figures can be set side by "
-    "side and not subtracted",
-)
-"""What differs in method, one sentence a line."""
+METHOD = """\
+- Theirs counts what ftrace can see: functions compiled with a hook for it. The last column counts ours so; the one before
+  has every symbol of text but `.cold` parts: assembly, thunks and `notrace` functions too.
+- Theirs is a server under load for half a minute, start and end left out. Ours is a whole program, with `execve` and its
+  exit, which alone enter several hundred functions.
+- Theirs traces the container runtime's processes and kernel threads that work for them, page faults of user code
+  included. Ours is what the tenant's system calls execute, from `do_syscall_64` to its return.
+- Both leave interrupts out: theirs by filtering five handlers out of the trace, ours by the frame of each interrupt.
+- Both miss what the compiler inlined. Kernels, configurations and workloads differ: the figures can be set side by side,
+  not subtracted.
+"""
+"""What differs in method, as Markdown."""
 
 
 def render_comparison(measured: dict[str, RunCoverage]) -> str:
@@ -69,4 +69,4 @@ def render_comparison(measured: dict[str, RunCoverage]) -> str:
         mark = sources.index(figure.source) + 1
         lines.append(f"| {figure.workload} | {figure.sandbox} [{mark}] | | about {figure.functions} |")
     notes = [f"[{mark}] {source}" for mark, source in enumerate(sources, 1)]
-    return "\n".join([*lines, "", *notes, "", "What differs in method:", "", *(f"- {text}." for text in METHOD)]) + "\n"
+    return "\n".join([*lines, "", *notes, "", "What differs in method:", "", METHOD])

@@ -22,8 +22,8 @@ from thinbox import paging
 from thinbox.address import PAGE_MASK, to_signed
 from thinbox.coverage.summing import Ledger, SymbolSource
 from thinbox.isolation import fault
-from thinbox.machine import cpu as registers
 from thinbox.machine import coverage_hooks as compiled
+from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 
 if TYPE_CHECKING:
@@ -156,8 +156,9 @@ class Recorder:
         if not marks.all():
             lost = np.where(errors & paging.FAULT_WRITE, paging.ACCESSED | paging.DIRTY, paging.ACCESSED)
             marks = np.where(marks == 0, lost, marks)
-        pages: npt.NDArray[np.int64] = (rows[:, fault.LOG_VADDR] & PAGE_MASK) | marks
-        return pages[errors & paging.FAULT_FETCH == 0]
+        pages = (rows[:, fault.LOG_VADDR] & PAGE_MASK) | marks
+        wanted: npt.NDArray[np.int64] = pages[errors & paging.FAULT_FETCH == 0]
+        return wanted
 
     def finish(self, calls: "Sequence[CallRecord]") -> "RunCoverage":
         """Attribute everything to symbols, fill `coverage` of each record, and return the whole.

@@ -1,9 +1,8 @@
 """`--record DIR`: every call and every granted page as Parquet, for DuckDB and polars users."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-
 from typing import Any
 
 from thinbox.coverage.results import RunCoverage
@@ -62,7 +61,10 @@ def write_record(record: RunRecord, folder: Path) -> None:
         ],
         metadata={"schema": COVERAGE_SCHEMA},
     )
-    tables = [("calls", map(asdict, record.calls), calls), ("faults", map(asdict, record.faults), faults)]
+    tables: list[tuple[str, Iterable[dict[str, Any]], Any]] = [
+        ("calls", map(asdict, record.calls), calls),
+        ("faults", map(asdict, record.faults), faults),
+    ]
     if record.coverage is not None:
         tables.append(("coverage", _uses(record.coverage), uses))
     try:

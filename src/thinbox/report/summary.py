@@ -65,8 +65,8 @@ def _coverage(record: RunRecord) -> list[str]:
     if found is None:
         return []
     line = (
-        f"coverage: {found.hap:,} kernel functions entered by these calls, {found.traceable:,} of them visible to ftrace; "
-        f"{found.executed_pages:,} pages of text executed"
+        f"coverage: {found.hap:,} kernel functions entered by these calls, {found.traceable:,} of them "
+        f"visible to ftrace; {found.executed_pages:,} pages of text executed"
     )
     lost = f"; {found.lost_blocks:,} blocks found no room: these are lower bounds" if found.lost_blocks else ""
     return [line + lost]
