@@ -42,15 +42,15 @@ https://blog.hansenpartnership.com/measuring-the-horizontal-attack-profile-of-na
 README.md, runtest.bash and filters/ of that repository."""
 
 METHOD = """\
-- Theirs counts what ftrace can see: functions compiled with a hook for it. The last column counts ours so; the one before
-  has every symbol of text but `.cold` parts: assembly, thunks and `notrace` functions too.
-- Theirs is a server under load for half a minute, start and end left out. Ours is a whole program, with `execve` and its
-  exit, which alone enter several hundred functions.
+- Theirs counts what ftrace can see: functions compiled with a hook for it. The last column counts ours so; the one
+  before has every symbol of text but `.cold` parts: assembly, thunks and `notrace` functions too.
+- Theirs is a server under load for half a minute, start and end left out. Ours is a whole program, with `execve` and
+  its exit, which alone enter several hundred functions.
 - Theirs traces the container runtime's processes and kernel threads that work for them, page faults of user code
   included. Ours is what the tenant's system calls execute, from `do_syscall_64` to its return.
 - Both leave interrupts out: theirs by filtering five handlers out of the trace, ours by the frame of each interrupt.
-- Both miss what the compiler inlined. Kernels, configurations and workloads differ: the figures can be set side by side,
-  not subtracted.
+- Both miss what the compiler inlined. Kernels, configurations and workloads differ: the figures can be set side by
+  side, not subtracted.
 """
 """What differs in method, as Markdown."""
 

@@ -145,7 +145,15 @@ def _split(data: _Data) -> tuple[_Integers, _Integers]:
         return nothing, nothing
     marked = np.concatenate(data) if len(data) > 1 else data[0]
     used, written = marked[marked & paging.ACCESSED != 0], marked[marked & paging.DIRTY != 0]
-    return np.unique(used & PAGE_MASK), np.unique(written & PAGE_MASK)
+    return _distinct(used & PAGE_MASK), _distinct(written & PAGE_MASK)
+
+
+def _distinct(pages: _Integers) -> _Integers:
+    """Return what `np.unique` does, several times faster on the few dozen pages of a call."""
+    ordered = np.sort(pages)
+    keep = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=keep[1:])
+    return ordered[keep]
 
 
 def _tally(sets: Iterable[_Integers], times: Sequence[int]) -> list[tuple[int, int]]:
