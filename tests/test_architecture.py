@@ -26,6 +26,7 @@ LAYERS = (
     {"thinbox.machine"},
     {"thinbox.guest"},
     {"thinbox.boot"},
+    {"thinbox.coverage"},
     {"thinbox.session"},
     {"thinbox.report", "thinbox.attacks", "thinbox.bench", "thinbox.surface"},
     {"thinbox.audit"},

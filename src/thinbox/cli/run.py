@@ -35,7 +35,13 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, sig
 @click.option("--workdir", default="/", show_default=True, metavar="DIR", help="Where the program starts.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON (- for stdout).")
 @click.option(
-    "--record", type=click.Path(path_type=Path), metavar="DIR", help="Write calls.parquet and faults.parquet."
+    "--coverage", "coverage_path", metavar="FILE", help="Write the functions and pages each call used (- for stdout)."
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write calls.parquet and faults.parquet (with --coverage: coverage.parquet).",
 )
 @click.option(
     "--surface", is_flag=True, help="Measure what each call leaves to an exploit: code pages, gadgets, functions."
@@ -68,6 +74,7 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
             environment=_environment(options["environment"]),
             workdir=options["workdir"],
             keep_faults=options["record"] is not None or options["surface"],
+            coverage=options["coverage_path"] is not None,
             stdin=_stdin(),
             on_output=_write_out,
             progress=progress.say,
@@ -78,6 +85,8 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
         result = _run_with_signals(session)
     finally:
         progress.clear()
+    if options["coverage_path"] and result.record.coverage is not None:
+        _write_json(result.record.coverage.to_json(), options["coverage_path"])
     surface = tabulate(result.record) if tabulate else None
     _report(result, options["json_path"], options["record"], surface, quiet=quiet)
     raise click.exceptions.Exit(result.exit_code)
@@ -151,20 +160,23 @@ def _require_record_extra(folder: Path | None) -> None:
         raise InputError("--record needs pyarrow; install it with: pip install 'thinbox[record]'")
 
 
+def _write_json(data: dict[str, Any], path: str) -> None:
+    text = json.dumps(data, indent=1) + "\n"
+    try:
+        if path == "-":
+            sys.stdout.write(text)
+        else:
+            Path(path).write_text(text)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
 def _report(
     result: "RunResult", json_path: str | None, folder: Path | None, surface: "RunSurface | None", *, quiet: bool
 ) -> None:
     record = result.record
     if json_path:
-        extra = {} if surface is None else {"surface": surface.to_json()}
-        text = json.dumps(record.to_json() | extra, indent=1) + "\n"
-        try:
-            if json_path == "-":
-                sys.stdout.write(text)
-            else:
-                Path(json_path).write_text(text)
-        except OSError as error:
-            raise InputError(f"cannot write {json_path}: {error.strerror}") from error
+        _write_json(record.to_json() | ({} if surface is None else {"surface": surface.to_json()}), json_path)
     if folder:
         from thinbox.report.parquet import write_record
 

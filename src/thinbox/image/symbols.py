@@ -121,6 +121,11 @@ class SymbolTable:
         """The distinct addresses of text symbols, ascending."""
         return self._text_starts
 
+    @property
+    def text_names(self) -> Sequence[str]:
+        """The best name of each of `text_starts`."""
+        return self._text_names
+
     def _names_index(self) -> dict[str, list[int]]:
         if self._by_name is None:
             by_name: dict[str, list[int]] = {}

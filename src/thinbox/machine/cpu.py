@@ -107,7 +107,7 @@ class Cpu:
 
     def _add_hooks(self) -> None:
         core = self.core.ctypes.data
-        self._add(UC_HOOK_BLOCK, hooks.on_block.address, core)
+        self._block_hook = self._add(UC_HOOK_BLOCK, hooks.on_block.address, core)
         self._add(UC_HOOK_INTR, hooks.on_exception.address, core)
         self._add(UC_HOOK_INSN_INVALID, hooks.on_invalid.address, core)
         self._add(UC_HOOK_INSN, hooks.on_syscall.address, core, insn=x86_const.UC_X86_INS_SYSCALL)
@@ -145,6 +145,12 @@ class Cpu:
     def add_native_hook(self, vaddr: int, function: int, data: int | None = None) -> None:
         """Call the compiled function at host address `function` before the instruction at `vaddr`."""
         self._add(UC_HOOK_CODE, function, self.core.ctypes.data if data is None else data, begin=vaddr, end=vaddr)
+
+    def replace_block_hook(self, function: int, data: int) -> None:
+        """Call the compiled function at host address `function` before each block instead of `hooks.on_block`."""
+        binding.uclib.uc_hook_del(self.uc._uch, self._block_hook)
+        self._block_hook = self._add(UC_HOOK_BLOCK, function, data)
+        self.uc.ctl_flush_tb()
 
     def add_code_hook(self, vaddr: int, function: Callable[[], None]) -> Callable[[], None]:
         """Call `function` before the instruction at `vaddr`; return a function that takes the hook away."""

@@ -90,6 +90,8 @@ def grant_now(uc, core, vaddr, error, rip):
     result = grant(words, end, pool, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT], vaddr, error, rip, row)
     if result == fault.GRANTED:
         core[slots.LOG_COUNT] += 1
+        if core[slots.TRACK_USE]:
+            words[row[fault.LOG_INDEX]] &= ~(paging.ACCESSED | paging.DIRTY)
         if row[fault.LOG_REPLACED] & paging.PRESENT:
             # The old translation may be cached; a table that only grew needs no flush.
             write_cr3(uc, core, core[slots.SCI_ROOT])
@@ -227,9 +229,9 @@ def on_rdtscp(_uc, core):
     return 1
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
-def on_block(uc, vaddr, size, core):
-    """UC_HOOK_BLOCK: virtual time, and the first moment a waiting interrupt may be taken.
+@native
+def count_block(uc, vaddr, size, core):
+    """Count a block that is about to run; False if the CPU stops before it.
 
     A block at which the CPU stops has not run and will be seen again: it is not counted.
     """
@@ -238,13 +240,20 @@ def on_block(uc, vaddr, size, core):
         inhibited = load32(env + core[slots.OFF_HFLAGS]) & HF_INHIBIT_IRQ
         if load64(env + core[slots.OFF_EFLAGS]) & IF and not inhibited:
             stop(uc, core, slots.STOP_IRQ_WINDOW)
-            return
+            return False
     if core[slots.CLOCK] >= core[slots.DEADLINE]:
         stop(uc, core, slots.STOP_DEADLINE)
-        return
+        return False
     core[slots.CLOCK] += size
     core[slots.BLOCK_START] = vaddr
     core[slots.BLOCK_END] = vaddr + size
+    return True
+
+
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+def on_block(uc, vaddr, size, core):
+    """UC_HOOK_BLOCK: virtual time, and the first moment a waiting interrupt may be taken."""
+    count_block(uc, vaddr, size, core)
 
 
 @cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)

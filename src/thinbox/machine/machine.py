@@ -50,6 +50,8 @@ class Machine:
         self.check_signals: Callable[[], None] = lambda: None
         self.on_idle: Callable[[int | None], bool] = lambda _due_ns: False
         """Called at HLT with the next timer's time; True if it brought an interrupt by itself."""
+        self.on_interrupt: Callable[[], None] = lambda: None
+        """Called when an external interrupt was delivered, before its handler runs."""
         self.stop_wanted = False
         self._readers, self._writers = self._port_maps()
         self.cpu.add_port_hooks(self._read_port, self._write_port)
@@ -118,6 +120,7 @@ class Machine:
                 vector = self.pic.acknowledge()
                 if vector is not None:
                     self.cpu.inject(vector)
+                    self.on_interrupt()
             self._plan()
             reason = self.cpu.run()
             if reason == slots.STOP_TRIPLE_FAULT:

@@ -62,13 +62,14 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     LOG,  # host address of the fault log
     LOG_COUNT,
     LOG_CAPACITY,
+    TRACK_USE,  # 1: granted entries start without A and D, so that the CPU marks what is used (coverage)
     SCRATCH,
     COUNT_FAULTS,
     COUNT_SYSCALLS,
     COUNT_IRQS,
     COUNT_BLOCKS,
     FRAME,  # eight words: the exception frame being built
-) = range(56)
+) = range(57)
 
 SLOT_COUNT = FRAME + 8
 

@@ -28,7 +28,7 @@ from thinbox.machine import cpu as registers
 from thinbox.machine import delivery, hooks, slots
 from thinbox.session.records import CallRecord, FaultRecord, RunRecord
 from thinbox.session.sites import Sites
-from thinbox.session.tasks import OpenCall, TaskState
+from thinbox.session.tasks import CallWatch, NoWatch, OpenCall, TaskState
 from thinbox.session.teardown import Teardown
 from thinbox.syscalls.table import call_name
 
@@ -77,6 +77,7 @@ class Enforcer:
         self.machine, self.view, self.sites, self.record = machine, view, sites, record
         self.memory, self.cpu, self.slot = machine.memory, machine.cpu, machine.slot
         self.isolation = isolation
+        self.watch: CallWatch = NoWatch()
         self.tasks: dict[int, TaskState] = {}
         self._pool = np.zeros(1 + (self.memory.total_bytes - self.memory.guest_bytes) // 4096, dtype=np.int64)
         self._approved = np.zeros(APPROVED_SLOTS, dtype=np.int64)
@@ -184,6 +185,7 @@ class Enforcer:
             self.slot[slots.SCI_ROOT] = state.root
             self.slot[slots.RESUME_RSP] = 0
             self.cpu.enter_table()
+        self.watch.opened(state, call)
 
     def _make_table(self, state: TaskState, root: int) -> bool:
         """Rules 1 to 3: clone the baseline into a table of the task's own; False when the pool is empty."""
@@ -218,7 +220,8 @@ class Enforcer:
             self.cpu.leave_table()
             self.slot[slots.SCI_ROOT] = 0
             self.slot[slots.RESUME_RSP] = 0
-            self._forget(call)
+        self.watch.closed(state, call)
+        self._forget(call)
         record = call.record
         record.code_bytes += self._executed() - state.bytes_mark
         record.virtual_ns = self.slot[slots.CLOCK] - call.entered_ns
@@ -227,8 +230,7 @@ class Enforcer:
         state.call = None
 
     def _forget(self, call: OpenCall) -> None:
-        indexes = call.entry_indexes
-        self.memory.words[indexes] = 0
+        self.memory.words[call.entry_indexes] = 0
         call.rows.clear()
 
     def isolated_calls(self) -> list[tuple[TaskState, OpenCall]]:
@@ -287,6 +289,7 @@ class Enforcer:
                 self.slot[slots.RESUME_RSP] = 0
                 self.cpu.leave_table()
                 self.slot[slots.SCI_ROOT] = 0
+            self.watch.paused(state, call)
         self._running = None
 
     def _switch_in(self) -> None:
@@ -307,6 +310,7 @@ class Enforcer:
             if call.resume_rsp == 0:
                 self.cpu.enter_table()
                 self._admit_here(state)
+        self.watch.resumed(state, call)
 
     def _admit_here(self, state: TaskState) -> None:
         """Judge the instruction the task goes on at, the start of `finish_task_switch`.

@@ -10,6 +10,7 @@ import statistics
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from thinbox.coverage.results import CallCounts, RunCoverage
 from thinbox.isolation.verdict import Violation
 
 SCHEMA = "thinbox.run/1"
@@ -33,6 +34,8 @@ class CallRecord:
     data_faults: int = 0
     code_bytes: int = 0
     virtual_ns: int = 0
+    coverage: CallCounts | None = None
+    """What it executed and touched; None where that was not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class RunRecord:
     wall_s: float = 0.0
     fault_us: list[float] = field(default_factory=list)
     virtual_ns: int = 0
+    coverage: RunCoverage | None = None
     stuck: bool = False
     """A killed task could not end (it waits for a lock it holds); the guest was given up."""
 
@@ -101,4 +105,5 @@ class RunRecord:
             "stuck": self.stuck,
             "calls": [asdict(call) for call in self.calls],
             "totals": self.totals,
+            "coverage": None if self.coverage is None else self.coverage.totals,
         }

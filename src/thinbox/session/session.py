@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from thinbox.boot.ready import ReadyGuest
 from thinbox.errors import EXIT_KILLED, InputError
@@ -24,6 +24,9 @@ from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
 from thinbox.syscalls.table import call_number
 
+if TYPE_CHECKING:
+    from thinbox.coverage.recorder import Recorder
+
 _INPUT_BYTES = 64 << 10
 _DOORBELL = b"!"
 _NS = 1_000_000_000
@@ -33,7 +36,8 @@ _DEATH_LIMIT_NS = 10 * _NS
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How to run: `isolate` is "all", "none" or names of calls; `policy` a name or a policy object."""
+    """How to run: `isolate` is "all", "none" or names of calls; `policy` a name or a policy object.
+    `coverage` records which functions and pages each call uses, in `record.coverage`."""
 
     policy: str | Policy = "sci"
     isolate: str = "all"
@@ -41,6 +45,7 @@ class RunOptions:
     environment: tuple[str, ...] | None = None
     workdir: str = "/"
     keep_faults: bool = False
+    coverage: bool = False
     stdin: BinaryIO | None = None
     on_output: Callable[[int, bytes], None] | None = None
     on_machine: Callable[[Machine, Enforcer], None] | None = None
@@ -91,6 +96,7 @@ class Session:
         isolation = Isolation(policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults)
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
+        self._recorder = self._start_coverage(sites) if options.coverage else None
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
         self.io = TenantIo(
             options.on_output or self._keep, self._take_input, self._adopt, lambda: bool(self.enforcer.tasks)
@@ -102,6 +108,13 @@ class Session:
         machine.on_idle = self._wait_for_input
         if options.on_machine:
             options.on_machine(machine, self.enforcer)
+
+    def _start_coverage(self, sites: Sites) -> "Recorder":
+        from thinbox.coverage.recorder import Recorder
+
+        recorder = Recorder(self.machine, self.view, sites)
+        self.enforcer.watch = recorder
+        return recorder
 
     def _keep(self, stream: int, data: bytes) -> None:
         self._output[stream] += data
@@ -119,6 +132,8 @@ class Session:
         finally:
             self.record.wall_s = time.perf_counter() - started
             self.record.virtual_ns = self.machine.now_ns - began_ns
+        if self._recorder is not None:
+            self.record.coverage = self._recorder.finish(self.record.calls)
         self.record.exit_code = self._exit_code()
         console = self.machine.console.decode(errors="replace")
         return RunResult(self.record.exit_code, bytes(self._output[1]), bytes(self._output[2]), self.record, console)

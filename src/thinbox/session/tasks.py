@@ -1,7 +1,7 @@
 """The state SCI keeps for each task of a tenant, and for the call it is in."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,3 +45,32 @@ class TaskState:
     killed: bool = False
     killed_ns: int = 0
     bytes_mark: int = 0
+
+
+class CallWatch(Protocol):
+    """Is told what becomes of the tenant's calls, by the enforcer."""
+
+    def opened(self, state: TaskState, call: OpenCall) -> None:
+        """A call begins; if it is isolated, on its table already."""
+        ...
+
+    def paused(self, state: TaskState, call: OpenCall) -> None:
+        """The call's task is switched away from."""
+        ...
+
+    def resumed(self, state: TaskState, call: OpenCall) -> None:
+        """The call's task runs again."""
+        ...
+
+    def closed(self, state: TaskState, call: OpenCall) -> None:
+        """The call returned or was killed; its grants are not forgotten yet."""
+        ...
+
+
+class NoWatch:
+    """Listens to nothing."""
+
+    def _ignore(self, _state: TaskState, _call: OpenCall) -> None:
+        pass
+
+    opened = paused = resumed = closed = _ignore
