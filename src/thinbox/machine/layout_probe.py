@@ -19,6 +19,7 @@ from typing import Any
 from unicorn import UC_ARCH_X86, UC_HOOK_INTR, UC_MODE_64, UC_PROT_ALL, Uc, UcError, x86_const
 
 from thinbox.errors import MachineError
+from thinbox.machine.sigint import SigintHold
 
 _GENERAL = (
     x86_const.UC_X86_REG_RAX,
@@ -272,10 +273,11 @@ def _probe_mode(scratch: _Scratch) -> int:
 def probe_layout() -> CpuLayout:
     """Find every field of `CpuLayout` by experiment; raise `MachineError` if one is not found exactly once."""
     try:
-        scratch = _Scratch()
-        faults = _probe_faults(scratch)
-        hflags = _probe_mode(scratch)
-        registers = _probe_registers(scratch)
+        with SigintHold():
+            scratch = _Scratch()
+            faults = _probe_faults(scratch)
+            hflags = _probe_mode(scratch)
+            registers = _probe_registers(scratch)
     except UcError as error:
         raise MachineError(f"the CPU engine failed its start-up probe: {error}; install unicorn 2.1.4") from error
     return CpuLayout(

@@ -3,6 +3,7 @@
 Why it exists: it is the Python API as well as the command: `run(guest, ["sh", "-c", "id"])`.
 """
 
+import math
 import select
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from thinbox.syscalls.table import call_number
 _INPUT_BYTES = 64 << 10
 _DOORBELL = b"!"
 _NS = 1_000_000_000
+_LOOK_S = 0.02
+"""How long a wait for input may go on without a look at signals."""
 _DEATH_LIMIT_NS = 10 * _NS
 """Virtual time a killed task gets to end; it needs milliseconds unless it waits for itself."""
 
@@ -165,9 +168,16 @@ class Session:
         stdin = self._options.stdin
         if stdin is None or self.io.input_ended or _is_regular(stdin):
             return False
-        timeout = None if due_ns is None else max(0.0, (due_ns - self.machine.now_ns) / _NS)
-        if not select.select([stdin], [], [], timeout)[0]:
-            return False
+        left_s = math.inf if due_ns is None else max(0.0, (due_ns - self.machine.now_ns) / _NS)
+        until_s = time.monotonic() + left_s
+        while not select.select([stdin], [], [], min(left_s, _LOOK_S))[0]:
+            # A handler that raises nothing does not end a select: Python goes on with it (PEP 475).
+            self.machine.look_at_signals()
+            if self.machine.pic.waiting:
+                return True
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return False
         self.machine.doorbell.receive(_DOORBELL)
         return True
 
