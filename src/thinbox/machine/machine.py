@@ -49,6 +49,8 @@ class Machine:
         self.serial = Uart(0x3F8, 4, self.pic, self._console_byte)
         self.doorbell = Uart(0x2F8, 3, self.pic, self.doorbell_output.append)
         self.check_signals: Callable[[], None] = lambda: None
+        self.look_at_input: Callable[[], None] = lambda: None
+        """Called between stretches of CPU, at least every `SLICE_NS`; may bring an interrupt."""
         self._sigint = SigintHold()
         self.on_idle: Callable[[int | None], bool] = lambda _due_ns: False
         """Called at HLT with the next timer's time; True if it brought an interrupt by itself."""
@@ -126,6 +128,7 @@ class Machine:
     def _run(self, until: Callable[[], bool]) -> None:
         while not until():
             self.look_at_signals()
+            self.look_at_input()
             if self.pit.expire(self.now_ns):
                 self.pic.raise_line(TIMER_LINE)
             if self.pic.waiting and self.cpu.interrupts_enabled:

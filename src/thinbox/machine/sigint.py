@@ -12,6 +12,7 @@ Rules of this file:
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Self
 
 
 class SigintHold:
@@ -23,7 +24,7 @@ class SigintHold:
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self._noted = True
 
-    def __enter__(self) -> "SigintHold":
+    def __enter__(self) -> Self:
         main = threading.current_thread() is threading.main_thread()
         self._holds = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if self._holds:

@@ -4,7 +4,6 @@ Why it exists: it is the Python API as well as the command: `run(guest, ["sh", "
 """
 
 import math
-import select
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,26 +16,29 @@ from thinbox.guest.conversation import Conversation, Work
 from thinbox.guest.kernel_view import KernelView
 from thinbox.guest.populate import ROOT, populate_root
 from thinbox.guest.tenant import TenantIo, TenantOptions, run_tenant
+from thinbox.guest.terminal import Terminal
 from thinbox.isolation.policies import Policy, load_policy
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
 from thinbox.session.enforcer import Enforcer, Isolation
+from thinbox.session.input import Input
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
 from thinbox.syscalls.table import call_number
 
-_INPUT_BYTES = 64 << 10
 _DOORBELL = b"!"
 _NS = 1_000_000_000
-_LOOK_S = 0.02
-"""How long a wait for input may go on without a look at signals."""
 _DEATH_LIMIT_NS = 10 * _NS
 """Virtual time a killed task gets to end; it needs milliseconds unless it waits for itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How to run: `isolate` is "all", "none" or names of calls; `policy` a name or a policy object."""
+    """How to run: `isolate` is "all", "none" or names of calls; `policy` a name or a policy object.
+
+    With a `terminal`, stdio is one: what the tenant writes to it comes as stdout, and `keys` may change, or act
+    on, what is typed.
+    """
 
     policy: str | Policy = "sci"
     isolate: str = "all"
@@ -45,6 +47,8 @@ class RunOptions:
     workdir: str = "/"
     keep_faults: bool = False
     stdin: BinaryIO | None = None
+    terminal: Terminal | None = None
+    keys: Callable[[bytes], bytes] | None = None
     on_output: Callable[[int, bytes], None] | None = None
     on_machine: Callable[[Machine, Enforcer], None] | None = None
     progress: Callable[[str], None] | None = field(default=None)
@@ -95,14 +99,17 @@ class Session:
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
+        self._input = Input(options.stdin, typed=options.terminal is not None, keys=options.keys)
         self.io = TenantIo(
-            options.on_output or self._keep, self._take_input, self._adopt, lambda: bool(self.enforcer.tasks)
+            options.on_output or self._keep, self._input.take, self._adopt, lambda: bool(self.enforcer.tasks)
         )
         root = ROOT if options.rootfs else "/"
         defaults = TenantOptions(tuple(command))
         environment = defaults.environment if options.environment is None else options.environment
-        self._tenant = TenantOptions(tuple(command), environment, root, options.workdir)
+        self._tenant = TenantOptions(tuple(command), environment, root, options.workdir, options.terminal)
         machine.on_idle = self._wait_for_input
+        if options.terminal is not None:
+            machine.look_at_input = self._look_at_keys
         if options.on_machine:
             options.on_machine(machine, self.enforcer)
 
@@ -151,46 +158,31 @@ class Session:
         self.io.signals.append(number)
         self.machine.doorbell.receive(_DOORBELL)
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the tenant's terminal another size; without a terminal nothing happens."""
+        self.io.window = (rows, columns)
+        self.machine.doorbell.receive(_DOORBELL)
+
     # -- stdin ------------------------------------------------------------------------------------------
-    def _take_input(self) -> bytes | None:
-        """Bytes of stdin, b"" for none yet, None at its end. A regular file is read at once, a pipe or
-        terminal when it has something."""
-        stdin = self._options.stdin
-        if stdin is None:
-            return None
-        if not _is_regular(stdin) and not select.select([stdin], [], [], 0)[0]:
-            return b""
-        data = stdin.raw.read(_INPUT_BYTES) if hasattr(stdin, "raw") else stdin.read(_INPUT_BYTES)
-        return data or None
+    def _look_at_keys(self) -> None:
+        """Between stretches of CPU: what is typed reaches also a tenant that computes."""
+        if self._input.look() and not self.io.input_waits:
+            self.machine.doorbell.receive(_DOORBELL)
 
     def _wait_for_input(self, due_ns: int | None) -> bool:
         """The guest sleeps: if stdin may still bring something, wait for it as long as the guest would."""
-        stdin = self._options.stdin
-        if stdin is None or self.io.input_ended or _is_regular(stdin):
+        if self.io.input_ended or self.io.input_waits:
             return False
-        left_s = math.inf if due_ns is None else max(0.0, (due_ns - self.machine.now_ns) / _NS)
-        until_s = time.monotonic() + left_s
-        while not select.select([stdin], [], [], min(left_s, _LOOK_S))[0]:
-            # A handler that raises nothing does not end a select: Python goes on with it (PEP 475).
-            self.machine.look_at_signals()
-            if self.machine.pic.waiting:
-                return True
-            left_s = until_s - time.monotonic()
-            if left_s <= 0:
-                return False
-        self.machine.doorbell.receive(_DOORBELL)
+        left_s = math.inf if due_ns is None else (due_ns - self.machine.now_ns) / _NS
+        if not self._input.wait(left_s, self._has_interrupt):
+            return False
+        if not self.machine.pic.waiting:
+            self.machine.doorbell.receive(_DOORBELL)
         return True
 
-
-def _is_regular(stream: BinaryIO) -> bool:
-    import os
-    import stat
-
-    try:
-        mode = os.fstat(stream.fileno()).st_mode
-    except (OSError, ValueError):
-        return True
-    return stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not stream.isatty())
+    def _has_interrupt(self) -> bool:
+        self.machine.look_at_signals()
+        return bool(self.machine.pic.waiting)
 
 
 def run(guest: ReadyGuest, command: Sequence[str], options: RunOptions | None = None) -> RunResult:
