@@ -101,7 +101,7 @@ class Session:
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
         self._input = Input(options.stdin, typed=options.terminal is not None, keys=options.keys)
         self.io = TenantIo(
-            options.on_output or self._keep, self._input.take, self._adopt, lambda: bool(self.enforcer.tasks)
+            options.on_output or self._keep, self._take_input, self._adopt, lambda: bool(self.enforcer.tasks)
         )
         root = ROOT if options.rootfs else "/"
         defaults = TenantOptions(tuple(command))
@@ -164,6 +164,11 @@ class Session:
         self.machine.doorbell.receive(_DOORBELL)
 
     # -- stdin ------------------------------------------------------------------------------------------
+    def _take_input(self) -> bytes | None:
+        """As `Input.take`; a signal that came before goes to the tenant before what comes now."""
+        self.machine.check_signals()
+        return b"" if self.io.signals else self._input.take()
+
     def _look_at_keys(self) -> None:
         """Between stretches of CPU: what is typed reaches also a tenant that computes."""
         if self._input.look() and not self.io.input_waits:
