@@ -85,13 +85,13 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
     entry_end = max(entry_text[1], symbols.find("__entry_text_end") or 0)
     targets = {vaddr: vaddr for vaddr in entries}
     for stub, name in CALL_STUBS.items():
-        vaddr, entry = symbols.find(stub), symbols.find(name)
-        if vaddr is not None and entry is not None:
-            targets[vaddr] = entry
+        place, entry = symbols.find(stub), symbols.find(name)
+        if place is not None and entry is not None:
+            targets[place] = entry
     behind_calls = _calls_to(text, text_start, (entry_text[0], entry_end), targets)
     returns = tuple(sorted(behind_calls))
-    for vaddr in set(entries) - set(behind_calls.values()):
-        raise MachineError(f"the call of {entries[vaddr]} is not in this kernel's entry text; its end would be missed")
+    for unseen in set(entries) - set(behind_calls.values()):
+        raise MachineError(f"the call of {entries[unseen]} is not in this kernel's entry text; its end would be missed")
     iretq = symbols.address_of("native_irq_return_iret")
     if text[iretq - text_start : iretq - text_start + 2] != _IRETQ:
         raise MachineError("native_irq_return_iret is not an iretq in this kernel")
