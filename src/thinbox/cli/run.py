@@ -1,8 +1,8 @@
 """`thinbox run`: one program, one tenant."""
 
+import errno
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +15,11 @@ from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
+    from thinbox.cli.terminal import UserTerminal
+    from thinbox.guest.terminal import Terminal
     from thinbox.session.records import RunRecord
     from thinbox.session.session import RunResult, Session
     from thinbox.surface.run_surface import RunSurface
-
-_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
@@ -33,6 +33,9 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, sig
 )
 @click.option("--env", "-e", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable. Repeatable.")
 @click.option("--workdir", default="/", show_default=True, metavar="DIR", help="Where the program starts.")
+@click.option(
+    "--tty/--no-tty", "-t/-T", "wants_tty", default=None, help="A terminal as stdio. [default: if yours is one]"
+)
 @click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON (- for stdout).")
 @click.option(
     "--coverage", "coverage_path", metavar="FILE", help="Write the functions and pages each call used (- for stdout)."
@@ -51,15 +54,20 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
     """Run PROGRAM on a real kernel, in this process, its system calls isolated.
 
     stdin, stdout, stderr and the exit status are the program's own; 137 means that thinbox killed it. A
-    signal sent to thinbox goes to the program; a second Ctrl-C ends thinbox.
+    signal sent to thinbox goes to the program; a second Ctrl-C or SIGTERM ends thinbox.
+
+    With a terminal, every key is the program's, Ctrl-C too. At the start of a line, ~. ends thinbox, ~^Z
+    suspends it, and ~~ is a tilde.
 
     \b
     thinbox run -- sh -c 'echo hello | wc -c'
+    thinbox run -- sh
     thinbox run --rootfs ./root -- /usr/bin/python3 -c 'print(1)'
     thinbox run --policy patch --json - -- mkdir /tmp/x
     """
     from thinbox.boot.params import BootParams
     from thinbox.boot.ready import prepare
+    from thinbox.cli.signals import run_with_signals
 
     _require_record_extra(options["record"])
     progress = ProgressLine(quiet=quiet)
@@ -67,22 +75,27 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
         guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
         from thinbox.session.session import RunOptions, Session
 
+        stdin = _stdin()
+        yours = _users_terminal(stdin, options["wants_tty"])
+        terminal = _terminal(options["wants_tty"], yours)
         run_options = RunOptions(
             policy=options["policy"],
             isolate=options["isolate"],
             rootfs=options["rootfs"],
-            environment=_environment(options["environment"]),
+            environment=_environment(options["environment"], terminal),
             workdir=options["workdir"],
             keep_faults=options["record"] is not None or options["surface"],
             coverage=options["coverage_path"] is not None,
-            stdin=_stdin(),
-            on_output=_write_out,
+            stdin=stdin,
+            terminal=terminal,
+            keys=_keys(yours),
+            on_output=lambda stream, data: _write_out(progress, stream, data),
             progress=progress.say,
         )
         session = Session(guest, options["command"], run_options)
         tabulate = _prepare_surface(session, progress) if options["surface"] else None
         progress.clear()
-        result = _run_with_signals(session)
+        result = run_with_signals(session, yours)
     finally:
         progress.clear()
     if options["coverage_path"] and result.record.coverage is not None:
@@ -107,10 +120,44 @@ def _stdin() -> Any:
         return None
 
 
-def _environment(pairs: tuple[str, ...]) -> tuple[str, ...] | None:
+def _users_terminal(stdin: Any, wanted: bool | None) -> "UserTerminal | None":
+    """Return the user's terminal if keys are to go from it to a terminal of the tenant's."""
+    if wanted is False or stdin is None or not stdin.isatty() or not (wanted or os.isatty(1)):
+        return None
+    from thinbox.cli.terminal import UserTerminal
+
+    return UserTerminal(stdin.fileno())
+
+
+def _terminal(wanted: bool | None, yours: "UserTerminal | None") -> "Terminal | None":
+    """Return the terminal the tenant gets: asked for, or because the user sits at one."""
+    if not wanted and yours is None:
+        return None
+    from thinbox.guest.terminal import Terminal
+
+    rows, columns = yours.size if yours else (24, 80)
+    # A stderr that goes elsewhere goes on going there.
+    return Terminal(rows, columns, stderr=os.isatty(2))
+
+
+def _keys(yours: "UserTerminal | None") -> Callable[[bytes], bytes] | None:
+    if yours is None:
+        return None
+    from thinbox.cli.terminal import EscapeKeys
+
+    return EscapeKeys(_interrupt, yours.suspend)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _environment(pairs: tuple[str, ...], terminal: "Terminal | None") -> tuple[str, ...] | None:
     from thinbox.guest.tenant import TenantOptions
 
     values = dict(entry.split("=", 1) for entry in TenantOptions(("",)).environment)
+    if terminal is not None:
+        values["TERM"] = os.environ.get("TERM") or values["TERM"]
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
@@ -119,36 +166,17 @@ def _environment(pairs: tuple[str, ...]) -> tuple[str, ...] | None:
     return tuple(f"{name}={value}" for name, value in values.items())
 
 
-def _write_out(stream: int, data: bytes) -> None:
+def _write_out(progress: ProgressLine, stream: int, data: bytes) -> None:
+    progress.clear()
     view = memoryview(data)
-    while view:
-        view = view[os.write(stream, view) :]
-
-
-def _run_with_signals(session: "Session") -> "RunResult":
-    """Run; Ctrl-C and other signals go to the tenant, the second Ctrl-C to thinbox."""
-    seen = 0
-    pending: list[int] = []
-
-    def note(number: int, _frame: Any) -> None:
-        pending.append(number)
-
-    def check() -> None:
-        nonlocal seen
-        while pending:
-            number = pending.pop(0)
-            seen += number == signal.SIGINT
-            if seen > 1:
-                raise KeyboardInterrupt
-            session.signal(number)
-
-    kept = {number: signal.signal(number, note) for number in (signal.SIGINT, *_FORWARDED)}
-    session.machine.check_signals = check
     try:
-        return session.run()
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        while view:
+            view = view[os.write(stream, view) :]
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        # A terminal whose other end is gone.
+        raise BrokenPipeError from error
 
 
 def _require_record_extra(folder: Path | None) -> None:

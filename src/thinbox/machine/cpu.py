@@ -112,7 +112,6 @@ class Cpu:
         self._add(UC_HOOK_INSN_INVALID, hooks.on_invalid.address, core)
         self._add(UC_HOOK_INSN, hooks.on_syscall.address, core, insn=x86_const.UC_X86_INS_SYSCALL)
         self._add(UC_HOOK_INSN, hooks.on_rdtsc.address, core, insn=x86_const.UC_X86_INS_RDTSC)
-        self._add(UC_HOOK_INSN, hooks.on_rdtscp.address, core, insn=x86_const.UC_X86_INS_RDTSCP)
         self._call_inject = self._exported(hooks.inject.address, None, 1)
         self._call_enter = self._exported(hooks.enter_table.address, None, 0)
         self._call_leave = self._exported(hooks.leave_table.address, None, 0)
@@ -284,9 +283,15 @@ class Cpu:
 
     # -- saving -----------------------------------------------------------------------------------
     def save(self) -> bytes:
-        """Return the CPU state as bytes (Unicorn's own context, host pointers left out by it)."""
-        context = self.uc.context_save()
-        return context_state(context, bytes(self.regs))
+        """Return the CPU state as bytes: Unicorn's own context, the one host pointer in it made 0.
+
+        `retaddr` (QEMU's CPUX86State) is where in translated code the last page walk began; it is set again
+        before each use (target/i386/excp_helper.c, x86_cpu_tlb_fill).
+        """
+        state = bytearray(context_state(self.uc.context_save(), bytes(self.regs)))
+        at = self.layout.retaddr
+        state[at : at + 8] = bytes(8)
+        return bytes(state)
 
     def restore(self, state: bytes) -> None:
         """Load a state that `save` returned, in this process or another one."""

@@ -201,6 +201,11 @@ def on_syscall(uc, core):
     store64(env + R11, flags & ~RF)
     entry = load64(env + core[slots.OFF_LSTAR])
     if not load32(env + core[slots.OFF_HFLAGS]) & HF_CS64:
+        # ECX is the return address: the second argument comes in EBP, the sixth on the user's stack
+        # (arch/x86/entry/entry_64_compat.S, entry_SYSCALL_compat).
+        keep_int80_arguments(core)
+        core[slots.CALL_ARG1] = core[slots.CALL_ARG5]
+        core[slots.CALL_ARG5] = 0
         entry = load64(env + core[slots.OFF_CSTAR])
     selector = (load64(env + core[slots.OFF_STAR]) >> 32) & 0xFFFC
     enter_ring0(core, selector)
@@ -212,20 +217,10 @@ def on_syscall(uc, core):
 
 @cfunc(types.int32(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
 def on_rdtsc(_uc, core):
-    """UC_HOOK_INSN for `rdtsc` and `rdtscp`: virtual time, one tick a nanosecond; CPU 0 of node 0."""
+    """UC_HOOK_INSN for `rdtsc`: virtual time, one tick a nanosecond. This CPU model has no `rdtscp`."""
     env = core[slots.ENV]
     store64(env + RAX, core[slots.CLOCK] & 0xFFFFFFFF)
     store64(env + RDX, (core[slots.CLOCK] >> 32) & 0xFFFFFFFF)
-    return 1
-
-
-@cfunc(types.int32(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
-def on_rdtscp(_uc, core):
-    """`rdtscp` also loads RCX with TSC_AUX, which Linux sets to (node << 12) | cpu: 0."""
-    env = core[slots.ENV]
-    store64(env + RAX, core[slots.CLOCK] & 0xFFFFFFFF)
-    store64(env + RDX, (core[slots.CLOCK] >> 32) & 0xFFFFFFFF)
-    store64(env + RCX, 0)
     return 1
 
 

@@ -20,6 +20,7 @@ from thinbox.machine.devices.pit import Pit
 from thinbox.machine.devices.uart import Uart
 from thinbox.machine.layout_probe import probe_layout
 from thinbox.machine.memory import MIB, Memory
+from thinbox.machine.sigint import SigintHold
 
 TIMER_LINE = 0
 SLICE_NS = 20_000_000
@@ -48,6 +49,9 @@ class Machine:
         self.serial = Uart(0x3F8, 4, self.pic, self._console_byte)
         self.doorbell = Uart(0x2F8, 3, self.pic, self.doorbell_output.append)
         self.check_signals: Callable[[], None] = lambda: None
+        self.look_at_input: Callable[[], None] = lambda: None
+        """Called between stretches of CPU, at least every `SLICE_NS`; may bring an interrupt."""
+        self._sigint = SigintHold()
         self.on_idle: Callable[[int | None], bool] = lambda _due_ns: False
         """Called at HLT with the next timer's time; True if it brought an interrupt by itself."""
         self.on_interrupt: Callable[[], None] = lambda: None
@@ -111,9 +115,22 @@ class Machine:
 
     # -- running --------------------------------------------------------------------------------------
     def run(self, until: Callable[[], bool]) -> None:
-        """Run until `until()` is true; it is asked whenever the CPU stops."""
+        """Run until `until()` is true; it is asked whenever the CPU stops.
+
+        `KeyboardInterrupt` for a Ctrl-C is raised from here at the next stop, and never lost in a callback.
+        """
+        with self._sigint:
+            self._run(until)
+
+    def look_at_signals(self) -> None:
+        """Raise or do what a signal asks for; called between stretches of CPU, and while `on_idle` waits."""
+        self._sigint.check()
+        self.check_signals()
+
+    def _run(self, until: Callable[[], bool]) -> None:
         while not until():
-            self.check_signals()
+            self.look_at_signals()
+            self.look_at_input()
             if self.pit.expire(self.now_ns):
                 self.pic.raise_line(TIMER_LINE)
             if self.pic.waiting and self.cpu.interrupts_enabled:

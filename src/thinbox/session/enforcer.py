@@ -164,8 +164,11 @@ class Enforcer:
 
     def _open_call(self, nr: int, name: str) -> None:
         state = self._running
-        if state is None or state.task != self.view.current or state.call is not None:
+        if state is None or state.task != self.view.current:
             return
+        if state.call is not None:
+            # Going on would run this call, and every later one, outside the table.
+            raise MachineError(f"{name} began before the end of {state.call.record.name} was seen")
         root = self.view.kernel_root
         args = tuple(self.slot[slot] & U64 for slot in _ARGUMENT_SLOTS)
         record = CallRecord(len(self.record.calls), self.isolation.tenant, state.pid, nr, name, args)

@@ -3,7 +3,7 @@
 Why it exists: it is the Python API as well as the command: `run(guest, ["sh", "-c", "id"])`.
 """
 
-import select
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +16,12 @@ from thinbox.guest.conversation import Conversation, Work
 from thinbox.guest.kernel_view import KernelView
 from thinbox.guest.populate import ROOT, populate_root
 from thinbox.guest.tenant import TenantIo, TenantOptions, run_tenant
+from thinbox.guest.terminal import Terminal
 from thinbox.isolation.policies import Policy, load_policy
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
 from thinbox.session.enforcer import Enforcer, Isolation
+from thinbox.session.input import Input
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
 from thinbox.syscalls.table import call_number
@@ -27,7 +29,6 @@ from thinbox.syscalls.table import call_number
 if TYPE_CHECKING:
     from thinbox.coverage.recorder import Recorder
 
-_INPUT_BYTES = 64 << 10
 _DOORBELL = b"!"
 _NS = 1_000_000_000
 _DEATH_LIMIT_NS = 10 * _NS
@@ -37,7 +38,11 @@ _DEATH_LIMIT_NS = 10 * _NS
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """How to run: `isolate` is "all", "none" or names of calls; `policy` a name or a policy object.
-    `coverage` records which functions and pages each call uses, in `record.coverage`."""
+    `coverage` records which functions and pages each call uses, in `record.coverage`.
+
+    With a `terminal`, stdio is one: what the tenant writes to it comes as stdout, and `keys` may change, or act
+    on, what is typed.
+    """
 
     policy: str | Policy = "sci"
     isolate: str = "all"
@@ -47,6 +52,8 @@ class RunOptions:
     keep_faults: bool = False
     coverage: bool = False
     stdin: BinaryIO | None = None
+    terminal: Terminal | None = None
+    keys: Callable[[bytes], bytes] | None = None
     on_output: Callable[[int, bytes], None] | None = None
     on_machine: Callable[[Machine, Enforcer], None] | None = None
     progress: Callable[[str], None] | None = field(default=None)
@@ -98,14 +105,17 @@ class Session:
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
         self._recorder = self._start_coverage(sites) if options.coverage else None
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
+        self._input = Input(options.stdin, typed=options.terminal is not None, keys=options.keys)
         self.io = TenantIo(
             options.on_output or self._keep, self._take_input, self._adopt, lambda: bool(self.enforcer.tasks)
         )
         root = ROOT if options.rootfs else "/"
         defaults = TenantOptions(tuple(command))
         environment = defaults.environment if options.environment is None else options.environment
-        self._tenant = TenantOptions(tuple(command), environment, root, options.workdir)
+        self._tenant = TenantOptions(tuple(command), environment, root, options.workdir, options.terminal)
         machine.on_idle = self._wait_for_input
+        if options.terminal is not None:
+            machine.look_at_input = self._look_at_keys
         if options.on_machine:
             options.on_machine(machine, self.enforcer)
 
@@ -163,39 +173,36 @@ class Session:
         self.io.signals.append(number)
         self.machine.doorbell.receive(_DOORBELL)
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the tenant's terminal another size; without a terminal nothing happens."""
+        self.io.window = (rows, columns)
+        self.machine.doorbell.receive(_DOORBELL)
+
     # -- stdin ------------------------------------------------------------------------------------------
     def _take_input(self) -> bytes | None:
-        """Bytes of stdin, b"" for none yet, None at its end. A regular file is read at once, a pipe or
-        terminal when it has something."""
-        stdin = self._options.stdin
-        if stdin is None:
-            return None
-        if not _is_regular(stdin) and not select.select([stdin], [], [], 0)[0]:
-            return b""
-        data = stdin.raw.read(_INPUT_BYTES) if hasattr(stdin, "raw") else stdin.read(_INPUT_BYTES)
-        return data or None
+        """As `Input.take`; a signal that came before goes to the tenant before what comes now."""
+        self.machine.check_signals()
+        return b"" if self.io.signals else self._input.take()
+
+    def _look_at_keys(self) -> None:
+        """Between stretches of CPU: what is typed reaches also a tenant that computes."""
+        if self._input.look() and not self.io.input_waits:
+            self.machine.doorbell.receive(_DOORBELL)
 
     def _wait_for_input(self, due_ns: int | None) -> bool:
         """The guest sleeps: if stdin may still bring something, wait for it as long as the guest would."""
-        stdin = self._options.stdin
-        if stdin is None or self.io.input_ended or _is_regular(stdin):
+        if self.io.input_ended or self.io.input_waits:
             return False
-        timeout = None if due_ns is None else max(0.0, (due_ns - self.machine.now_ns) / _NS)
-        if not select.select([stdin], [], [], timeout)[0]:
+        left_s = math.inf if due_ns is None else (due_ns - self.machine.now_ns) / _NS
+        if not self._input.wait(left_s, self._has_interrupt):
             return False
-        self.machine.doorbell.receive(_DOORBELL)
+        if not self.machine.pic.waiting:
+            self.machine.doorbell.receive(_DOORBELL)
         return True
 
-
-def _is_regular(stream: BinaryIO) -> bool:
-    import os
-    import stat
-
-    try:
-        mode = os.fstat(stream.fileno()).st_mode
-    except (OSError, ValueError):
-        return True
-    return stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not stream.isatty())
+    def _has_interrupt(self) -> bool:
+        self.machine.look_at_signals()
+        return bool(self.machine.pic.waiting)
 
 
 def run(guest: ReadyGuest, command: Sequence[str], options: RunOptions | None = None) -> RunResult:

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.machine.memory import Memory
 
-CALL_ENTRIES = ("do_syscall_64", "do_int80_syscall_32", "do_fast_syscall_32", "do_SYSENTER_32", "do_int80_emulation")
+CALL_ENTRIES = ("do_syscall_64", "do_int80_syscall_32", "do_fast_syscall_32", "do_int80_emulation")
 """64-bit `syscall`; `int $0x80`, 32-bit `syscall` and `sysenter`, where the kernel has them."""
+CALL_STUBS = {"int80_emulation": "do_int80_emulation", "do_SYSENTER_32": "do_fast_syscall_32"}
+"""What the entry text calls instead of an entry, and jumps on to it (the first since the BHI mitigation, 6.1.85)."""
 RANGE_TEARDOWNS = ("__vunmap_range_noflush", "vunmap_range_noflush", "flush_tlb_kernel_range")
 WHOLE_TEARDOWNS = ("flush_tlb_all", "flush_tlb_one_kernel", "cpa_flush", "__flush_tlb_all")
 DEATHS = ("rewind_stack_and_make_dead", "rewind_stack_do_exit")
@@ -53,7 +55,7 @@ class Sites:
     @property
     def baseline(self) -> Baseline:
         """Rule 1 for this kernel."""
-        return Baseline(self.entry_area, self.entry_text, tuple(self.entries))
+        return Baseline(self.entry_area, self.entry_text, (*self.entries, *self.returns))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -79,7 +81,17 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
     entries: dict[int, str] = {vaddr: name for name in CALL_ENTRIES if (vaddr := symbols.find(name)) is not None}
     if "do_syscall_64" not in entries.values():
         raise MachineError("this kernel has no do_syscall_64; isolated calls cannot be entered")
-    returns = tuple(sorted(_calls_to(text, text_start, entry_text, set(entries))))
+    # The 32-bit entries lie behind the part of the entry text that the baseline maps.
+    entry_end = max(entry_text[1], symbols.find("__entry_text_end") or 0)
+    targets = {vaddr: vaddr for vaddr in entries}
+    for stub, name in CALL_STUBS.items():
+        place, entry = symbols.find(stub), symbols.find(name)
+        if place is not None and entry is not None:
+            targets[place] = entry
+    behind_calls = _calls_to(text, text_start, (entry_text[0], entry_end), targets)
+    returns = tuple(sorted(behind_calls))
+    for unseen in set(entries) - set(behind_calls.values()):
+        raise MachineError(f"the call of {entries[unseen]} is not in this kernel's entry text; its end would be missed")
     iretq = symbols.address_of("native_irq_return_iret")
     if text[iretq - text_start : iretq - text_start + 2] != _IRETQ:
         raise MachineError("native_irq_return_iret is not an iretq in this kernel")
@@ -112,15 +124,15 @@ def _present(view: "KernelView", names: tuple[str, ...]) -> tuple[int, ...]:
     return found
 
 
-def _calls_to(text: bytes, text_start: int, span: tuple[int, int], targets: set[int]) -> set[int]:
-    """Return the addresses behind `call rel32` to one of `targets`, within the entry text."""
-    found = set()
+def _calls_to(text: bytes, text_start: int, span: tuple[int, int], targets: dict[int, int]) -> dict[int, int]:
+    """Return the addresses behind `call rel32` to a key of `targets`, with its value, within the entry text."""
+    found = {}
     at = text.find(_CALL, span[0] - text_start)
     while 0 <= at < span[1] - text_start:
         behind = text_start + at + 5
         (distance,) = struct.unpack_from("<i", text, at + 1)
         if behind + distance in targets:
-            found.add(behind)
+            found[behind] = targets[behind + distance]
         at = text.find(_CALL, at + 1)
     return found
 
