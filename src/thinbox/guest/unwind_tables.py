@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _ORC_BYTES = 6
 _FIXUP_BYTES = 12
+_FUNCTION_START = 8 | 5 << 32
+"""sp_offset 8 from ORC_REG_SP: the caller's stack begins behind the return address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,26 @@ def load_unwind_table(view: "KernelView", memory: "Memory") -> UnwindTable:
     sp_reg = np.where(is_call, registers & 15, 0)
     entries = fields[:, 0] | fields[:, 1] << 16 | sp_reg << 32 | (registers >> 4 & 15) << 48
     keep = (ips >= symbols.text_start - (1 << 64)) & (ips < symbols.text_end - (1 << 64))
-    return UnwindTable(np.ascontiguousarray(ips[keep]), np.ascontiguousarray(entries[keep]))
+    return _with_thunks(view, ips[keep], entries[keep])
+
+
+def _with_thunks(view: "KernelView", ips: npt.NDArray[np.int64], entries: npt.NDArray[np.int64]) -> UnwindTable:
+    """Say of the first byte of each indirect thunk that the return address lies on top of the stack.
+
+    arch/x86/lib/retpoline.S marks them UNWIND_HINT_EMPTY, for their middle is not to be unwound from; a fetch
+    that faults is at their first byte, where they are what any function is.
+    """
+    starts = [vaddr for vaddr in view.symbols.text_starts if _is_thunk(view, vaddr)]
+    places = np.array(starts, np.uint64).view(np.int64)
+    behind = entries[np.searchsorted(ips, places + 1, "right") - 1]
+    all_ips = np.concatenate([ips, places, places + 1])
+    all_entries = np.concatenate([entries, np.full(len(places), _FUNCTION_START, np.int64), behind])
+    order = np.argsort(all_ips, kind="stable")
+    return UnwindTable(np.ascontiguousarray(all_ips[order]), np.ascontiguousarray(all_entries[order]))
+
+
+def _is_thunk(view: "KernelView", vaddr: int) -> bool:
+    return any(name.startswith("__x86_indirect_") for name in view.symbols.names_at(vaddr))
 
 
 def load_fixups(view: "KernelView", memory: "Memory") -> frozenset[int]:

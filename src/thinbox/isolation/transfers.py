@@ -23,6 +23,7 @@ class Flow(enum.Enum):
     CALL_INDIRECT = "indirect call"
     RETURN = "return"
     IRET = "iret"
+    STOP = "trap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,10 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class DecodedFunction:
-    """A function's instructions, by the address behind each; `leaves` are direct jumps out of it."""
+    """A function's instructions, by the address behind each.
+
+    `leaves` are the targets of direct jumps out of it, and its end if its last instruction does not stop there.
+    """
 
     start: int
     end: int
@@ -78,6 +82,7 @@ class DecodedFunction:
 _ALWAYS = {"jmp": Flow.JUMP, "call": Flow.CALL}
 _INDIRECT = {"jmp": Flow.JUMP_INDIRECT, "call": Flow.CALL_INDIRECT}
 _RETURNS = {"ret": Flow.RETURN, "retf": Flow.RETURN, "retfq": Flow.RETURN}
+_STOPS = frozenset(("int3", "ud2", "ud1", "ud0", "hlt"))
 _RETURNS |= dict.fromkeys(("iret", "iretd", "iretq", "sysret", "sysretq", "sysexit"), Flow.IRET)
 
 
@@ -86,6 +91,8 @@ def flow_of(mnemonic: str, operands: str) -> tuple[Flow, int]:
     word = mnemonic.rsplit(" ", 1)[-1]
     if word in _RETURNS:
         return _RETURNS[word], 0
+    if word in _STOPS:
+        return Flow.STOP, 0
     if word[0] != "j" and word[:4] not in ("call", "loop"):
         return Flow.NEXT, 0
     if not operands.startswith("0x"):
@@ -100,6 +107,7 @@ def decode_function(code: bytes, start: int) -> DecodedFunction:
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     decoder.skipdata = True
     end, by_end, starts, leaves, indirect = start + len(code), {}, set(), set(), False
+    last = Flow.STOP
     for vaddr, size, mnemonic, operands in decoder.disasm_lite(code, start):
         flow, target = flow_of(mnemonic, operands)
         by_end[vaddr + size] = Instruction(vaddr, flow, target)
@@ -107,6 +115,10 @@ def decode_function(code: bytes, start: int) -> DecodedFunction:
         if flow in (Flow.JUMP, Flow.BRANCH) and not start <= target < end:
             leaves.add(target)
         indirect = indirect or flow is Flow.JUMP_INDIRECT
+        if mnemonic != "nop":  # padding between functions is int3, or nop behind an instruction that leaves
+            last = flow
+    if last in (Flow.NEXT, Flow.BRANCH):
+        leaves.add(end)
     return DecodedFunction(start, end, by_end, frozenset(starts), frozenset(leaves), indirect)
 
 

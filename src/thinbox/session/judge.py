@@ -122,7 +122,8 @@ class Judge:
         starts = np.array([to_signed(vaddr) for vaddr in self.view.symbols.text_starts], dtype=np.int64)
         slot, keep = self.slot, self.cpu.keep_array
         self._ips, self._orc = table.ips.data, table.entries.data
-        slot[slots.ORC_IPS], slot[slots.ORC], slot[slots.ORC_COUNT] = keep(table.ips), keep(table.entries), len(table.ips)
+        slot[slots.ORC_IPS], slot[slots.ORC] = keep(table.ips), keep(table.entries)
+        slot[slots.ORC_COUNT] = len(table.ips)
         slot[slots.STARTS], slot[slots.STARTS_COUNT] = keep(starts), len(starts)
         slot[slots.STACK_JUDGED] = 1
 

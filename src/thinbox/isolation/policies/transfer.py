@@ -42,8 +42,9 @@ WRONG_CALLEE = Verdict(granted=False, rule="T6", reason="a frame's call does not
 _THUNK = "__x86_indirect_"
 """arch/x86/lib/retpoline.S: `__x86_indirect_thunk_rax` and its like replace an indirect jump or call; they end in
 `ret`. The code between the symbols of one thunk array is reached by their own direct calls."""
-_LONGEST_CHAIN = 64
-"""Functions followed from a call through tail jumps; the kernel's longest chains have a handful."""
+_ANYWHERE = 0
+_MOST_FOLLOWED = 4096
+"""Functions followed through tail jumps; the most come of `x64_sys_call`, which jumps to every handler."""
 
 
 class Transfer:
@@ -56,7 +57,8 @@ class Transfer:
     def __init__(self) -> None:
         self._code = LiveCode()
         self._pairs: set[tuple[int, int]] = set()
-        self._pairs_version = -1
+        self._reached: dict[int, frozenset[int]] = {}
+        self._version = -1
 
     def check_access(self, access: Access, call: CallView) -> Verdict:
         """Judge one access."""
@@ -120,9 +122,10 @@ class Transfer:
         stack = call.stack
         if not stack.complete:
             return NO_STACK
-        if self._pairs_version != call.text_version:
+        if self._version != call.text_version:
             self._pairs.clear()
-            self._pairs_version = call.text_version
+            self._reached.clear()
+            self._version = call.text_version
         for frame in stack.frames:
             if not call.is_executable(frame.back - 1):
                 return STALE_FRAME
@@ -141,23 +144,24 @@ class Transfer:
 
     def _leads_to(self, call: CallView, target: int, wanted: int) -> bool:
         """Whether a call of `target` can have the function at `wanted` running: itself, or through tail jumps."""
+        reached = self._reached.get(target)
+        if reached is None:
+            reached = self._reached[target] = self._follow(call, target)
+        return wanted in reached or _ANYWHERE in reached
+
+    def _follow(self, call: CallView, target: int) -> frozenset[int]:
+        """The functions a call of `target` ends up in; `_ANYWHERE` among them if one of them jumps indirectly."""
         waiting, seen = [target], set[int]()
-        while waiting and len(seen) < _LONGEST_CHAIN:
+        while waiting:
             function = self._function(call, waiting.pop())
             if function is None or function.start in seen:
                 continue
-            if function.start == wanted or function.jumps_indirectly or self._is_thunk(call, function.start):
-                return True
             seen.add(function.start)
+            if function.jumps_indirectly or self._is_thunk(call, function.start) or len(seen) > _MOST_FOLLOWED:
+                seen.add(_ANYWHERE)
+                break
             waiting.extend(function.leaves)
-            waiting.extend(self._runs_into(function))
-        return False
-
-    @staticmethod
-    def _runs_into(function: DecodedFunction) -> tuple[int, ...]:
-        """The next symbol, where the last instruction of this one does not leave it (assembly of several symbols)."""
-        last = function.by_end.get(function.end)
-        return (function.end,) if last is not None and last.flow in (Flow.NEXT, Flow.BRANCH) else ()
+        return frozenset(seen)
 
     # -- code ---------------------------------------------------------------------------------------------
     def _function(self, call: CallView, vaddr: int) -> DecodedFunction | None:
