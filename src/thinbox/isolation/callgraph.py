@@ -57,12 +57,13 @@ class CallGraph:
         return int(self._reached[nr].sum())
 
     def _reach(self, nr: int) -> Mask:
+        """Follow the edges from the entry path, the handler, and every function whose address is taken."""
         chosen = self.handlers if nr < 0 else self.handlers[nr : nr + 1]
         cut = np.array([self.index_of(vaddr) for vaddr in self.dispatchers], np.int32)
         keep = ~np.isin(self.froms, cut) if nr >= 0 else np.ones(len(self.froms), bool)
         froms, tos = self.froms[keep], self.tos[keep]
         reached = np.zeros(len(self.starts), bool)
-        reached[[self.index_of(vaddr) for vaddr in (*self.entries, *chosen)]] = True
+        reached[[self.index_of(vaddr) for vaddr in (*self.entries, *self.dispatchers, *chosen)]] = True
         reached[self.taken] = True
         while True:
             new = tos[reached[froms] & ~reached[tos]]
@@ -108,7 +109,9 @@ def build_callgraph(
 def _windows(code: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
     """Return the 32-bit little-endian word at every offset of `code`."""
     wide = code.astype(np.uint32)
-    return wide[:-3] | wide[1:-2] << 8 | wide[2:-1] << 16 | wide[3:] << 24
+    eight, sixteen, more = np.uint32(8), np.uint32(16), np.uint32(24)
+    found: npt.NDArray[np.uint32] = wide[:-3] | wide[1:-2] << eight | wide[2:-1] << sixteen | wide[3:] << more
+    return found
 
 
 def _edges(

@@ -49,7 +49,7 @@ class SeenCall:
         self.name = call.record.name
         self.nr = -1 if call.record.name.startswith("i386#") else call.record.nr
         self.text_version = judge.text_version
-        self.text_start = judge.view.symbols.text_start
+        self.text_start: int = judge.view.symbols.text_start
         self.source = source
         self._stack: Stack | None = None
 

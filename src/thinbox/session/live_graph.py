@@ -5,11 +5,13 @@ Why it exists: building it takes about a second and reads 45 MiB, the same for e
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thinbox.address import PAGE_BYTES
+from thinbox import paging
+from thinbox.address import PAGE_BYTES, to_signed
 from thinbox.image.cache import cache_dir, store_bytes
 from thinbox.isolation.callgraph import CallGraph, build_callgraph
 
@@ -17,10 +19,11 @@ if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.machine.memory import Memory
 
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 """Raise it whenever `build_callgraph` finds other edges, or the layout below changes."""
-DISPATCHERS = ("x64_sys_call", "x32_sys_call", "ia32_sys_call", "do_syscall_64", "do_syscall_x64")
-"""arch/x86/entry/common.c and syscall_64.c: where they call a handler directly, it is by the call's number."""
+DISPATCHERS = ("x64_sys_call", "x32_sys_call", "ia32_sys_call")
+"""arch/x86/entry/syscall_64.c: the functions that go to a handler by the call's number (since the mitigation of
+branch history injection; before it, the handler was called through the table). Nothing else is in them."""
 _OTHER_USES = (
     ("sys_call_table", 8 * 1024),
     ("ia32_sys_call_table", 8 * 1024),
@@ -54,6 +57,7 @@ def load_live_graph(view: "KernelView", memory: "Memory", entries: tuple[int, ..
         return _unpack(path.read_bytes(), starts, entries, dispatchers, handlers)
     except (OSError, ValueError, struct.error):
         pass
+    pieces.append(_elsewhere(view, memory))
     graph = build_callgraph(text, symbols.text_start, starts, pieces, entries, dispatchers, handlers)
     store_bytes(path, _pack(graph))
     return graph
@@ -74,6 +78,25 @@ def _data(view: "KernelView", memory: "Memory") -> list[bytes]:
         if start <= first < last <= end:
             out[first - start : last - start] = bytes(last - first)
     return [bytes(out)]
+
+
+def _elsewhere(view: "KernelView", memory: "Memory") -> bytes:
+    """Return what lies in RAM besides the kernel's own image.
+
+    Code that ran once at boot, and is gone, left pointers there that stand nowhere else: constructors of slab
+    caches, handlers of protocols. A stale pointer adds a function, no pointer in use is missed.
+    """
+    symbols, root = view.symbols, view.kernel_root
+    own = set()
+    for vaddr in range(symbols.text_start, symbols.address_of("_end"), PAGE_BYTES):
+        paddr = paging.translate(memory.quads, memory.total_bytes, root, to_signed(vaddr))
+        if paddr >= 0:
+            own.add(paddr // PAGE_BYTES)
+    kept = [page for page in memory.used_pages().tolist() if page not in own]
+    words = memory.words.reshape(-1, PAGE_BYTES // 8)[kept]
+    # Only what can point into the text is handed on; the rest of a guest's memory is long.
+    start, end = to_signed(symbols.text_start), to_signed(symbols.text_end)
+    return words[(words >= start) & (words < end)].tobytes()
 
 
 def _other_uses(view: "KernelView") -> list[tuple[int, int]]:
@@ -98,7 +121,7 @@ def _pack(graph: CallGraph) -> bytes:
 
 def _unpack(
     raw: bytes,
-    starts: "list[int] | tuple[int, ...] | object",
+    starts: Sequence[int],
     entries: tuple[int, ...],
     dispatchers: tuple[int, ...],
     handlers: tuple[int, ...],
