@@ -86,9 +86,9 @@ def _is_thunk(view: "KernelView", vaddr: int) -> bool:
     return any(name.startswith("__x86_indirect_") for name in view.symbols.names_at(vaddr))
 
 
-def load_fixups(view: "KernelView", memory: "Memory") -> frozenset[int]:
-    """Load the addresses the exception table sends faulting instructions to, unsigned."""
+def load_fixups(view: "KernelView", memory: "Memory", root: int) -> frozenset[int]:
+    """Load, by the kernel's table `root`, the addresses the exception table sends faulting instructions to, unsigned."""
     start, end = (view.symbols.address_of(name) for name in ("__start___ex_table", "__stop___ex_table"))
-    raw = np.frombuffer(memory.read_virtual(view.kernel_root, start, end - start), np.int32).reshape(-1, 3)
+    raw = np.frombuffer(memory.read_virtual(root, start, end - start), np.int32).reshape(-1, 3)
     places = start + 4 + _FIXUP_BYTES * np.arange(len(raw))
     return frozenset((int(place) + int(distance)) for place, distance in zip(places, raw[:, 1], strict=True))

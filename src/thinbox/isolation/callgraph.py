@@ -118,8 +118,9 @@ def _edges(
     code: npt.NDArray[np.uint8], is_start: Mask, owner: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Return edges (from, to) of calls, jumps, branches and of running on, and functions named by `lea`."""
-    distance = _windows(code)[2:].view(np.int32).astype(np.int64)
-    at = np.arange(2, 2 + len(distance))  # where the distance stands; two bytes of opcode fit before it
+    distance = _windows(code)[1:].view(np.int32).astype(np.int64)
+    # Where the distance stands. At 1 the byte two before is the text's last: that can only add an edge.
+    at = np.arange(1, 1 + len(distance))
     target = at + 4 + distance
     inside = (target >= 0) & (target < len(code))
     at, target = at[inside], target[inside]

@@ -156,7 +156,7 @@ class Judge:
         if self._fixups is None:
             from thinbox.guest.unwind_tables import load_fixups
 
-            self._fixups = load_fixups(self.view, self.memory)
+            self._fixups = load_fixups(self.view, self.memory, self.slot[slots.KERNEL_ROOT])
         return self._fixups
 
     # -- asking -----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.machine.memory import Memory
 
-GRAPH_VERSION = 2
+GRAPH_VERSION = 3
 """Raise it whenever `build_callgraph` finds other edges, or the layout below changes."""
 DISPATCHERS = ("x64_sys_call", "x32_sys_call", "ia32_sys_call")
 """arch/x86/entry/syscall_64.c: the functions that go to a handler by the call's number (since the mitigation of
@@ -92,11 +92,30 @@ def _elsewhere(view: "KernelView", memory: "Memory") -> bytes:
         paddr = paging.translate(memory.quads, memory.total_bytes, root, to_signed(vaddr))
         if paddr >= 0:
             own.add(paddr // PAGE_BYTES)
+    own |= _ftrace_frames(view, memory)
     kept = [page for page in memory.used_pages().tolist() if page not in own]
     words = memory.words.reshape(-1, PAGE_BYTES // 8)[kept]
     # Only what can point into the text is handed on; the rest of a guest's memory is long.
     start, end = to_signed(symbols.text_start), to_signed(symbols.text_end)
     return words[(words >= start) & (words < end)].tobytes()
+
+
+def _ftrace_frames(view: "KernelView", memory: "Memory") -> set[int]:
+    """Return the frames that hold the list of every traceable function (kernel/trace/ftrace.c, struct ftrace_page)."""
+    symbols, types, root = view.symbols, view.facts.types, view.kernel_root
+    head = symbols.find("ftrace_pages_start")
+    if head is None:
+        return set()
+    next_at, records_at = types.offset_of("ftrace_page", "next"), types.offset_of("ftrace_page", "records")
+    count_at, size = types.offset_of("ftrace_page", "index"), types.size_of("dyn_ftrace")
+    found = set()
+    group = view.read_u64(head, root)
+    while group:
+        start = view.read_u64(group + records_at, root)
+        size_bytes = size * view.read_u32(group + count_at, root)
+        found |= {paddr // PAGE_BYTES for paddr, _count in memory.spans(root, start, size_bytes)}
+        group = view.read_u64(group + next_at, root)
+    return found
 
 
 def _other_uses(view: "KernelView") -> list[tuple[int, int]]:
