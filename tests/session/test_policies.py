@@ -261,8 +261,8 @@ def test_the_walk_agrees_with_the_kernels_own(guest):
     script = "sleep 0.5 & sleep 0.1; cat /proc/$!/stack; wait"
     result = run(guest, ["sh", "-c", script], RunOptions(policy="transfer", on_machine=watch.install))
     names = [line.split()[1].split("+")[0] for line in result.stdout.decode().splitlines()]
-    assert watch.done and names[0] == "do_nanosleep"
-    assert seen[0] == names[1:], "the caller of do_nanosleep first, the entry code last"
+    assert watch.done and len(names) > 3
+    assert seen[0] == names, "the caller of do_nanosleep first, the entry code last"
 
 
 def test_a_profile_learned_from_a_run_lets_it_run_again_and_nothing_else(guest, tmp_path):

@@ -87,8 +87,10 @@ def _is_thunk(view: "KernelView", vaddr: int) -> bool:
 
 
 def load_fixups(view: "KernelView", memory: "Memory", root: int) -> frozenset[int]:
-    """Load, by the kernel's table `root`, the addresses the exception table sends faulting instructions to, unsigned."""
+    """Load, by the kernel's table `root`, where the exception table sends faulting instructions (unsigned)."""
     start, end = (view.symbols.address_of(name) for name in ("__start___ex_table", "__stop___ex_table"))
     raw = np.frombuffer(memory.read_virtual(root, start, end - start), np.int32).reshape(-1, 3)
-    places = start + 4 + _FIXUP_BYTES * np.arange(len(raw))
-    return frozenset((int(place) + int(distance)) for place, distance in zip(places, raw[:, 1], strict=True))
+    # struct exception_table_entry: insn, fixup, data; each of the first two is a distance from its own place.
+    return frozenset(
+        start + _FIXUP_BYTES * index + 4 + distance for index, distance in enumerate(raw[:, 1].tolist())
+    )
