@@ -1,5 +1,8 @@
 """The policies on a real kernel: what they leave alone, and the attacks each was made for."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,11 +27,19 @@ DAMAGED_MODULE = "head -c 300000 /dev/zero >/tmp/module; insmod /tmp/module; ech
 MIDDLE = ("hugetlb_reserve_pages", 0xC5)
 
 
-class At:
-    """Runs `action(machine, enforcer)` once, when an isolated call of `call` comes to `place`."""
+class Counting(Transfer):
+    asked = 0
 
-    def __init__(self, place, action, call=None):
-        self.place, self.action, self.call, self.done = place, action, call, False
+    def check_access(self, access, call):
+        self.asked += 1
+        return super().check_access(access, call)
+
+
+class At:
+    """Runs `action(machine, enforcer)` once, when an isolated call of `call` comes to `place` after `skip` times."""
+
+    def __init__(self, place, action, call=None, skip=0):
+        self.place, self.action, self.call, self.skip, self.done = place, action, call, skip, False
 
     def install(self, machine, enforcer):
         symbols = enforcer.view.symbols
@@ -39,8 +50,10 @@ class At:
             open_call = state.call if state is not None else None
             wanted = open_call is not None and machine.slot[slots.ACTIVE]
             if wanted and not self.done and self.call in (None, open_call.record.name):
-                self.done = True
-                self.action(machine, enforcer)
+                self.skip -= 1
+                if self.skip < 0:
+                    self.done = True
+                    self.action(machine, enforcer)
 
         machine.cpu.add_code_hook(place, act)
 
@@ -196,6 +209,20 @@ def test_transfer_finds_a_forged_frame_at_the_next_fault(guest, target):
     assert (violation.call, violation.rule) == ("write", "T6")
 
 
+def test_transfer_finds_a_forged_frame_also_where_every_transfer_was_approved_before(guest):
+    policy, asked = Counting(), []
+
+    def forge(machine, enforcer):
+        asked.append(policy.asked)
+        write_stack(machine, enforcer, 0, behind_a_call_in("do_syscall_64")(machine, enforcer))
+
+    script = "i=0; while [ $i -lt 60 ]; do i=$((i+1)); echo x; done >/dev/null"
+    attack = At("vfs_write", forge, "write", skip=50)
+    violation = attacked(guest, ["sh", "-c", script], attack, policy).record.killed
+    assert (violation.call, violation.rule) == ("write", "T6")
+    assert policy.asked == asked[0] + 1, "the compiled walk found it, at the first fault"
+
+
 def test_transfer_finds_a_stack_pivot(guest):
     def pivot(machine, enforcer):
         machine.cpu.regs[registers.RSP] -= 0x100
@@ -212,15 +239,37 @@ def test_callgraph_kills_the_handler_of_another_call(guest):
     assert run(guest, ["id"], RunOptions(policy="function", on_machine=attack.install)).record.killed is None
 
 
-# -- the mechanism ------------------------------------------------------------------------------------------
-class Counting(Transfer):
-    asked = 0
+POLICY = """\
+from thinbox.isolation.verdict import AccessKind, Verdict
+
+class StartsOnly:
+    name = "starts-only"
+    grants_all_data = True
 
     def check_access(self, access, call):
-        self.asked += 1
-        return super().check_access(access, call)
+        granted = access.kind is not AccessKind.FETCH or bool(access.symbol and access.offset == 0)
+        return Verdict(granted=granted, rule="start", reason="only functions' starts")
+"""
 
 
+def test_a_policy_of_ten_lines_runs_from_the_command_line(guest, tmp_path):
+    (tmp_path / "mine.py").write_text(POLICY)
+    assert len(POLICY.splitlines()) <= 10
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    for spec, status in (("mine:StartsOnly", 137), ("sci", 0), ("sci+mine:StartsOnly", 137)):
+        done = subprocess.run(
+            [sys.executable, "-m", "thinbox", "run", "-q", "--policy", spec, "--", "true"],
+            env=os.environ | {"PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == status, done.stderr
+        assert ("starts-only: only functions' starts" in done.stderr) == (status == 137)
+
+
+# -- the mechanism ------------------------------------------------------------------------------------------
 def test_transfer_is_asked_for_a_small_part_of_the_fetches(guest):
     policy = Counting()
     script = "i=0; while [ $i -lt 40 ]; do i=$((i+1)); cat /proc/self/maps; done >/dev/null"

@@ -91,6 +91,4 @@ def load_fixups(view: "KernelView", memory: "Memory", root: int) -> frozenset[in
     start, end = (view.symbols.address_of(name) for name in ("__start___ex_table", "__stop___ex_table"))
     raw = np.frombuffer(memory.read_virtual(root, start, end - start), np.int32).reshape(-1, 3)
     # struct exception_table_entry: insn, fixup, data; each of the first two is a distance from its own place.
-    return frozenset(
-        start + _FIXUP_BYTES * index + 4 + distance for index, distance in enumerate(raw[:, 1].tolist())
-    )
+    return frozenset(start + _FIXUP_BYTES * index + 4 + distance for index, distance in enumerate(raw[:, 1].tolist()))

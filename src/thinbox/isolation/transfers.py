@@ -129,9 +129,7 @@ class LiveCode:
         self._version = -1
         self._functions: dict[int, DecodedFunction] = {}
 
-    def function(
-        self, start: int, end: int, version: int, read: Callable[[int, int], bytes]
-    ) -> DecodedFunction:
+    def function(self, start: int, end: int, version: int, read: Callable[[int, int], bytes]) -> DecodedFunction:
         """Return the function at `start`, read with `read(vaddr, bytes)` if its text is newer than the one kept."""
         if version != self._version:
             self._functions.clear()
