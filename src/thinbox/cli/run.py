@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
 @machine_options
-@click.option("--policy", default="sci", show_default=True, metavar="NAME", help="sci, patch, or package.module:Name.")
+@click.option(
+    "--policy",
+    default="sci",
+    show_default=True,
+    metavar="NAME",
+    help="sci, patch, function, transfer, callgraph, profile:FILE, package.module:Name, or several joined by +.",
+)
 @click.option(
     "--isolate", default="all", show_default=True, metavar="all|none|CALL,…", help="Which calls run isolated."
 )

@@ -14,7 +14,7 @@ Rules of this file:
 from numba import cfunc, types
 
 from thinbox import paging
-from thinbox.isolation import fault, pagetable
+from thinbox.isolation import fault, pagetable, stack
 from thinbox.machine import slots
 from thinbox.machine.compiled import CACHE_COMPILED, compiled
 from thinbox.machine.delivery import (
@@ -44,6 +44,7 @@ from thinbox.machine.delivery import (
     deliver,
     enter_ring0,
     load_segment,
+    load_virtual,
     native,
     read_flags,
     stop,
@@ -55,6 +56,8 @@ from thinbox.machine.intrinsics import call3, load32, load64, store32, store64, 
 classify = compiled(fault.classify)
 grant = compiled(fault.grant)
 needs_judgement = compiled(fault.needs_judgement)
+is_approved = compiled(stack.is_approved)
+is_stack_approved = compiled(stack.is_stack_approved)
 sync_user_half = compiled(pagetable.sync_user_half)
 
 
@@ -64,6 +67,9 @@ def deliver_from(uc, core, vector, error, software):
     nested = core[slots.ACTIVE]
     if nested:
         core[slots.ACTIVE] = 0
+        core[slots.RESUME_BLOCK_START] = core[slots.BLOCK_START]
+        core[slots.RESUME_BLOCK_END] = core[slots.BLOCK_END]
+        core[slots.RESUME_RIP] = load64(core[slots.ENV] + core[slots.OFF_EIP])
         write_cr3(uc, core, core[slots.KERNEL_ROOT])
     deliver(uc, core, vector, error, software)
     if nested:
@@ -99,6 +105,44 @@ def grant_now(uc, core, vaddr, error, rip):
 
 
 @native
+def fetch_needs_judgement(core, vaddr, rip):
+    """Tell whether the policy must be asked for a fetch that is not approved by its address alone.
+
+    A fetch that misses elsewhere than at RIP is the engine reading on, in a straight line, from the block at RIP.
+    """
+    rows, mask = words_at(core[slots.ROWS]), core[slots.ROWS_MASK]
+    start, end = core[slots.BLOCK_START], core[slots.BLOCK_END]
+    if vaddr != rip:
+        start, end = rip, vaddr
+    return not is_approved(rows, mask, vaddr, start, end, core[slots.CALL_KEY], core[slots.ROW_KINDS])
+
+
+@native
+def stack_needs_judgement(core, root, kernel_root, rip):
+    """Tell whether the stack under the instruction at `rip` holds a frame that was not approved yet."""
+    env = core[slots.ENV]
+    return not is_stack_approved(
+        words_at(core[slots.WORDS]),
+        core[slots.FRAME_END],
+        root,
+        kernel_root,
+        words_at(core[slots.ORC_IPS]),
+        words_at(core[slots.ORC]),
+        core[slots.ORC_COUNT],
+        words_at(core[slots.STARTS]),
+        core[slots.STARTS_COUNT],
+        words_at(core[slots.BOTTOMS]),
+        core[slots.BOTTOMS_COUNT],
+        words_at(core[slots.ROWS]),
+        core[slots.ROWS_MASK],
+        rip,
+        load64(env + RSP),
+        load64(env + RBP),
+        words_at(core[slots.WALK]),
+    )
+
+
+@native
 def isolated_fault(uc, core, error, rip):
     """Answer a page fault on an SCI table; return `RETRY`, `DELIVER` or `REDIRECTED`."""
     vaddr = load64(core[slots.ENV] + core[slots.OFF_CR] + 16)
@@ -114,6 +158,11 @@ def isolated_fault(uc, core, error, rip):
     kernel_root, approved = core[slots.KERNEL_ROOT], words_at(core[slots.APPROVED])
     mask, standing = core[slots.APPROVED_MASK], core[slots.STANDING_DATA]
     asked = needs_judgement(words, end, kernel_root, approved, mask, standing, vaddr, error)
+    if error & paging.FAULT_FETCH:
+        if asked and core[slots.ROW_KINDS]:
+            asked = fetch_needs_judgement(core, vaddr, rip)
+        if not asked and core[slots.STACK_JUDGED]:
+            asked = stack_needs_judgement(core, core[slots.SCI_ROOT], kernel_root, rip)
     room = core[slots.LOG_COUNT] < core[slots.LOG_CAPACITY]
     if not asked and room and grant_now(uc, core, vaddr, error, rip) == fault.GRANTED:
         return slots.RETRY
@@ -253,10 +302,19 @@ def on_block(uc, vaddr, size, core):
 
 @cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
 def on_iretq(uc, _vaddr, _size, core):
-    """Code hook at `iretq`: the way back into an interrupted isolated call (rules 4 and 9)."""
-    if core[slots.RESUME_RSP] == 0 or load64(core[slots.ENV] + RSP) != core[slots.RESUME_RSP]:
+    """Code hook at `iretq`: the way back into an interrupted isolated call (rules 4 and 9).
+
+    Where the call goes on as if nothing had been, its last block is again the one before the interruption.
+    Elsewhere (an exception was fixed up) the transfer is this `iretq`'s own.
+    """
+    rsp = load64(core[slots.ENV] + RSP)
+    if core[slots.RESUME_RSP] == 0 or rsp != core[slots.RESUME_RSP]:
         return
     core[slots.RESUME_RSP] = 0
+    rip, _mapped = load_virtual(core, load64(core[slots.ENV] + core[slots.OFF_CR] + 24), rsp)
+    if rip == core[slots.RESUME_RIP]:
+        core[slots.BLOCK_START] = core[slots.RESUME_BLOCK_START]
+        core[slots.BLOCK_END] = core[slots.RESUME_BLOCK_END]
     activate(uc, core)
 
 

@@ -64,12 +64,29 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     LOG_CAPACITY,
     TRACK_USE,  # 1: granted entries start without A and D, so that the CPU marks what is used (coverage)
     SCRATCH,
+    CALL_KEY,  # the number of the current task's isolated call, as `isolation.stack` keeps approvals by call
+    ROWS,  # host address of the table of approvals by block, by call number, and of stack frames
+    ROWS_MASK,
+    ROW_KINDS,  # which kinds of approval the table holds, see `isolation.stack.is_approved`
+    STACK_JUDGED,  # 1 if no fetch is granted without asking unless every frame of the stack was approved
+    ORC_IPS,
+    ORC,
+    ORC_COUNT,
+    STARTS,  # host address of the starts of functions
+    STARTS_COUNT,
+    BOTTOMS,  # host address of the return addresses below which there is no call
+    BOTTOMS_COUNT,
+    WALK,  # host address of three words for the walk
+    # the interrupted isolated call: its last block, and where it goes on
+    RESUME_BLOCK_START,
+    RESUME_BLOCK_END,
+    RESUME_RIP,
     COUNT_FAULTS,
     COUNT_SYSCALLS,
     COUNT_IRQS,
     COUNT_BLOCKS,
     FRAME,  # eight words: the exception frame being built
-) = range(57)
+) = range(73)
 
 SLOT_COUNT = FRAME + 8
 

@@ -21,11 +21,11 @@ from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.isolation import fault, pagetable
-from thinbox.isolation.assembly import ONE_FUNCTION
 from thinbox.isolation.policies import Policy
 from thinbox.isolation.verdict import Access, AccessKind, Verdict, Violation
 from thinbox.machine import cpu as registers
 from thinbox.machine import delivery, hooks, slots
+from thinbox.session.judge import COMPAT_KEY, Judge, kind_of
 from thinbox.session.records import CallRecord, FaultRecord, RunRecord
 from thinbox.session.sites import Sites
 from thinbox.session.tasks import CallWatch, NoWatch, OpenCall, TaskState
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from thinbox.machine.machine import Machine
 
 LOG_ROWS = 1 << 14
-APPROVED_SLOTS = 1 << 18
-"""Room for four times the 60,000 text symbols of a kernel, so that a probe is short."""
 SIGKILL = 9
 _ARGUMENT_SLOTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
 _POOL_EMPTY = Verdict(granted=False, rule="pool", reason="thinbox has no page left for this tenant's page tables")
@@ -55,19 +53,6 @@ class Isolation:
     tenant: str = "tenant"
 
 
-class _CallView:
-    """The call as a policy sees it."""
-
-    def __init__(self, enforcer: "Enforcer", state: TaskState, call: OpenCall) -> None:
-        self._enforcer, self._state = enforcer, state
-        self.granted_pages = call.granted_pages
-        self.notes = call.notes
-
-    def is_executable(self, vaddr: int) -> bool:
-        memory = self._enforcer.memory
-        return pagetable.is_executable(memory.quads, memory.total_bytes, self._state.root, vaddr)
-
-
 class Enforcer:
     """Watches one machine for one tenant; writes into `record`."""
 
@@ -80,10 +65,10 @@ class Enforcer:
         self.watch: CallWatch = NoWatch()
         self.tasks: dict[int, TaskState] = {}
         self._pool = np.zeros(1 + (self.memory.total_bytes - self.memory.guest_bytes) // 4096, dtype=np.int64)
-        self._approved = np.zeros(APPROVED_SLOTS, dtype=np.int64)
         self._log = np.zeros((LOG_ROWS, fault.LOG_COLUMNS), dtype=np.int64)
         self._running: TaskState | None = None
         self._share_arrays()
+        self.judge = Judge(self)
         self._install_hooks()
 
     def _share_arrays(self) -> None:
@@ -93,9 +78,6 @@ class Enforcer:
         self._full_pool = self._pool.copy()
         slot, keep = self.slot, self.cpu.keep_array
         slot[slots.POOL] = keep(self._pool)
-        slot[slots.APPROVED] = keep(self._approved)
-        slot[slots.APPROVED_MASK] = APPROVED_SLOTS - 1
-        slot[slots.STANDING_DATA] = int(getattr(self.isolation.policy, "grants_all_data", False))
         slot[slots.LOG] = keep(self._log)
         slot[slots.LOG_CAPACITY] = LOG_ROWS
 
@@ -124,6 +106,7 @@ class Enforcer:
             cpu.add_code_hook(vaddr, self._switch_in)
         cpu.add_code_hook(sites.new_task, self._new_task)
         Teardown(self).install()
+        self.judge.install()
         cpu.uc.ctl_flush_tb()
 
     # -- tasks --------------------------------------------------------------------------------------
@@ -185,10 +168,17 @@ class Enforcer:
                 self._kill(state, call, _POOL_EMPTY, Access(self.cpu.rip, AccessKind.FETCH, self.cpu.rip, None, 0, 0))
                 self.cpu.jump(self.sites.death)
                 return
-            self.slot[slots.SCI_ROOT] = state.root
-            self.slot[slots.RESUME_RSP] = 0
+            self._use_table(state, call)
             self.cpu.enter_table()
         self.watch.opened(state, call)
+
+    def _use_table(self, state: TaskState, call: OpenCall) -> None:
+        """Tell the compiled hooks whose call this is, and how it goes on if it was interrupted."""
+        slot = self.slot
+        slot[slots.SCI_ROOT] = state.root
+        slot[slots.CALL_KEY] = call.record.nr & _NR_MASK | (COMPAT_KEY if call.record.name.startswith("i386#") else 0)
+        slot[slots.RESUME_RSP], slot[slots.RESUME_RIP] = call.resume_rsp, call.resume_rip
+        slot[slots.RESUME_BLOCK_START], slot[slots.RESUME_BLOCK_END] = call.resume_block
 
     def _make_table(self, state: TaskState, root: int) -> bool:
         """Rules 1 to 3: clone the baseline into a table of the task's own; False when the pool is empty."""
@@ -271,7 +261,7 @@ class Enforcer:
 
     def _keep_faults(self, seq: int, rows: np.ndarray) -> None:
         for vaddr, rip, error, index, _replaced in rows.tolist():
-            kind = _kind_of(error)
+            kind = kind_of(error)
             place = self.view.symbols.describe(vaddr & U64)
             writable = bool(self.memory.quads[index] & paging.WRITABLE)
             self.record.faults.append(FaultRecord(seq, vaddr & U64, rip & U64, kind.value, place, writable))
@@ -288,7 +278,8 @@ class Enforcer:
             call.slept = True
             if call.isolated:
                 self._drain(state, call)
-                call.resume_rsp = self.slot[slots.RESUME_RSP]
+                call.resume_rsp, call.resume_rip = self.slot[slots.RESUME_RSP], self.slot[slots.RESUME_RIP]
+                call.resume_block = (self.slot[slots.RESUME_BLOCK_START], self.slot[slots.RESUME_BLOCK_END])
                 self.slot[slots.RESUME_RSP] = 0
                 self.cpu.leave_table()
                 self.slot[slots.SCI_ROOT] = 0
@@ -307,8 +298,7 @@ class Enforcer:
         state.bytes_mark = self._executed()
         call = state.call
         if call.isolated:
-            self.slot[slots.SCI_ROOT] = state.root
-            self.slot[slots.RESUME_RSP] = call.resume_rsp
+            self._use_table(state, call)
             # Interrupted inside the call and switched away from there: its iretq goes back to the table.
             if call.resume_rsp == 0:
                 self.cpu.enter_table()
@@ -324,7 +314,7 @@ class Enforcer:
         rip = self.cpu.rip
         if pagetable.is_executable(self.memory.quads, self.memory.total_bytes, state.root, to_signed(rip)):
             return
-        if self._judge(to_signed(rip), paging.FAULT_FETCH, to_signed(rip)) == slots.REDIRECTED:
+        if self._judge(to_signed(rip), paging.FAULT_FETCH, to_signed(rip), resumed=True) == slots.REDIRECTED:
             self.cpu.jump(self.sites.death)
 
     def _free_if_dead(self, task: int) -> None:
@@ -341,20 +331,17 @@ class Enforcer:
             self.record.table_pages_freed += freed
 
     # -- judging and killing ----------------------------------------------------------------------------
-    def _judge(self, vaddr: int, error: int, rip: int) -> int:
+    def _judge(self, vaddr: int, error: int, rip: int, *, resumed: bool = False) -> int:
         """Called by the fault hook when the policy has to be asked."""
         state = self._running
         if state is None or state.call is None:
             raise MachineError("a fault on an SCI table outside an isolated call")
         call = state.call
         self._drain(state, call)
-        access = self._access(vaddr & U64, error, rip & U64)
-        verdict = self.isolation.policy.check_access(access, _CallView(self, state, call))
+        access, verdict = self.judge.ask(state, call, vaddr, error, rip, resumed=resumed)
         if verdict.granted:
             result = self.cpu.grant_page(vaddr, error, rip)
             if result == fault.GRANTED:
-                if verdict.standing and access.kind is AccessKind.FETCH:
-                    self._approved[fault.approved_slot(self._approved, APPROVED_SLOTS - 1, vaddr)] = vaddr
                 return slots.RETRY
             if result == fault.GUEST:
                 return slots.DELIVER
@@ -363,17 +350,6 @@ class Enforcer:
         # The guest's own way of ending a task after an oops: rewind its stack, then make_task_dead(SIGKILL).
         self.cpu.set_rip(self.sites.death)
         return slots.REDIRECTED
-
-    def _access(self, vaddr: int, error: int, rip: int) -> Access:
-        symbol = self.view.symbols.text_symbol_at(vaddr)
-        if symbol is None:
-            return Access(vaddr, _kind_of(error), rip, None, 0, 0)
-        name, start = symbol.name, symbol.start
-        if vaddr != start and name in ONE_FUNCTION:
-            whole = self.view.symbols.find(ONE_FUNCTION[name])
-            if whole is not None and whole < start:
-                name, start = ONE_FUNCTION[name], whole
-        return Access(vaddr, _kind_of(error), rip, name, start, symbol.end_exclusive)
 
     def _kill(self, state: TaskState, call: OpenCall, verdict: Verdict, access: Access) -> None:
         violation = Violation(
@@ -399,8 +375,4 @@ class Enforcer:
 
 _AC, _DF = 1 << 18, 1 << 10
 
-
-def _kind_of(error: int) -> AccessKind:
-    if error & paging.FAULT_FETCH:
-        return AccessKind.FETCH
-    return AccessKind.WRITE if error & paging.FAULT_WRITE else AccessKind.READ
+_NR_MASK = (1 << 32) - 1

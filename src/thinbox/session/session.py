@@ -22,6 +22,7 @@ from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
 from thinbox.session.enforcer import Enforcer, Isolation
 from thinbox.session.input import Input
+from thinbox.session.profile import require_same_kernel
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
 from thinbox.syscalls.table import call_number
@@ -83,13 +84,21 @@ def parse_isolate(text: str) -> Callable[[int], bool]:
     return lambda nr: nr in chosen
 
 
+def _read_file(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
 class Session:
     """One machine restored from `guest`, running one command."""
 
     def __init__(self, guest: ReadyGuest, command: Sequence[str], options: RunOptions) -> None:
         if not command:
             raise InputError("there is no program to run; use `thinbox run -- PROGRAM ARG…`")
-        policy = load_policy(options.policy) if isinstance(options.policy, str) else options.policy
+        policy = load_policy(options.policy, _read_file) if isinstance(options.policy, str) else options.policy
+        require_same_kernel(policy, guest.facts.sha256)
         isolates = parse_isolate(options.isolate)
         self._options, self._guest = options, guest
         self.machine = machine = Machine(guest.params.memory_mib)

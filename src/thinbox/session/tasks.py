@@ -21,6 +21,8 @@ class OpenCall:
     rows: list[np.ndarray] = field(default_factory=list)
     granted_pages: int = 0
     resume_rsp: int = 0
+    resume_rip: int = 0
+    resume_block: tuple[int, int] = (0, 0)
     slept: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
 

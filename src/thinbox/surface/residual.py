@@ -11,14 +11,14 @@ Rules of this file:
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from thinbox import paging
 from thinbox.address import U64, page_start, to_signed
-from thinbox.isolation.policies import Policy
+from thinbox.isolation.policies import CallView, Policy
 from thinbox.isolation.verdict import Access, AccessKind
 from thinbox.session.records import FaultRecord
 from thinbox.surface.gadget_set import GadgetCounts, GadgetSet
@@ -157,7 +157,8 @@ class Surface:
     def _count_startable(self, in_pages: npt.NDArray[np.bool_], code: Pages, granted_pages: int) -> int:
         """Ask the policy for the start of every function outside `code`, as if the call went on there.
 
-        It is asked with empty notes: what a policy remembers of a call is gone when the call has ended.
+        It is asked with empty notes: what a policy remembers of a call is gone when the call has ended. A policy
+        that wants to know more of the call (where the jump came from, say) counts as granting every start.
         """
         granted = in_pages | self._standing
         for index in np.flatnonzero(~granted).tolist():
@@ -167,10 +168,18 @@ class Surface:
             access = Access(
                 symbol.start, AccessKind.FETCH, symbol.start, symbol.name, symbol.start, symbol.end_exclusive
             )
-            verdict = self.policy.check_access(access, _EndOfCall(granted_pages, code))
+            try:
+                verdict = self.policy.check_access(access, cast("CallView", _EndOfCall(granted_pages, code)))
+            except _NotKnownError:
+                # Whether it would depends on how the CPU came there: never understate what is left.
+                return len(self._starts)
             granted[index] = verdict.granted
             self._standing[index] = verdict.granted and verdict.standing
         return int(np.count_nonzero(granted))
+
+
+class _NotKnownError(Exception):
+    """A policy asked for what no longer is known after the call."""
 
 
 class _EndOfCall:
@@ -183,3 +192,6 @@ class _EndOfCall:
 
     def is_executable(self, vaddr: int) -> bool:
         return page_start(vaddr) in self._code
+
+    def __getattr__(self, name: str) -> Any:
+        raise _NotKnownError(name)
