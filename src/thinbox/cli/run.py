@@ -30,6 +30,13 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, sig
 )
 @click.option("--env", "-e", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable. Repeatable.")
 @click.option("--workdir", default="/", show_default=True, metavar="DIR", help="Where the program starts.")
+@click.option(
+    "--on-violation",
+    type=click.Choice(("undo", "oops", "stop")),
+    default="oops",
+    show_default=True,
+    help="Roll the call back and kill its process; kill as a kernel oops does; or end the run.",
+)
 @click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON (- for stdout).")
 @click.option(
     "--record", type=click.Path(path_type=Path), metavar="DIR", help="Write calls.parquet and faults.parquet."
@@ -62,6 +69,7 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
             environment=_environment(options["environment"]),
             workdir=options["workdir"],
             keep_faults=options["record"] is not None,
+            on_violation=options["on_violation"],
             stdin=_stdin(),
             on_output=_write_out,
             progress=progress.say,

@@ -50,7 +50,8 @@ class Machine:
         self.check_signals: Callable[[], None] = lambda: None
         self.on_idle: Callable[[int | None], bool] = lambda _due_ns: False
         """Called at HLT with the next timer's time; True if it brought an interrupt by itself."""
-        self.stop_wanted = False
+        self.on_stop: Callable[[], None] = lambda: None
+        """Called between two runs of the CPU, before anything else is done."""
         self._readers, self._writers = self._port_maps()
         self.cpu.add_port_hooks(self._read_port, self._write_port)
 
@@ -120,6 +121,7 @@ class Machine:
                     self.cpu.inject(vector)
             self._plan()
             reason = self.cpu.run()
+            self.on_stop()
             if reason == slots.STOP_TRIPLE_FAULT:
                 raise MachineError(f"triple fault at {self.cpu.rip:#x} (vector {self.slot[slots.STOP_DETAIL]})")
             if reason == slots.STOP_NONE:

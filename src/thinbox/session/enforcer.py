@@ -30,6 +30,7 @@ from thinbox.session.records import CallRecord, FaultRecord, RunRecord
 from thinbox.session.sites import Sites
 from thinbox.session.tasks import OpenCall, TaskState
 from thinbox.session.teardown import Teardown
+from thinbox.session.undo import RESERVED_BYTES, Undo
 from thinbox.syscalls.table import call_name
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Isolation:
     isolates: Callable[[int], bool]
     isolates_compat: bool = True
     keep_faults: bool = False
+    on_violation: str = "oops"
+    """"oops": the task ends as after a kernel oops; "undo": the call is rolled back first; "stop": the run ends."""
     tenant: str = "tenant"
 
 
@@ -82,13 +85,16 @@ class Enforcer:
         self._approved = np.zeros(APPROVED_SLOTS, dtype=np.int64)
         self._log = np.zeros((LOG_ROWS, fault.LOG_COLUMNS), dtype=np.int64)
         self._running: TaskState | None = None
+        self.undo = Undo(machine, sites.undone_death) if isolation.on_violation == "undo" else None
+        self._to_undo: tuple[TaskState, OpenCall] | None = None
+        machine.on_stop = self._after_stop
         self._share_arrays()
         self._install_hooks()
 
     def _share_arrays(self) -> None:
-        frames = range(self.memory.guest_bytes, self.memory.total_bytes, 4096)
+        frames = range(self.memory.guest_bytes, self.memory.total_bytes - (RESERVED_BYTES if self.undo else 0), 4096)
         self._pool[0] = len(frames)
-        self._pool[1:] = list(reversed(frames))
+        self._pool[1 : 1 + len(frames)] = list(reversed(frames))
         self._full_pool = self._pool.copy()
         slot, keep = self.slot, self.cpu.keep_array
         slot[slots.POOL] = keep(self._pool)
@@ -102,6 +108,9 @@ class Enforcer:
         """Begin again with `record`, after the machine was restored; what the policy granted for good stays."""
         self.record, self.tasks, self._running = record, {}, None
         self._pool[:] = self._full_pool
+        self._to_undo = None
+        if self.undo:
+            self.undo.reset()
         for slot in (slots.ACTIVE, slots.SCI_ROOT, slots.KERNEL_ROOT, slots.RESUME_RSP, slots.LOG_COUNT):
             self.slot[slot] = 0
 
@@ -183,6 +192,8 @@ class Enforcer:
                 return
             self.slot[slots.SCI_ROOT] = state.root
             self.slot[slots.RESUME_RSP] = 0
+            if self.undo:
+                self.undo.begin()
             self.cpu.enter_table()
 
     def _make_table(self, state: TaskState, root: int) -> bool:
@@ -196,6 +207,8 @@ class Enforcer:
         state.stack = self.view.stack_of(state.task, root)
         for vaddr in self.sites.baseline.pages(state.stack, self.view.stack_bytes):
             leaf = paging.walk_leaf(words, end, root, to_signed(vaddr))
+            if self.undo:
+                leaf &= ~paging.WRITABLE
             if leaf and pagetable.map_page(words, end, self._pool, state.root, to_signed(vaddr), leaf) < 0:
                 return False
         state.pages_made = before - int(self._pool[0])
@@ -219,6 +232,8 @@ class Enforcer:
             self.slot[slots.SCI_ROOT] = 0
             self.slot[slots.RESUME_RSP] = 0
             self._forget(call)
+            if self.undo:
+                self.undo.end()
         record = call.record
         record.code_bytes += self._executed() - state.bytes_mark
         record.virtual_ns = self.slot[slots.CLOCK] - call.entered_ns
@@ -227,8 +242,9 @@ class Enforcer:
         state.call = None
 
     def _forget(self, call: OpenCall) -> None:
-        indexes = call.entry_indexes
-        self.memory.words[indexes] = 0
+        for rows in reversed(call.rows):
+            # A row tells what its entry was before: nothing, or (with undo) a page of the baseline, read-only.
+            self.memory.words[rows[::-1, fault.LOG_INDEX]] = rows[::-1, fault.LOG_REPLACED]
         call.rows.clear()
 
     def isolated_calls(self) -> list[tuple[TaskState, OpenCall]]:
@@ -245,11 +261,14 @@ class Enforcer:
             return
         rows = self._log[:count].copy()
         self.slot[slots.LOG_COUNT] = 0
+        call.rows.append(rows)
+        if self.undo:
+            rows = rows[~fault.is_aside(rows)]
+            count = len(rows)
         fetches = int(np.count_nonzero(rows[:, fault.LOG_ERROR] & paging.FAULT_FETCH))
         call.record.code_faults += fetches
         call.record.data_faults += count - fetches
         call.granted_pages += count
-        call.rows.append(rows)
         made = int(self._pool[0])
         self._note_pages(state, made)
         if self.isolation.keep_faults:
@@ -257,7 +276,7 @@ class Enforcer:
 
     def _note_pages(self, state: TaskState, free: int) -> None:
         """Count table pages made since the last look: the pool shrinks only by them."""
-        total = len(self._pool) - 1
+        total = int(self._full_pool[0])
         live = sum(task.pages_made for task in self.tasks.values() if task is not state)
         now = total - free - live
         if state.root and now > state.pages_made:
@@ -282,6 +301,8 @@ class Enforcer:
             call.slept = True
             if call.isolated:
                 self._drain(state, call)
+                if self.undo:
+                    self.undo.end()
                 call.resume_rsp = self.slot[slots.RESUME_RSP]
                 self.slot[slots.RESUME_RSP] = 0
                 self.cpu.leave_table()
@@ -328,7 +349,9 @@ class Enforcer:
             call, state.call = state.call, None
             call.record.virtual_ns = self.slot[slots.CLOCK] - call.entered_ns
         if state.root:
-            freed = pagetable.free_table(self.memory.quads, self.memory.total_bytes, self._pool, state.root)
+            freed = pagetable.free_table(
+                self.memory.quads, self.memory.total_bytes, self._pool, state.root, whole=self.undo is not None
+            )
             self.record.tables_freed += 1
             self.record.table_pages_freed += freed
 
@@ -340,6 +363,8 @@ class Enforcer:
             raise MachineError("a fault on an SCI table outside an isolated call")
         call = state.call
         self._drain(state, call)
+        if self.slot[slots.ACTIVE] == slots.ON_UNDO:
+            return self._grant_unasked(vaddr, error, rip)
         access = self._access(vaddr & U64, error, rip & U64)
         verdict = self.isolation.policy.check_access(access, _CallView(self, state, call))
         if verdict.granted:
@@ -351,10 +376,53 @@ class Enforcer:
             if result == fault.GUEST:
                 return slots.DELIVER
             verdict = _POOL_EMPTY
+        if self.undo and self.undo.possible:
+            self._note_kill(state, call, verdict, access, undone=True)
+            self._to_undo = (state, call)
+            self.cpu.stop()
+            return slots.REDIRECTED
         self._kill(state, call, verdict, access)
         # The guest's own way of ending a task after an oops: rewind its stack, then make_task_dead(SIGKILL).
         self.cpu.set_rip(self.sites.death)
         return slots.REDIRECTED
+
+    def violate_here(self, verdict: Verdict) -> None:
+        """Treat where the running isolated call stands as a violation: between two runs of the CPU, for tests and
+        watchers that see more than page faults."""
+        state = self._running
+        if state is None or state.call is None or not state.call.isolated:
+            raise MachineError("no isolated call is running")
+        rip = self.cpu.rip
+        access = self._access(rip, paging.FAULT_FETCH, rip)
+        if self.undo and self.undo.possible:
+            self._note_kill(state, state.call, verdict, access, undone=True)
+            self._to_undo = (state, state.call)
+            self._after_stop()
+            return
+        self._kill(state, state.call, verdict, access)
+        self.cpu.set_rip(self.sites.death)
+
+    def _grant_unasked(self, vaddr: int, error: int, rip: int) -> int:
+        """On the undo table the log or the pool was full: try again, or go on without undo, on the kernel's table."""
+        result = self.cpu.grant_page(vaddr, error, rip)
+        if result == fault.GUEST:
+            return slots.DELIVER
+        if result == fault.EXHAUSTED:
+            self.slot[slots.UNDO] = 0
+            self.cpu.leave_table()
+        return slots.RETRY
+
+    def _after_stop(self) -> None:
+        """Between two runs of the CPU: roll a killed call back."""
+        if self._to_undo is None or self.undo is None:
+            return
+        (state, call), self._to_undo = self._to_undo, None
+        self._drain(state, call)
+        self.cpu.leave_table()
+        self._forget(call)
+        self.undo.roll_back()
+        self._close_call(state, call)
+        self.undo.die()
 
     def _access(self, vaddr: int, error: int, rip: int) -> Access:
         symbol = self.view.symbols.text_symbol_at(vaddr)
@@ -368,6 +436,13 @@ class Enforcer:
         return Access(vaddr, _kind_of(error), rip, name, start, symbol.end_exclusive)
 
     def _kill(self, state: TaskState, call: OpenCall, verdict: Verdict, access: Access) -> None:
+        """Note the kill, leave the call, and make the registers those of `make_task_dead(SIGKILL)`."""
+        self._note_kill(state, call, verdict, access, undone=False)
+        self._close_call(state, call)
+        self.cpu.regs[registers.RDI] = SIGKILL
+        self.cpu.flags = self.cpu.flags & ~(delivery.TF | delivery.NT | _AC | _DF)
+
+    def _note_kill(self, state: TaskState, call: OpenCall, verdict: Verdict, access: Access, *, undone: bool) -> None:
         violation = Violation(
             call=call.record.name,
             reason=verdict.reason,
@@ -377,6 +452,7 @@ class Enforcer:
             offset=access.offset,
             policy=self.isolation.policy.name,
             kind=access.kind.value,
+            undone=undone,
         )
         self.record.kills.append(violation)
         if self.record.killed is None:
@@ -384,9 +460,8 @@ class Enforcer:
         state.killed = True
         state.killed_ns = self.slot[slots.CLOCK]
         call.record.verdict = "killed"
-        self._close_call(state, call)
-        self.cpu.regs[registers.RDI] = SIGKILL
-        self.cpu.flags = self.cpu.flags & ~(delivery.TF | delivery.NT | _AC | _DF)
+        if self.isolation.on_violation == "stop":
+            self.record.stopped = True
 
 
 _AC, _DF = 1 << 18, 1 << 10

@@ -66,6 +66,8 @@ class RunRecord:
     wall_s: float = 0.0
     fault_us: list[float] = field(default_factory=list)
     virtual_ns: int = 0
+    stopped: bool = False
+    """A violation ended the run at once (`--on-violation stop`)."""
     stuck: bool = False
     """A killed task could not end (it waits for a lock it holds); the guest was given up."""
 
@@ -97,6 +99,7 @@ class RunRecord:
             "exit_code": self.exit_code,
             "killed": None if self.killed is None else asdict(self.killed),
             "stuck": self.stuck,
+            "stopped": self.stopped,
             "calls": [asdict(call) for call in self.calls],
             "totals": self.totals,
         }

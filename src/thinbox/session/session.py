@@ -41,6 +41,7 @@ class RunOptions:
     environment: tuple[str, ...] | None = None
     workdir: str = "/"
     keep_faults: bool = False
+    on_violation: str = "oops"
     stdin: BinaryIO | None = None
     on_output: Callable[[int, bytes], None] | None = None
     on_machine: Callable[[Machine, Enforcer], None] | None = None
@@ -88,7 +89,9 @@ class Session:
         self.talk.restore(notes["talk"], self.view)
         self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command))
         compat = options.isolate != "none"
-        isolation = Isolation(policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults)
+        isolation = Isolation(
+            policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults, on_violation=options.on_violation
+        )
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
@@ -115,7 +118,7 @@ class Session:
         started, began_ns = time.perf_counter(), self.machine.now_ns
         self.talk.resume(self._work())
         try:
-            self.machine.run(lambda: self.talk.parked or self._is_stuck())
+            self.machine.run(lambda: self.talk.parked or self.record.stopped or self._is_stuck())
         finally:
             self.record.wall_s = time.perf_counter() - started
             self.record.virtual_ns = self.machine.now_ns - began_ns
