@@ -117,7 +117,7 @@ def _first_process(talk: Conversation) -> Work:
 class Lab:
     """Runs cases from one template under one policy."""
 
-    def __init__(self, guest: "ReadyGuest", template: Template, policy: "Policy") -> None:
+    def __init__(self, guest: "ReadyGuest", template: Template, policy: "Policy", on_violation: str = "oops") -> None:
         self._guest, self._template, self._policy = guest, template, policy
         self.machine = machine = Machine(guest.params.memory_mib)
         machine.memory.attach(template.ram)
@@ -125,7 +125,9 @@ class Lab:
         self._reset_machine()
         self.view = KernelView(machine, guest.facts)
         sites = Sites.from_json(guest.snapshot.notes["sites"])
-        isolation = Isolation(policy, self._isolates, isolates_compat=False, keep_faults=True)
+        isolation = Isolation(
+            policy, self._isolates, isolates_compat=False, keep_faults=True, on_violation=on_violation
+        )
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self._new_record())
         self._isolating = self._measuring = self._finished = False
         self._case_nr = self._expected_status = 0

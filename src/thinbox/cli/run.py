@@ -42,6 +42,13 @@ if TYPE_CHECKING:
 @click.option(
     "--tty/--no-tty", "-t/-T", "wants_tty", default=None, help="A terminal as stdio. [default: if yours is one]"
 )
+@click.option(
+    "--on-violation",
+    type=click.Choice(("undo", "oops", "stop")),
+    default="oops",
+    show_default=True,
+    help="Roll the call back and kill its process; kill as a kernel oops does; or end the run.",
+)
 @click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON (- for stdout).")
 @click.option(
     "--coverage", "coverage_path", metavar="FILE", help="Write the functions and pages each call used (- for stdout)."
@@ -92,6 +99,7 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
             workdir=options["workdir"],
             keep_faults=options["record"] is not None or options["surface"],
             coverage=options["coverage_path"] is not None,
+            on_violation=options["on_violation"],
             stdin=stdin,
             terminal=terminal,
             keys=_keys(yours),

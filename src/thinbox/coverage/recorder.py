@@ -151,6 +151,7 @@ class Recorder:
         An entry that the kernel's teardown cleared has lost its marks; the access that was granted stands for them.
         """
         rows = np.concatenate(call.rows) if len(call.rows) > 1 else call.rows[0]
+        rows = rows[~fault.is_aside(rows)]
         errors = rows[:, fault.LOG_ERROR]
         marks = self._machine.memory.words[rows[:, fault.LOG_INDEX]] & (paging.PRESENT | paging.ACCESSED | paging.DIRTY)
         if not marks.all():

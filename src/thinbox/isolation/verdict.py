@@ -70,6 +70,8 @@ class Violation:
     offset: int
     policy: str
     kind: str
+    undone: bool = False
+    """The call was rolled back to its entry before its task was killed."""
 
     def sentence(self) -> str:
         """Name call, address, symbol, offset, rule and policy in one sentence."""

@@ -51,10 +51,12 @@ from thinbox.machine.delivery import (
     write_cr3,
     write_flags,
 )
+from thinbox.machine.granting import active_root, grant_now
 from thinbox.machine.intrinsics import call3, load32, load64, store32, store64, words_at
 
 classify = compiled(fault.classify)
-grant = compiled(fault.grant)
+classify_user = compiled(fault.classify_user)
+is_write_upgrade = compiled(fault.is_write_upgrade)
 needs_judgement = compiled(fault.needs_judgement)
 is_approved = compiled(stack.is_approved)
 is_stack_approved = compiled(stack.is_stack_approved)
@@ -63,7 +65,10 @@ sync_user_half = compiled(pagetable.sync_user_half)
 
 @native
 def deliver_from(uc, core, vector, error, software):
-    """Deliver, leaving the SCI table first if the CPU is on it (rule 4), and remember the way back."""
+    """Deliver, leaving the SCI table first if the CPU is on it (rule 4), and remember the way back.
+
+    With undo the handler runs on the undo table, which maps what the kernel's does and saves what is written.
+    """
     nested = core[slots.ACTIVE]
     if nested:
         core[slots.ACTIVE] = 0
@@ -72,11 +77,15 @@ def deliver_from(uc, core, vector, error, software):
         core[slots.RESUME_RIP] = load64(core[slots.ENV] + core[slots.OFF_EIP])
         write_cr3(uc, core, core[slots.KERNEL_ROOT])
     deliver(uc, core, vector, error, software)
-    if nested:
+    if nested == slots.ON_SCI:
         resume = load64(core[slots.ENV] + RSP)
         if error != NO_ERROR:
             resume += 8
         core[slots.RESUME_RSP] = resume
+    if nested and core[slots.UNDO_MODE]:
+        core[slots.ACTIVE] = slots.ON_UNDO
+        core[slots.UNDO_CR2] = load64(core[slots.ENV] + core[slots.OFF_CR] + 16)
+        write_cr3(uc, core, core[slots.UNDO_ROOT])
 
 
 @native
@@ -85,23 +94,6 @@ def uncount_block(core, rip):
     if core[slots.BLOCK_START] <= rip < core[slots.BLOCK_END]:
         core[slots.CLOCK] -= core[slots.BLOCK_END] - rip
         core[slots.BLOCK_END] = rip
-
-
-@native
-def grant_now(uc, core, vaddr, error, rip):
-    """Grant the page of `vaddr` and log it; return what `fault.grant` returns."""
-    row = words_at(core[slots.LOG] + 8 * fault.LOG_COLUMNS * core[slots.LOG_COUNT])
-    words, pool = words_at(core[slots.WORDS]), words_at(core[slots.POOL])
-    end = core[slots.FRAME_END]
-    result = grant(words, end, pool, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT], vaddr, error, rip, row)
-    if result == fault.GRANTED:
-        core[slots.LOG_COUNT] += 1
-        if core[slots.TRACK_USE]:
-            words[row[fault.LOG_INDEX]] &= ~(paging.ACCESSED | paging.DIRTY)
-        if row[fault.LOG_REPLACED] & paging.PRESENT:
-            # The old translation may be cached; a table that only grew needs no flush.
-            write_cr3(uc, core, core[slots.SCI_ROOT])
-    return result
 
 
 @native
@@ -148,7 +140,11 @@ def isolated_fault(uc, core, error, rip):
     vaddr = load64(core[slots.ENV] + core[slots.OFF_CR] + 16)
     words = words_at(core[slots.WORDS])
     end = core[slots.FRAME_END]
-    kind = classify(words, end, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT], vaddr, error)
+    undo_mode = core[slots.UNDO_MODE]
+    if undo_mode and vaddr >= 0:
+        kind = classify_user(words, end, core[slots.KERNEL_ROOT], vaddr, error)
+    else:
+        kind = classify(words, end, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT], vaddr, error)
     if kind == fault.SYNC:
         sync_user_half(words, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT])
         write_cr3(uc, core, core[slots.SCI_ROOT])
@@ -157,12 +153,15 @@ def isolated_fault(uc, core, error, rip):
         return slots.DELIVER
     kernel_root, approved = core[slots.KERNEL_ROOT], words_at(core[slots.APPROVED])
     mask, standing = core[slots.APPROVED_MASK], core[slots.STANDING_DATA]
-    asked = needs_judgement(words, end, kernel_root, approved, mask, standing, vaddr, error)
-    if error & paging.FAULT_FETCH:
-        if asked and core[slots.ROW_KINDS]:
-            asked = fetch_needs_judgement(core, vaddr, rip)
-        if not asked and core[slots.STACK_JUDGED]:
-            asked = stack_needs_judgement(core, core[slots.SCI_ROOT], kernel_root, rip)
+    root, asked = core[slots.SCI_ROOT], False
+    if kind != fault.USER_PAGE and core[slots.ACTIVE] == slots.ON_SCI:
+        known = undo_mode and is_write_upgrade(words, end, root, kernel_root, vaddr, error)
+        asked = not known and needs_judgement(words, end, kernel_root, approved, mask, standing, vaddr, error)
+        if error & paging.FAULT_FETCH:
+            if asked and core[slots.ROW_KINDS]:
+                asked = fetch_needs_judgement(core, vaddr, rip)
+            if not asked and core[slots.STACK_JUDGED]:
+                asked = stack_needs_judgement(core, root, kernel_root, rip)
     room = core[slots.LOG_COUNT] < core[slots.LOG_CAPACITY]
     if not asked and room and grant_now(uc, core, vaddr, error, rip) == fault.GRANTED:
         return slots.RETRY
@@ -185,10 +184,12 @@ def keep_int80_arguments(core):
 @native
 def activate(uc, core):
     """Switch from the kernel's table to the current task's SCI table, user half brought up to date."""
-    core[slots.KERNEL_ROOT] = load64(core[slots.ENV] + core[slots.OFF_CR] + 24)
-    sync_user_half(words_at(core[slots.WORDS]), core[slots.SCI_ROOT], core[slots.KERNEL_ROOT])
+    if core[slots.ACTIVE] != slots.ON_UNDO:
+        core[slots.KERNEL_ROOT] = load64(core[slots.ENV] + core[slots.OFF_CR] + 24)
+    if not core[slots.UNDO_MODE]:
+        sync_user_half(words_at(core[slots.WORDS]), core[slots.SCI_ROOT], core[slots.KERNEL_ROOT])
     write_cr3(uc, core, core[slots.SCI_ROOT])
-    core[slots.ACTIVE] = 1
+    core[slots.ACTIVE] = slots.ON_SCI
 
 
 @cfunc(types.void(types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
@@ -207,6 +208,8 @@ def on_exception(uc, vector, core):
             if action == slots.RETRY and not error & paging.FAULT_FETCH:
                 uncount_block(core, rip)
             if action != slots.DELIVER:
+                if core[slots.ACTIVE] == slots.ON_UNDO:
+                    store64(env + core[slots.OFF_CR] + 16, core[slots.UNDO_CR2])
                 return
     if vector == INT80:
         keep_int80_arguments(core)
@@ -350,15 +353,24 @@ def on_cr3_written(uc, _vaddr, _size, core):
     if not core[slots.ACTIVE]:
         return
     loaded = load64(core[slots.ENV] + core[slots.OFF_CR] + 24)
-    if loaded != core[slots.SCI_ROOT]:
+    if loaded == active_root(core):
+        return
+    if loaded != core[slots.KERNEL_ROOT]:
+        # Another address space: what is written from here on is not saved.
+        core[slots.UNDO] = 0
+    if core[slots.ACTIVE] == slots.ON_SCI:
         activate(uc, core)
+    elif loaded == core[slots.KERNEL_ROOT]:
+        write_cr3(uc, core, core[slots.UNDO_ROOT])
+    else:
+        core[slots.ACTIVE] = 0
 
 
 @native
 def hide_sci_root(core, register):
     """Replace the SCI root by the kernel's own in a register the kernel just read CR3 into."""
     at = core[slots.ENV] + 8 * register
-    if core[slots.ACTIVE] and load64(at) == core[slots.SCI_ROOT]:
+    if core[slots.ACTIVE] and load64(at) == active_root(core):
         store64(at, core[slots.KERNEL_ROOT])
 
 

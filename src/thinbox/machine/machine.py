@@ -56,7 +56,8 @@ class Machine:
         """Called at HLT with the next timer's time; True if it brought an interrupt by itself."""
         self.on_interrupt: Callable[[], None] = lambda: None
         """Called when an external interrupt was delivered, before its handler runs."""
-        self.stop_wanted = False
+        self.on_stop: Callable[[], None] = lambda: None
+        """Called between two runs of the CPU, before anything else is done."""
         self._readers, self._writers = self._port_maps()
         self.cpu.add_port_hooks(self._read_port, self._write_port)
 
@@ -140,6 +141,7 @@ class Machine:
                     self.on_interrupt()
             self._plan()
             reason = self.cpu.run()
+            self.on_stop()
             if reason == slots.STOP_TRIPLE_FAULT:
                 raise MachineError(f"triple fault at {self.cpu.rip:#x} (vector {self.slot[slots.STOP_DETAIL]})")
             if reason == slots.STOP_NONE:

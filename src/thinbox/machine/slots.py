@@ -51,7 +51,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     ON_HYPERCALL,
     ON_JUDGE,
     # isolation
-    ACTIVE,  # 1 while the CPU runs on an SCI table
+    ACTIVE,  # ON_SCI while the CPU runs on an SCI table, ON_UNDO on the undo table, 0 on the kernel's
     SCI_ROOT,  # the SCI root of the current task's isolated call, 0 if it is not in one
     KERNEL_ROOT,  # what the kernel believes CR3 holds, while ACTIVE
     RESUME_RSP,  # RSP of the iretq that goes back into the interrupted isolated call, 0 if none
@@ -59,6 +59,16 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     APPROVED,  # host address of the table of approved fetch addresses
     APPROVED_MASK,
     STANDING_DATA,  # 1 if the policy grants kernel data for good
+    # undo (isolation.undo)
+    UNDO_MODE,  # 1: pages are granted read-only at first, the user half is mapped on demand
+    UNDO,  # 1 while the log of the current call is whole
+    UNDO_ROOT,  # the table on which exceptions inside a call run: everything granted, first writes saved
+    UNDO_CR2,  # what the guest must find in CR2 while its handler runs on the undo table
+    UNDO_POOL,  # host address of the pool of frames for copies and for that table
+    UNDO_LOG,
+    UNDO_COUNT,
+    UNDO_CAPACITY,
+    UNDO_SAVED,  # host address of the bits of pages saved
     LOG,  # host address of the fault log
     LOG_COUNT,
     LOG_CAPACITY,
@@ -86,7 +96,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     COUNT_IRQS,
     COUNT_BLOCKS,
     FRAME,  # eight words: the exception frame being built
-) = range(73)
+) = range(82)
 
 SLOT_COUNT = FRAME + 8
 
@@ -95,6 +105,9 @@ STOP_DEADLINE = 1
 STOP_IRQ_WINDOW = 2
 STOP_PYTHON = 3
 STOP_TRIPLE_FAULT = 4
+
+ON_SCI = 1
+ON_UNDO = 2
 
 RETRY = 0
 """The fault was dealt with: run the instruction again."""

@@ -22,14 +22,16 @@ from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.isolation import fault, pagetable
 from thinbox.isolation.policies import Policy
-from thinbox.isolation.verdict import Access, AccessKind, Verdict, Violation
+from thinbox.isolation.verdict import Access, AccessKind, Verdict
 from thinbox.machine import cpu as registers
-from thinbox.machine import delivery, hooks, slots
+from thinbox.machine import hooks, slots
+from thinbox.session.consequence import Consequence
 from thinbox.session.judge import COMPAT_KEY, Judge, kind_of
 from thinbox.session.records import CallRecord, FaultRecord, RunRecord
 from thinbox.session.sites import Sites
 from thinbox.session.tasks import CallWatch, NoWatch, OpenCall, TaskState
 from thinbox.session.teardown import Teardown
+from thinbox.session.undo import RESERVED_BYTES, Undo
 from thinbox.syscalls.table import call_name
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 LOG_ROWS = 1 << 14
 SIGKILL = 9
 _ARGUMENT_SLOTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
+_NR_MASK = (1 << 32) - 1
 _POOL_EMPTY = Verdict(granted=False, rule="pool", reason="thinbox has no page left for this tenant's page tables")
 
 
@@ -50,6 +53,8 @@ class Isolation:
     isolates: Callable[[int], bool]
     isolates_compat: bool = True
     keep_faults: bool = False
+    on_violation: str = "oops"
+    """"oops": the task ends as after a kernel oops; "undo": the call is rolled back first; "stop": the run ends."""
     tenant: str = "tenant"
 
 
@@ -66,15 +71,17 @@ class Enforcer:
         self.tasks: dict[int, TaskState] = {}
         self._pool = np.zeros(1 + (self.memory.total_bytes - self.memory.guest_bytes) // 4096, dtype=np.int64)
         self._log = np.zeros((LOG_ROWS, fault.LOG_COLUMNS), dtype=np.int64)
-        self._running: TaskState | None = None
+        self.running: TaskState | None = None
+        self.undo = Undo(machine, sites.undone_death) if isolation.on_violation == "undo" else None
+        self.consequence = Consequence(self)
         self._share_arrays()
         self.judge = Judge(self)
         self._install_hooks()
 
     def _share_arrays(self) -> None:
-        frames = range(self.memory.guest_bytes, self.memory.total_bytes, 4096)
+        frames = range(self.memory.guest_bytes, self.memory.total_bytes - (RESERVED_BYTES if self.undo else 0), 4096)
         self._pool[0] = len(frames)
-        self._pool[1:] = list(reversed(frames))
+        self._pool[1 : 1 + len(frames)] = list(reversed(frames))
         self._full_pool = self._pool.copy()
         slot, keep = self.slot, self.cpu.keep_array
         slot[slots.POOL] = keep(self._pool)
@@ -83,8 +90,9 @@ class Enforcer:
 
     def reset(self, record: RunRecord) -> None:
         """Begin again with `record`, after the machine was restored; what the policy granted for good stays."""
-        self.record, self.tasks, self._running = record, {}, None
+        self.record, self.tasks, self.running = record, {}, None
         self._pool[:] = self._full_pool
+        self.consequence.reset()
         for slot in (slots.ACTIVE, slots.SCI_ROOT, slots.KERNEL_ROOT, slots.RESUME_RSP, slots.LOG_COUNT):
             self.slot[slot] = 0
 
@@ -113,8 +121,8 @@ class Enforcer:
     def adopt_current(self) -> TaskState:
         """Make the running task the tenant's first."""
         task = self.view.current
-        self._running = self._add_task(task, self.view.kernel_root)
-        return self._running
+        self.running = self._add_task(task, self.view.kernel_root)
+        return self.running
 
     def _add_task(self, task: int, root: int) -> TaskState:
         state = TaskState(task=task, pid=self.view.pid_of(task, root), bytes_mark=self._executed())
@@ -131,24 +139,26 @@ class Enforcer:
 
     def _new_task(self) -> None:
         """`wake_up_new_task(p)`: a child of a tenant's task is the tenant's; it starts with no table (9)."""
-        if self._running is not None and self.view.current in self.tasks:
+        if self.running is not None and self.view.current in self.tasks:
             self._add_task(self.cpu.regs[registers.RDI], self.kernel_root)
 
     # -- enter and leave ------------------------------------------------------------------------------
     def _enter(self) -> None:
-        if self._running is not None:
+        if self.running is not None:
             nr = self.slot[slots.CALL_NR]
             self._open_call(nr, call_name(nr) if 0 <= nr < 1 << 31 else f"#{nr}")
 
     def _enter_compat(self) -> None:
-        if self._running is not None:
+        if self.running is not None:
             nr = self.slot[slots.CALL_NR] & 0xFFFFFFFF
             self._open_call(nr, f"i386#{nr}")
 
     def _open_call(self, nr: int, name: str) -> None:
-        state = self._running
+        state = self.running
         if state is None or state.task != self.view.current:
             return
+        if state.call is not None and state.call.entered_ns == self.slot[slots.CLOCK]:
+            return  # its first instruction faulted (with undo, the stack is read-only until then) and runs again
         if state.call is not None:
             # Going on would run this call, and every later one, outside the table.
             raise MachineError(f"{name} began before the end of {state.call.record.name} was seen")
@@ -165,10 +175,13 @@ class Enforcer:
         if isolated:
             record.isolated, record.verdict = True, "granted"
             if state.root == 0 and not self._make_table(state, root):
-                self._kill(state, call, _POOL_EMPTY, Access(self.cpu.rip, AccessKind.FETCH, self.cpu.rip, None, 0, 0))
+                access = Access(self.cpu.rip, AccessKind.FETCH, self.cpu.rip, None, 0, 0)
+                self.consequence.kill(state, call, _POOL_EMPTY, access)
                 self.cpu.jump(self.sites.death)
                 return
             self._use_table(state, call)
+            if self.undo:
+                self.undo.begin()
             self.cpu.enter_table()
         self.watch.opened(state, call)
 
@@ -191,6 +204,8 @@ class Enforcer:
         state.stack = self.view.stack_of(state.task, root)
         for vaddr in self.sites.baseline.pages(state.stack, self.view.stack_bytes):
             leaf = paging.walk_leaf(words, end, root, to_signed(vaddr))
+            if self.undo:
+                leaf &= ~paging.WRITABLE
             if leaf and pagetable.map_page(words, end, self._pool, state.root, to_signed(vaddr), leaf) < 0:
                 return False
         state.pages_made = before - int(self._pool[0])
@@ -198,23 +213,25 @@ class Enforcer:
         return True
 
     def _leave(self) -> None:
-        state = self._running
+        state = self.running
         if state is None or state.call is None or state.task != self.view.current:
             return
         call = state.call
         value = self.memory.quads[(call.regs_paddr + self.view.ax_offset) >> 3]
         call.record.ret = value
-        self._close_call(state, call)
+        self.close_call(state, call)
 
-    def _close_call(self, state: TaskState, call: OpenCall) -> None:
+    def close_call(self, state: TaskState, call: OpenCall) -> None:
         """Rule 4 and 7: back to the kernel's table, and forget what the call was granted."""
         if call.isolated:
-            self._drain(state, call)
+            self.drain(state, call)
             self.cpu.leave_table()
             self.slot[slots.SCI_ROOT] = 0
             self.slot[slots.RESUME_RSP] = 0
         self.watch.closed(state, call)
-        self._forget(call)
+        self.forget(call)
+        if call.isolated and self.undo:
+            self.undo.end()
         record = call.record
         record.code_bytes += self._executed() - state.bytes_mark
         record.virtual_ns = self.slot[slots.CLOCK] - call.entered_ns
@@ -222,29 +239,35 @@ class Enforcer:
             self.record.fault_us.append((time.perf_counter() - call.entered_host_s) * 1e6 / call.granted_pages)
         state.call = None
 
-    def _forget(self, call: OpenCall) -> None:
-        self.memory.words[call.entry_indexes] = 0
+    def forget(self, call: OpenCall) -> None:
+        """Rule 7: take back what the call was granted."""
+        for rows in reversed(call.rows):
+            # A row tells what its entry was before: nothing, or (with undo) a page of the baseline, read-only.
+            self.memory.words[rows[::-1, fault.LOG_INDEX]] = rows[::-1, fault.LOG_REPLACED]
         call.rows.clear()
 
     def isolated_calls(self) -> list[tuple[TaskState, OpenCall]]:
         """Every isolated call in progress, of running and sleeping tasks, its log drained."""
-        running = self._running
+        running = self.running
         if running is not None and running.call is not None and running.call.isolated:
-            self._drain(running, running.call)
+            self.drain(running, running.call)
         return [(s, s.call) for s in self.tasks.values() if s.call is not None and s.call.isolated]
 
-    def _drain(self, state: TaskState, call: OpenCall) -> None:
+    def drain(self, state: TaskState, call: OpenCall) -> None:
         """Move the log of the running call into its record."""
         count = self.slot[slots.LOG_COUNT]
         if count == 0:
             return
         rows = self._log[:count].copy()
         self.slot[slots.LOG_COUNT] = 0
+        call.rows.append(rows)
+        if self.undo:
+            rows = rows[~fault.is_aside(rows)]
+            count = len(rows)
         fetches = int(np.count_nonzero(rows[:, fault.LOG_ERROR] & paging.FAULT_FETCH))
         call.record.code_faults += fetches
         call.record.data_faults += count - fetches
         call.granted_pages += count
-        call.rows.append(rows)
         made = int(self._pool[0])
         self._note_pages(state, made)
         if self.isolation.keep_faults:
@@ -252,7 +275,7 @@ class Enforcer:
 
     def _note_pages(self, state: TaskState, free: int) -> None:
         """Count table pages made since the last look: the pool shrinks only by them."""
-        total = len(self._pool) - 1
+        total = int(self._full_pool[0])
         live = sum(task.pages_made for task in self.tasks.values() if task is not state)
         now = total - free - live
         if state.root and now > state.pages_made:
@@ -269,7 +292,7 @@ class Enforcer:
     # -- context switches -----------------------------------------------------------------------------
     def _switch_out(self) -> None:
         """`__switch_to_asm(prev, next)`: nobody else runs on this task's table (9)."""
-        state = self._running
+        state = self.running
         if state is None:
             return
         call = state.call
@@ -277,14 +300,16 @@ class Enforcer:
             call.record.code_bytes += self._executed() - state.bytes_mark
             call.slept = True
             if call.isolated:
-                self._drain(state, call)
+                self.drain(state, call)
                 call.resume_rsp, call.resume_rip = self.slot[slots.RESUME_RSP], self.slot[slots.RESUME_RIP]
                 call.resume_block = (self.slot[slots.RESUME_BLOCK_START], self.slot[slots.RESUME_BLOCK_END])
+                if self.undo:
+                    self.undo.end()
                 self.slot[slots.RESUME_RSP] = 0
                 self.cpu.leave_table()
                 self.slot[slots.SCI_ROOT] = 0
             self.watch.paused(state, call)
-        self._running = None
+        self.running = None
 
     def _switch_in(self) -> None:
         """`finish_task_switch(prev)`, run by the next task: back into its isolated call, if it is in one (9)."""
@@ -292,7 +317,7 @@ class Enforcer:
         if previous in self.tasks:
             self._free_if_dead(previous)
         state = self.tasks.get(self.view.current)
-        self._running = state
+        self.running = state
         if state is None or state.call is None:
             return
         state.bytes_mark = self._executed()
@@ -326,18 +351,22 @@ class Enforcer:
             call, state.call = state.call, None
             call.record.virtual_ns = self.slot[slots.CLOCK] - call.entered_ns
         if state.root:
-            freed = pagetable.free_table(self.memory.quads, self.memory.total_bytes, self._pool, state.root)
+            freed = pagetable.free_table(
+                self.memory.quads, self.memory.total_bytes, self._pool, state.root, whole=self.undo is not None
+            )
             self.record.tables_freed += 1
             self.record.table_pages_freed += freed
 
     # -- judging and killing ----------------------------------------------------------------------------
     def _judge(self, vaddr: int, error: int, rip: int, *, resumed: bool = False) -> int:
         """Called by the fault hook when the policy has to be asked."""
-        state = self._running
+        state = self.running
         if state is None or state.call is None:
             raise MachineError("a fault on an SCI table outside an isolated call")
         call = state.call
-        self._drain(state, call)
+        self.drain(state, call)
+        if self.slot[slots.ACTIVE] == slots.ON_UNDO:
+            return self._grant_unasked(vaddr, error, rip)
         access, verdict = self.judge.ask(state, call, vaddr, error, rip, resumed=resumed)
         if verdict.granted:
             result = self.cpu.grant_page(vaddr, error, rip)
@@ -346,33 +375,15 @@ class Enforcer:
             if result == fault.GUEST:
                 return slots.DELIVER
             verdict = _POOL_EMPTY
-        self._kill(state, call, verdict, access)
-        # The guest's own way of ending a task after an oops: rewind its stack, then make_task_dead(SIGKILL).
-        self.cpu.set_rip(self.sites.death)
+        self.consequence.of(state, call, verdict, access)
         return slots.REDIRECTED
 
-    def _kill(self, state: TaskState, call: OpenCall, verdict: Verdict, access: Access) -> None:
-        violation = Violation(
-            call=call.record.name,
-            reason=verdict.reason,
-            rule=verdict.rule,
-            vaddr=access.vaddr,
-            symbol=access.symbol,
-            offset=access.offset,
-            policy=self.isolation.policy.name,
-            kind=access.kind.value,
-        )
-        self.record.kills.append(violation)
-        if self.record.killed is None:
-            self.record.killed = violation
-        state.killed = True
-        state.killed_ns = self.slot[slots.CLOCK]
-        call.record.verdict = "killed"
-        self._close_call(state, call)
-        self.cpu.regs[registers.RDI] = SIGKILL
-        self.cpu.flags = self.cpu.flags & ~(delivery.TF | delivery.NT | _AC | _DF)
-
-
-_AC, _DF = 1 << 18, 1 << 10
-
-_NR_MASK = (1 << 32) - 1
+    def _grant_unasked(self, vaddr: int, error: int, rip: int) -> int:
+        """On the undo table the log or the pool was full: try again, or go on without undo, on the kernel's table."""
+        result = self.cpu.grant_page(vaddr, error, rip)
+        if result == fault.GUEST:
+            return slots.DELIVER
+        if result == fault.EXHAUSTED:
+            self.slot[slots.UNDO] = 0
+            self.cpu.leave_table()
+        return slots.RETRY

@@ -164,7 +164,7 @@ class Judge:
         self, state: "TaskState", call: "OpenCall", vaddr: int, error: int, rip: int, *, resumed: bool = False
     ) -> tuple[Access, Verdict]:
         """Ask the policy about one fault (signed addresses); keep what it grants for good."""
-        access = self._access(vaddr & U64, error, rip & U64)
+        access = self.describe(vaddr & U64, error, rip & U64)
         source = self._source(vaddr, rip) if access.kind is AccessKind.FETCH and not resumed else None
         seen = SeenCall(self, state, call, source, rip)
         verdict = self.policy.check_access(access, seen)
@@ -180,7 +180,8 @@ class Judge:
             return Source(rip & U64, vaddr & U64, straight=True)
         return Source(self.slot[slots.BLOCK_START] & U64, self.slot[slots.BLOCK_END] & U64)
 
-    def _access(self, vaddr: int, error: int, rip: int) -> Access:
+    def describe(self, vaddr: int, error: int, rip: int) -> Access:
+        """Return the access, with the symbol around it."""
         symbol = self.view.symbols.text_symbol_at(vaddr)
         if symbol is None:
             return Access(vaddr, kind_of(error), rip, None, 0, 0)

@@ -72,6 +72,8 @@ class RunRecord:
     fault_us: list[float] = field(default_factory=list)
     virtual_ns: int = 0
     coverage: RunCoverage | None = None
+    stopped: bool = False
+    """A violation ended the run at once (`--on-violation stop`)."""
     stuck: bool = False
     """A killed task could not end (it waits for a lock it holds); the guest was given up."""
 
@@ -103,6 +105,7 @@ class RunRecord:
             "exit_code": self.exit_code,
             "killed": None if self.killed is None else asdict(self.killed),
             "stuck": self.stuck,
+            "stopped": self.stopped,
             "calls": [asdict(call) for call in self.calls],
             "totals": self.totals,
             "coverage": None if self.coverage is None else self.coverage.totals,

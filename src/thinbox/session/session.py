@@ -52,6 +52,7 @@ class RunOptions:
     workdir: str = "/"
     keep_faults: bool = False
     coverage: bool = False
+    on_violation: str = "oops"
     stdin: BinaryIO | None = None
     terminal: Terminal | None = None
     keys: Callable[[bytes], bytes] | None = None
@@ -109,7 +110,9 @@ class Session:
         self.talk.restore(notes["talk"], self.view)
         self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command))
         compat = options.isolate != "none"
-        isolation = Isolation(policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults)
+        isolation = Isolation(
+            policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults, on_violation=options.on_violation
+        )
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
         self._recorder = self._start_coverage(sites) if options.coverage else None
@@ -147,7 +150,7 @@ class Session:
         started, began_ns = time.perf_counter(), self.machine.now_ns
         self.talk.resume(self._work())
         try:
-            self.machine.run(lambda: self.talk.parked or self._is_stuck())
+            self.machine.run(lambda: self.talk.parked or self.record.stopped or self._is_stuck())
         finally:
             self.record.wall_s = time.perf_counter() - started
             self.record.virtual_ns = self.machine.now_ns - began_ns

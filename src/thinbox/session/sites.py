@@ -24,6 +24,8 @@ CALL_STUBS = {"int80_emulation": "do_int80_emulation", "do_SYSENTER_32": "do_fas
 """What the entry text calls instead of an entry, and jumps on to it (the first since the BHI mitigation, 6.1.85)."""
 RANGE_TEARDOWNS = ("__vunmap_range_noflush", "vunmap_range_noflush", "flush_tlb_kernel_range")
 WHOLE_TEARDOWNS = ("flush_tlb_all", "flush_tlb_one_kernel", "cpa_flush", "__flush_tlb_all")
+UNDONE_DEATH = "do_group_exit"
+"""What a fatal signal ends in (kernel/exit.c); a call that was rolled back to its entry holds nothing it could keep."""
 DEATHS = ("rewind_stack_and_make_dead", "rewind_stack_do_exit")
 _CR3_WRITE = re.compile(rb"\x41?\x0f\x22[\xd8-\xdf]")
 _CR3_READ = re.compile(rb"\x41?\x0f\x20[\xd8-\xdf]")
@@ -49,6 +51,7 @@ class Sites:
     whole_teardowns: tuple[int, ...]
     user_teardown: int
     death: int
+    undone_death: int
     entry_area: tuple[int, int]
     entry_text: tuple[int, int]
 
@@ -112,6 +115,7 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
         whole_teardowns=_present(view, WHOLE_TEARDOWNS),
         user_teardown=symbols.address_of("flush_tlb_mm_range"),
         death=_present(view, DEATHS)[0],
+        undone_death=symbols.address_of(UNDONE_DEATH),
         entry_area=(CPU_ENTRY_AREA, CPU_ENTRY_AREA + _ENTRY_AREA_BYTES),
         entry_text=entry_text,
     )

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from thinbox.isolation.fault import LOG_INDEX
 from thinbox.session.records import CallRecord
 
 
@@ -25,13 +24,6 @@ class OpenCall:
     resume_block: tuple[int, int] = (0, 0)
     slept: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def entry_indexes(self) -> np.ndarray:
-        """Word indexes of the entries granted during this call."""
-        if not self.rows:
-            return np.zeros(0, dtype=np.int64)
-        return np.concatenate([rows[:, LOG_INDEX] for rows in self.rows])
 
 
 @dataclass(slots=True)
