@@ -104,7 +104,7 @@ def plain(call: str, name: str, args: Iterable[int | str | bytes], expect: Expec
     def body(process: "Process") -> Steps:
         yield from process.measure(*fixed, expect=expect)
 
-    is_error = not any(expect.accepts(value) for value in (0, 1, 4096)) and expect is not NEVER
+    is_error = any(expect.accepts(-number) for number in errno.errorcode)
     register(Case(call, name, not is_error, body, varies))
 
 
