@@ -125,3 +125,11 @@ def send_later(handle: int, content: bytes, milliseconds: int = 5) -> Body:
         yield from child.must("write", handle, child.buffer(content), len(content))
 
     return body
+
+
+def interrupted_result(process: "Process") -> int:
+    """In a signal handler whose first instruction is `process.agent_loop`: rax of what was interrupted, from the
+    signal's frame (arch/x86/include/asm/sigframe.h: the 14th register of the ucontext's machine context)."""
+    from thinbox.machine.cpu import RSP
+
+    return process.read_int(process.registers[RSP] + 8 + 40 + 13 * 8, 8)

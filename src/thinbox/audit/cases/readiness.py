@@ -11,6 +11,7 @@ from thinbox.audit.files import (
     O_CLOEXEC,
     O_RDWR,
     filled_pipe,
+    interrupted_result,
     open_file,
     open_pair,
     open_pipe,
@@ -209,7 +210,8 @@ def _sleeps(call: str, arguments: Callable[[Process, int, bool], tuple[int | byt
         yield from process.must("rt_sigaction", 14, handler, 0, 8)
         interval = bytes(16) + struct.pack("<qq", 0, 3000)
         yield from process.must("setitimer", 0, interval, 0)
-        yield from process.measure(*arguments(process, group, True), expect=exactly(0))
+        yield from process.measure(*arguments(process, group, True), expect=ZERO)  # the handler's first "result"
+        process.check(interrupted_result(process) == -errno.EINTR, "the call ended with EINTR")
 
 
 def _group(process: Process, call: str, reader: int) -> Steps:
