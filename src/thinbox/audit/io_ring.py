@@ -43,6 +43,12 @@ class Ring:
     end_tail_at: int
     ends_at: int
     added: int = 0
+    taken: int = 0
+
+    def take(self) -> int:
+        """Return how many entries were added since the last `take`: what the next io_uring_enter submits."""
+        count, self.taken = self.added - self.taken, self.added
+        return count
 
     def add(
         self,

@@ -57,10 +57,19 @@ plain("io_uring_setup", "bad address", (8, BAD_ADDRESS), fails(errno.EFAULT))
 # -- io_uring_enter --------------------------------------------------------------------------------------
 def _enter(process: Process, ring: Ring, *results: int) -> Steps:
     """Hand over what was added and wait for as many ends, in any order."""
-    count = ring.added
+    count = ring.take()
     yield from process.measure(ring.handle, count, len(results), GETEVENTS, 0, 0, expect=exactly(count))
     found = ring.results()
     process.check(sorted(end[1] for end in found) == sorted(results), f"results {results} (found {found})")
+
+
+def _used_ring(process: Process) -> Steps:
+    """Its value: a ring that has done something before, so that the kernel keeps requests ready for it."""
+    ring = yield from open_ring(process)
+    ring.add(ring_of.NOP)
+    yield from process.must("io_uring_enter", ring.handle, ring.take(), 1, GETEVENTS, 0, 0)
+    ring.results()
+    return ring
 
 
 @success("io_uring_enter", "nothing to do")
@@ -85,6 +94,42 @@ def enter_read(process: Process) -> Steps:
     ring.add(ring_of.READ, handle, place, 5000, 100)
     yield from _enter(process, ring, 5000)
     process.check(process.read(place, 5000) == CONTENT[100:5100], "the file's bytes")
+
+
+@success("io_uring_enter", "nothing to do, again")
+def enter_nop_again(process: Process) -> Steps:
+    ring = yield from _used_ring(process)
+    ring.add(ring_of.NOP)
+    yield from _enter(process, ring, 0)
+
+
+@success("io_uring_enter", "read, later")
+def enter_read_again(process: Process) -> Steps:
+    ring, handle = (yield from _used_ring(process)), (yield from open_file(process))
+    place = process.buffer(64)
+    ring.add(ring_of.READ, handle, place, 64, 11)
+    yield from _enter(process, ring, 64)
+    process.check(process.read(place, 64) == CONTENT[11:75], "the file's bytes")
+
+
+@success("io_uring_enter", "write, later, by a worker")
+def enter_write_again(process: Process) -> Steps:
+    ring, handle = (yield from _used_ring(process)), (yield from open_file(process, "file", O_RDWR))
+    ring.add(ring_of.WRITE, handle, process.buffer(b"written"), 7, 50, flags=ring_of.FORCE_ASYNC)
+    yield from _enter(process, ring, 7)
+    process.check((yield from read_back(process, "file", 7, 50)) == b"written", "the bytes")
+
+
+@success("io_uring_enter", "read of a pipe, later, sleeps")
+def enter_sleeps_again(process: Process) -> Steps:
+    ring = yield from _used_ring(process)
+    reader, writer = yield from open_pipe(process)
+    place = process.buffer(16)
+    ring.add(ring_of.READ, reader, place, 16)
+    pid = yield from process.fork(send_later(writer, b"late"))
+    yield from _enter(process, ring, 4)
+    process.check(process.read(place, 4) == b"late", "the child's bytes")
+    yield from process.wait(pid)
 
 
 @success("io_uring_enter", "read by a worker")

@@ -35,7 +35,7 @@ for _kind in ("tmpfs", "ramfs", "proc", "sysfs", "devtmpfs", "devpts", "cgroup2"
     plain("mount", _kind, ("none", "dir", _kind, 0, 0), ZERO)
 plain("mount", "tmpfs with options", ("none", "dir", "tmpfs", MS_RDONLY | MS_NOEXEC, "size=1m,mode=700"), ZERO)
 plain("mount", "cgroup with a controller", ("none", "dir", "cgroup", 0, "none,name=audit"), ZERO)
-for _name, _source, _target, _kind, _flags, _data, _number in (
+for _name, _source, _target, _type, _flags, _data, _number in (
     ("no such file system", "none", "dir", "nothing", 0, 0, errno.ENODEV),
     ("no such directory", "none", "nothing", "tmpfs", 0, 0, errno.ENOENT),
     ("on a file", "none", "file", "tmpfs", 0, 0, errno.ENOTDIR),
@@ -47,7 +47,7 @@ for _name, _source, _target, _kind, _flags, _data, _number in (
     ("bad address of the kind", "none", "dir", BAD_ADDRESS, 0, 0, errno.EFAULT),
     ("move of no mount point", "dir", "/mnt", 0, MS_MOVE, 0, errno.EINVAL),
 ):
-    plain("mount", _name, (_source, _target, _kind, _flags, _data), fails(_number))
+    plain("mount", _name, (_source, _target, _type, _flags, _data), fails(_number))
 
 
 @success("mount", "over a directory, hiding what is in it")

@@ -139,8 +139,7 @@ def _polls(name: str, opens: Opens, wanted: int, found: int) -> None:
         def body(process: Process, call: str = call) -> Steps:
             handle = yield from opens(process)
             place = process.buffer(pollfd((handle, wanted)))
-            last = (1000,) if call == "poll" else (process.buffer(timespec(1)), MASK, 8)
-            process.volatile(place + 64, 64)  # ppoll writes the time left
+            last: tuple[int | bytes, ...] = (1000,) if call == "poll" else (_limit(process, long=True), MASK, 8)
             yield from process.measure(place, 1, *last, expect=exactly(1))
             process.check(process.read_int(place + 6, 2) == found, f"events {found:#x}")
 
@@ -152,8 +151,7 @@ def _selects(name: str, opens: Opens, wanted: int, found: int) -> None:
         def body(process: Process, call: str = call) -> Steps:
             handle = yield from opens(process)
             reading, writing = process.buffer(fd_set(handle)), process.buffer(fd_set(handle))
-            process.volatile(writing + 64, 64)  # the time left
-            limit = process.buffer(timespec(1))
+            limit = _limit(process, long=True)
             last = () if call == "select" else (0,)
             first, second = reading if wanted & POLLIN else 0, writing if wanted & POLLOUT else 0
             count = bool(first) + bool(second)
@@ -222,19 +220,20 @@ def _group(process: Process, call: str, reader: int) -> Steps:
     return group
 
 
-def _limit(process: Process, long: bool, unit: int = 1) -> int:
+def _limit(process: Process, *, long: bool, unit: int = 1) -> int:
+    """The address of a time limit, over which the call writes the time left; `unit`: nanoseconds in a timeval's."""
     place = process.buffer(timespec(1) if long else timespec(0, 5 * MS // unit))
     process.volatile(place, 16)
     return place
 
 
 _sleeps("poll", lambda p, fd, long: (p.buffer(pollfd((fd, POLLIN))), 1, 1000 if long else 5))
-_sleeps("ppoll", lambda p, fd, long: (p.buffer(pollfd((fd, POLLIN))), 1, _limit(p, long), 0, 8))
-_sleeps("select", lambda p, fd, long: (fd + 1, p.buffer(fd_set(fd)), 0, 0, _limit(p, long, 1000)))
-_sleeps("pselect6", lambda p, fd, long: (fd + 1, p.buffer(fd_set(fd)), 0, 0, _limit(p, long), 0))
+_sleeps("ppoll", lambda p, fd, long: (p.buffer(pollfd((fd, POLLIN))), 1, _limit(p, long=long), 0, 8))
+_sleeps("select", lambda p, fd, long: (fd + 1, p.buffer(fd_set(fd)), 0, 0, _limit(p, long=long, unit=1000)))
+_sleeps("pselect6", lambda p, fd, long: (fd + 1, p.buffer(fd_set(fd)), 0, 0, _limit(p, long=long), 0))
 _sleeps("epoll_wait", lambda p, fd, long: (fd, p.buffer(64), 4, 1000 if long else 5))
 _sleeps("epoll_pwait", lambda p, fd, long: (fd, p.buffer(64), 4, 1000 if long else 5, MASK, 8))
-_sleeps("epoll_pwait2", lambda p, fd, long: (fd, p.buffer(64), 4, _limit(p, long), 0, 8))
+_sleeps("epoll_pwait2", lambda p, fd, long: (fd, p.buffer(64), 4, _limit(p, long=long), 0, 8))
 
 plain("poll", "nothing, 3 ms", (0, 0, 3), ZERO)
 plain("select", "nothing, 3 ms", (0, 0, 0, 0, struct.pack("<qq", 0, 3000)), ZERO)
@@ -256,7 +255,7 @@ def poll_closed(process: Process) -> Steps:
     process.check(process.read_int(place + 6, 2) == POLLNVAL, "POLLNVAL")
 
 
-@success("poll", "40 descriptors")
+@success("poll", "700 descriptors")
 def poll_many(process: Process) -> Steps:
     reader, _writer = yield from filled_pipe(process, b"x")
     place = process.buffer(pollfd(*((reader, POLLIN) for _ in range(700))))
