@@ -181,12 +181,12 @@ def pidfd_child(process: Process) -> Steps:
     yield from process.wait(pid)
 
 
-plain("pidfd_open", "no such process", (30000, 0), fails(errno.ESRCH))
+plain("pidfd_open", "the number of no process", (30000, 0), fails(errno.ESRCH))
 plain("pidfd_open", "not a pid", (-1, 0), fails(errno.EINVAL))
-plain("pidfd_open", "unknown flag", (1, 1), fails(errno.EINVAL))
+plain("pidfd_open", "a flag that is none", (1, 1), fails(errno.EINVAL))
 
 
-@success("pidfd_getfd", "a file of a child")
+@success("pidfd_getfd", "a child's file, read here")
 def pidfd_getfd(process: Process) -> Steps:
     def child(me: Process) -> Steps:
         own = yield from open_file(me, "dir/inner")

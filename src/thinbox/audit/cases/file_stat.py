@@ -309,11 +309,11 @@ def ustat(process: Process) -> Steps:
     process.check(process.read_int(place + 8, 8) > 0, "free inodes")
 
 
-plain("ustat", "no such device", (0xFF01, bytes(32)), fails(errno.EINVAL))
+plain("ustat", "a device of no file system", (0xFF01, bytes(32)), fails(errno.EINVAL))
 plain("sysfs", "index of tmpfs", (1, "tmpfs", 0), exactly(1))
-plain("sysfs", "how many", (3, 0, 0), AT_LEAST_0)
-plain("sysfs", "no such file system", (1, "nothing", 0), fails(errno.EINVAL))
-plain("sysfs", "unknown option", (9, 0, 0), fails(errno.EINVAL))
+plain("sysfs", "the number of file systems", (3, 0, 0), AT_LEAST_0)
+plain("sysfs", "index of none", (1, "nothing", 0), fails(errno.EINVAL))
+plain("sysfs", "an option that is none", (9, 0, 0), fails(errno.EINVAL))
 
 
 @success("sysfs", "name of the first")
