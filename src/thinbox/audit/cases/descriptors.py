@@ -80,9 +80,8 @@ def _controls(
     name: str, command: int, argument: int, expect: Expect, *, kind: str = "file", flags: int = O_RDWR
 ) -> None:
     """`fcntl` of a file of this kind: a path, or pipe (its writing end), socket, memfd, terminal."""
-    is_error = expect.accepts(-errno.EINVAL) or expect.accepts(-errno.EPERM) or expect.accepts(-errno.EAGAIN)
 
-    @(error if is_error else success)("fcntl", name)
+    @(error if expect.is_error else success)("fcntl", name)
     def body(process: Process) -> Steps:
         if kind == "pipe":
             _, handle = yield from open_pipe(process)

@@ -58,9 +58,8 @@ plain("ioctl", "TCGETS, bad address", (0, TCGETS, BAD_ADDRESS), fails(errno.EFAU
 
 def _of_file(name: str, path: str, command: int, argument: int | bytes, expect: Expect, *, flags: int = 0) -> None:
     """`ioctl` of a file opened by name."""
-    is_error = any(expect.accepts(-number) for number in errno.errorcode)
 
-    @(error if is_error else success)("ioctl", name)
+    @(error if expect.is_error else success)("ioctl", name)
     def body(process: Process) -> Steps:
         handle = yield from open_file(process, path, flags)
         place = process.buffer(argument) if isinstance(argument, bytes) else argument
@@ -119,9 +118,8 @@ def _of_terminal(
     name: str, command: int, argument: int | bytes, expect: Expect = ZERO, *, master: bool = False, old: bytes = b""
 ) -> None:
     """`ioctl` of a pseudo terminal's slave (or master) in which `old` was typed."""
-    is_error = any(expect.accepts(-number) for number in errno.errorcode)
 
-    @(error if is_error else success)("ioctl", name)
+    @(error if expect.is_error else success)("ioctl", name)
     def body(process: Process) -> Steps:
         ends = yield from open_terminal(process)
         if old:
@@ -238,7 +236,7 @@ def socket_bytes(process: Process) -> Steps:
 
 
 def _of_interface(name: str, command: int, request: bytes, expect: Expect = ZERO, *, family: int = 2) -> None:
-    @(success if expect is ZERO else error)("ioctl", name)
+    @(error if expect.is_error else success)("ioctl", name)
     def body(process: Process) -> Steps:
         handle = yield from process.must("socket", family, SOCK_DGRAM, 0)
         yield from process.measure(handle, command, process.buffer(request), expect=expect)
