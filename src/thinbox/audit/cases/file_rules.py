@@ -4,14 +4,14 @@ import errno
 import struct
 
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
-from thinbox.audit.files import BAD_ADDRESS, BAD_FD, O_PATH, open_file
+from thinbox.audit.files import BAD_ADDRESS, BAD_FD, O_PATH, make_file, open_file
 from thinbox.audit.process import Process
 
 NOT_EXERCISED = {
     "quotactl_fd": "ENOSYS: of the built-in file systems ext4 alone has quotas (super_block.s_qcop), and it needs a "
     "block device; the machine has none (fs/quota/quota.c, do_quotactl)",
-    "swapon": "EINVAL: no block device, and neither tmpfs nor ramfs maps blocks (mm/swapfile.c, claim_swapfile and "
-    "setup_swap_extents)",
+    "swapon": "EINVAL: the machine has no block device; tmpfs has no read_folio (mm/swapfile.c, swapon), and ramfs no "
+    "bmap (mm/page_io.c, generic_swapfile_activate)",
     "swapoff": "EINVAL: nothing can be swapped on (see swapon; mm/swapfile.c)",
 }
 
@@ -143,5 +143,15 @@ plain("swapon", "no such file", ("nothing", 0), fails(errno.ENOENT))
 plain("swapon", "a device that is none for blocks", ("/dev/null", 0), fails(errno.EINVAL))
 plain("swapon", "tmpfs", ("file", 0), fails(errno.EINVAL))
 plain("swapon", "unknown flag", ("file", 1 << 20), fails(errno.EINVAL))
+
+
+@error("swapon", "ramfs, a right header, but no blocks")
+def swapon_ramfs(process: Process) -> Steps:
+    yield from process.must("mount", "none", "dir", "ramfs", 0, 0)
+    header = bytes(1024) + struct.pack("<III", 1, 9, 0) + bytes(4096 - 1024 - 12 - 10) + b"SWAPSPACE2"
+    yield from make_file(process, "dir/swap", header + bytes(9 * 4096), 0o600)
+    yield from process.measure("dir/swap", 0, expect=fails(errno.EINVAL))
+
+
 plain("swapoff", "no such file", ("nothing",), fails(errno.ENOENT))
 plain("swapoff", "not swapped on", ("file",), fails(errno.EINVAL))
