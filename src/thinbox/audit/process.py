@@ -116,6 +116,11 @@ class Process:
             raise CaseFailedError(f"{self._case.call} returned {_name(result)}, expected {expect.text}")
         return result
 
+    def measure_next(self, *, status: int | None = None) -> None:
+        """The next call of the case's number is the measured one, whoever makes it: for calls that the kernel
+        restarts, or that another program makes. `status`: the wait status the first process ends with in it."""
+        self._lab.begin_measured(ends_with=status)
+
     def measure_last(self, *args: Argument, status: int = 0) -> Steps:
         """Make the measured call where it never returns (exit, a successful execve); in the first process,
         `status` is the wait status it ends with. A child's end is for its parent to `wait` for."""
@@ -135,7 +140,7 @@ class Process:
 
     def _life(self, body: "Callable[[Process], Steps]", number: int) -> Steps:
         yield from body(Process(self._lab, self._case, number))
-        yield from self.call("exit_group", 0)
+        yield from self.call("exit", 0)
 
     def wait(self, pid: int, status: int = 0) -> Steps:
         """Wait for a child and check its wait status."""
