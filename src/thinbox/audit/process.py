@@ -17,6 +17,7 @@ from thinbox.guest.conversation import SCRATCH_BYTES, Syscall
 
 if TYPE_CHECKING:
     from thinbox.audit.lab import Lab
+    from thinbox.image.facts import KernelFacts
 
 AREA_BYTES = 128 << 10
 """The scratch of one process of a case: 32 KiB for call arguments, the rest for buffers."""
@@ -95,6 +96,11 @@ class Process:
         from thinbox.guest.agent import LOOP_VADDR
 
         return LOOP_VADDR
+
+    @property
+    def facts(self) -> "KernelFacts":
+        """What is known of the kernel: for a case that needs the layout of one of its structures."""
+        return self._lab.view.facts
 
     # -- calls --------------------------------------------------------------------------------------
     def call(self, name: str, *args: Argument) -> Steps:
