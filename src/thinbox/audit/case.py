@@ -119,8 +119,8 @@ def plain(
         if holds is None:
             yield from process.measure(*fixed, expect=expect)
             return
-        place = max(index for index, value in enumerate(fixed) if isinstance(value, bytes))
-        vaddr, size = process.buffer(fixed[place]), len(fixed[place])
+        place, content = [(index, value) for index, value in enumerate(fixed) if isinstance(value, bytes)][-1]
+        vaddr, size = process.buffer(content), len(content)
         if varies:
             process.volatile(vaddr, size)
         yield from process.measure(*fixed[:place], vaddr, *fixed[place + 1 :], expect=expect)

@@ -40,7 +40,9 @@ def build_module(types: "TypeTable", name: str, *, has_code: bool) -> bytes:
     symbols = bytes(24)
     relocations = b""
     if has_code:
-        for number, (symbol, member, value) in enumerate((("init_module", "init", 0), ("cleanup_module", "exit", 16)), 1):
+        for number, (symbol, member, value) in enumerate(
+            (("init_module", "init", 0), ("cleanup_module", "exit", 16)), 1
+        ):
             symbols += struct.pack("<IBBHQQ", strings.index(symbol.encode()), _GLOBAL_FUNCTION, 0, 1, value, 1)
             info = number << 32 | _R_X86_64_64
             relocations += struct.pack("<QQq", types.offset_of("module", member), info, 0)

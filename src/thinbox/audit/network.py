@@ -13,7 +13,15 @@ from thinbox.audit.process import Process
 PORT = 4321
 STREAM, DGRAM, RAW, SEQPACKET = 1, 2, 3, 5
 NONBLOCK, CLOEXEC = 0o4000, 0o2000000
-MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_WAITALL, MSG_NOSIGNAL, MSG_OOB, MSG_MORE = 2, 0x20, 0x40, 0x100, 0x4000, 1, 0x8000
+MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_WAITALL, MSG_NOSIGNAL, MSG_OOB, MSG_MORE = (
+    2,
+    0x20,
+    0x40,
+    0x100,
+    0x4000,
+    1,
+    0x8000,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def _now(process: Process, clock: int = 1) -> Steps:
     return seconds * 10**9 + rest
 
 
-# -- asking ------------------------------------------------------------------------------------------------------------
+# -- asking -------------------------------------------------------------------------------------------
 for _name, _clock in _CLOCKS.items():
     _test = _is_today if _clock in (0, 5, 11) else _is_time
     plain("clock_gettime", _name, (_clock, bytes(16)), ZERO, varies=True, holds=_test)
@@ -70,7 +70,7 @@ plain("times", "own", (bytes(32),), POSITIVE, varies=True, holds=lambda data: da
 plain("times", "the clock only", (0,), POSITIVE, varies=True)
 plain("times", "bad address", (1,), fails(errno.EFAULT))
 
-# -- setting -------------------------------------------------------------------------------------------------------------
+# -- setting ------------------------------------------------------------------------------------------
 _2030 = 1_893_456_000
 plain("settimeofday", "time zone", (0, struct.pack("<ii", 60, 0)), ZERO)
 plain("settimeofday", "not a time", (abi.timespec(1, 10**6), 0), fails(errno.EINVAL))
@@ -110,13 +110,20 @@ for _call, _clock_args in (("adjtimex", ()), ("clock_adjtime", (0,))):
         ("set the status", _timex(_ADJ_STATUS, status=1)),
         ("step the time", _timex(_ADJ_SETOFFSET, time=(5, 0))),
     ):
-        plain(_call, _name, (*_clock_args, _content), _STATE, varies=True, holds=lambda data: abi.words(data)[9] > _YEAR_2020)
+        plain(
+            _call,
+            _name,
+            (*_clock_args, _content),
+            _STATE,
+            varies=True,
+            holds=lambda data: abi.words(data)[9] > _YEAR_2020,
+        )
     plain(_call, "no such tick", (*_clock_args, _timex(_ADJ_TICK, tick=1)), fails(errno.EINVAL))
     plain(_call, "bad address", (*_clock_args, 1), fails(errno.EFAULT))
 plain("clock_adjtime", "no such clock", (99, _timex(0)), fails(errno.EINVAL))
 plain("clock_adjtime", "a clock that cannot", (1, _timex(0)), fails(errno.EOPNOTSUPP))
 
-# -- sleeping ------------------------------------------------------------------------------------------------------------
+# -- sleeping -----------------------------------------------------------------------------------------
 for _name, _ns in (("1 ns", 1), ("50 us", 50_000), ("5 ms", _SLEEP_NS), ("1 s", 10**9)):
 
     @success("nanosleep", _name)
@@ -168,7 +175,7 @@ def nanosleep_interrupted(process: Process) -> Steps:
     yield from process.wait(pid)
 
 
-# -- alarms and interval timers ------------------------------------------------------------------------------------------
+# -- alarms and interval timers -----------------------------------------------------------------------
 def _timeval(seconds: int, microseconds: int = 0) -> bytes:
     return bytes(16) + struct.pack("<qq", seconds, microseconds)
 
@@ -219,7 +226,7 @@ plain("setitimer", "not a time", (0, _timeval(1, 10**6), 0), fails(errno.EINVAL)
 plain("setitimer", "bad address", (0, 1, 0), fails(errno.EFAULT))
 
 
-# -- POSIX timers: struct sigevent is value, signal, way (0 signal, 1 none, 4 signal to a thread) --------------------------
+# -- POSIX timers: struct sigevent is value, signal, way (0 signal, 1 none, 4 signal to a thread) -----
 def _sigevent(way: int, thread: int = 0) -> bytes:
     return struct.pack("<Qiii", 0x77, _USR1, way, thread).ljust(64, b"\0")
 
@@ -236,14 +243,16 @@ for _name, _clock in _CLOCKS.items():
 plain("timer_create", "the usual signal", (1, 0, bytes(4)), ZERO)
 plain("timer_create", "no such clock", (99, 0, bytes(4)), fails(errno.EINVAL))
 plain("timer_create", "a clock without timers", (5, 0, bytes(4)), fails(errno.EOPNOTSUPP))
-plain("timer_create", "no such signal", (1, struct.pack("<Qii", 0, 99, 0).ljust(64, b"\0"), bytes(4)), fails(errno.EINVAL))
-for _call, _args in (
+plain(
+    "timer_create", "no such signal", (1, struct.pack("<Qii", 0, 99, 0).ljust(64, b"\0"), bytes(4)), fails(errno.EINVAL)
+)
+for _call, _timer_args in (
     ("timer_settime", (9, 0, abi.itimerspec(1), 0)),
     ("timer_gettime", (9, bytes(32))),
     ("timer_getoverrun", (9,)),
     ("timer_delete", (9,)),
 ):
-    plain(_call, "no such timer", _args, fails(errno.EINVAL))
+    plain(_call, "no such timer", _timer_args, fails(errno.EINVAL))
 
 
 @success("timer_create", "for a thread")

@@ -19,7 +19,7 @@ def _by_nobody(call: str, *args: int | str | bytes) -> None:
         yield from process.measure(*args, expect=fails(errno.EPERM))
 
 
-# -- modules --------------------------------------------------------------------------------------------------------------
+# -- modules ------------------------------------------------------------------------------------------
 def _module_file(process: Process, *, has_code: bool = False) -> Steps:
     """A descriptor of a file that holds a module."""
     content = build_module(process.facts.types, _NAME, has_code=has_code)
@@ -86,7 +86,7 @@ _by_nobody("init_module", bytes(100), 100, "")
 _by_nobody("finit_module", 0, "", 0)
 _by_nobody("delete_module", "nothing", 0)
 
-# -- BPF maps ---------------------------------------------------------------------------------------------------------------
+# -- BPF maps -----------------------------------------------------------------------------------------
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY, _PROG_LOAD = range(6)
 _PIN, _GET, _ATTACH, _DETACH, _TEST_RUN, _NEXT_PROG, _NEXT_MAP = 6, 7, 8, 9, 10, 11, 12
 _PROG_BY_ID, _MAP_BY_ID, _INFO, _QUERY, _RAW_TRACEPOINT, _LOOKUP_DELETE, _FREEZE = 13, 14, 15, 16, 17, 21, 22
@@ -218,7 +218,7 @@ def bpf_pin(process: Process) -> Steps:
     yield from process.measure(_GET, _attr("QI", path, 0), _ATTR_BYTES, expect=POSITIVE)
 
 
-# -- BPF programs -------------------------------------------------------------------------------------------------------------
+# -- BPF programs -------------------------------------------------------------------------------------
 _RETURN_7 = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 7, 0x95, 0, 0, 0)
 _NO_END = struct.pack("<BBhi", 0xB7, 0, 0, 7)
 _PROGRAM_TYPES = {
@@ -284,4 +284,9 @@ def bpf_no_end(process: Process) -> Steps:
     process.check(process.read(log, 100).strip(b"\0"), "the verifier says why")
 
 
-plain("bpf", "BPF_PROG_LOAD, no such type", (_PROG_LOAD, _attr("IIQQ", 99, 1, 0x400000, 0x400000), _ATTR_BYTES), fails(errno.EINVAL))
+plain(
+    "bpf",
+    "BPF_PROG_LOAD, no such type",
+    (_PROG_LOAD, _attr("IIQQ", 99, 1, 0x400000, 0x400000), _ATTR_BYTES),
+    fails(errno.EINVAL),
+)

@@ -4,7 +4,7 @@ import errno
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import ZERO, Body, Steps, error, exactly, fails, plain, success
 from thinbox.audit.process import Process
 
 _WAIT, _WAKE, _REQUEUE, _CMP_REQUEUE, _WAKE_OP = 0, 1, 3, 4, 5
@@ -21,7 +21,7 @@ def _sleep(process: Process) -> Steps:
     yield from process.must("nanosleep", _SLEEP, 0)
 
 
-def _waker(word: int, operation: int = _WAKE, *more: int) -> object:
+def _waker(word: int, operation: int = _WAKE, *more: int) -> Body:
     """A child that wakes whoever waits on `word`, later."""
 
     def child(me: Process) -> Steps:
@@ -31,17 +31,22 @@ def _waker(word: int, operation: int = _WAKE, *more: int) -> object:
     return child
 
 
-def _waiter(word: int, operation: int = _WAIT, bits: int = 0) -> object:
+def _waiter(word: int, operation: int = _WAIT, bits: int = 0) -> Body:
     def child(me: Process) -> Steps:
         yield from me.must("futex", word, operation, 0, 0, 0, bits)
 
     return child
 
 
-# -- refused at once -----------------------------------------------------------------------------------------------------
+# -- refused at once ----------------------------------------------------------------------------------
 plain("futex", "FUTEX_WAIT, the value has changed", (_WORD, _WAIT, 1, 0, 0, 0), fails(errno.EAGAIN))
 plain("futex", "FUTEX_WAIT, none wakes it", (_WORD, _WAIT, 0, _SLEEP, 0, 0), fails(errno.ETIMEDOUT))
-plain("futex", "FUTEX_WAIT_BITSET, a time that is past", (_WORD, _WAIT_BITSET, 0, abi.timespec(0), 0, _ANY), fails(errno.ETIMEDOUT))
+plain(
+    "futex",
+    "FUTEX_WAIT_BITSET, a time that is past",
+    (_WORD, _WAIT_BITSET, 0, abi.timespec(0), 0, _ANY),
+    fails(errno.ETIMEDOUT),
+)
 plain("futex", "FUTEX_WAIT_BITSET, no bits", (_WORD, _WAIT_BITSET, 0, 0, 0, 0), fails(errno.EINVAL))
 plain("futex", "FUTEX_WAIT, not aligned", (0x400001, _WAIT, 0, 0, 0, 0), fails(errno.EINVAL))
 plain("futex", "FUTEX_WAIT, bad address", (0x10000, _WAIT, 0, 0, 0, 0), fails(errno.EFAULT))
@@ -52,7 +57,7 @@ plain("futex", "FUTEX_FD, taken away", (_WORD, 2, 0, 0, 0, 0), fails(errno.ENOSY
 plain("futex", "FUTEX_WAKE, nobody waits", (_WORD, _WAKE, 1, 0, 0, 0), ZERO)
 plain("futex", "FUTEX_WAKE, private, nobody waits", (_WORD, _WAKE | _PRIVATE, 1, 0, 0, 0), ZERO)
 
-# -- waiting and waking ---------------------------------------------------------------------------------------------------
+# -- waiting and waking -------------------------------------------------------------------------------
 for _name, _operation, _bits in (
     ("FUTEX_WAIT until woken", _WAIT, 0),
     ("FUTEX_WAIT_BITSET until woken", _WAIT_BITSET, 1),
@@ -62,7 +67,7 @@ for _name, _operation, _bits in (
     @success("futex", _name)
     def futex_wait(process: Process, operation: int = _operation, bits: int = _bits) -> Steps:
         word = process.buffer(64)
-        pid = yield from process.fork(_waker(word))  # type: ignore[arg-type]
+        pid = yield from process.fork(_waker(word))
         yield from process.measure(word, operation, 0, 0, 0, bits, expect=ZERO)
         yield from process.wait(pid)
 
@@ -70,14 +75,14 @@ for _name, _operation, _bits in (
 @success("futex", "FUTEX_WAIT, private, woken by a thread")
 def futex_wait_private(process: Process) -> Steps:
     word = process.buffer(64)
-    yield from process.fork(_waker(word, _WAKE | _PRIVATE), flags=abi.THREAD)  # type: ignore[arg-type]
+    yield from process.fork(_waker(word, _WAKE | _PRIVATE), flags=abi.THREAD)
     yield from process.measure(word, _WAIT | _PRIVATE, 0, abi.timespec(5), 0, 0, expect=ZERO)
 
 
 @success("futex", "FUTEX_WAIT in memory of the process's own")
 def futex_wait_anonymous(process: Process) -> Steps:
     word = yield from process.must("mmap", 0, abi.PAGE, 3, 0x8022, -1, 0)
-    yield from process.fork(_waker(word), flags=abi.THREAD)  # type: ignore[arg-type]
+    yield from process.fork(_waker(word), flags=abi.THREAD)
     yield from process.measure(word, _WAIT, 0, abi.timespec(5), 0, 0, expect=ZERO)
 
 
@@ -85,7 +90,7 @@ def futex_wait_anonymous(process: Process) -> Steps:
 def futex_wake_one(process: Process) -> Steps:
     word = process.buffer(64)
     for number in (1, 2):
-        yield from process.fork(_waiter(word), number)  # type: ignore[arg-type]
+        yield from process.fork(_waiter(word), number)
         yield from _sleep(process)
     yield from process.measure(word, _WAKE, 1, 0, 0, 0, expect=exactly(1))
     rest = yield from process.must("futex", word, _WAKE, 9, 0, 0, 0)
@@ -97,7 +102,7 @@ def futex_wake_bitset(process: Process) -> Steps:
     word = process.buffer(64)
     pids = []
     for number in (1, 2):
-        pids.append((yield from process.fork(_waiter(word, _WAIT_BITSET, number), number)))  # type: ignore[arg-type]
+        pids.append((yield from process.fork(_waiter(word, _WAIT_BITSET, number), number)))
         yield from _sleep(process)
     yield from process.measure(word, _WAKE_BITSET, 9, 0, 0, 2, expect=exactly(1))
     yield from process.wait(pids[1])
@@ -109,7 +114,7 @@ for _name, _operation in (("FUTEX_REQUEUE", _REQUEUE), ("FUTEX_CMP_REQUEUE", _CM
     def futex_requeue(process: Process, operation: int = _operation) -> Steps:
         first, second = process.buffer(64), process.buffer(64)
         for number in (1, 2):
-            yield from process.fork(_waiter(first), number)  # type: ignore[arg-type]
+            yield from process.fork(_waiter(first), number)
             yield from _sleep(process)
         yield from process.measure(first, operation, 1, 1, second, 0, expect=exactly(2))
         moved = yield from process.must("futex", second, _WAKE, 9, 0, 0, 0)
@@ -125,7 +130,7 @@ def futex_cmp_requeue_changed(process: Process) -> Steps:
 @success("futex", "FUTEX_WAKE_OP, changes and wakes")
 def futex_wake_op(process: Process) -> Steps:
     first, second = process.buffer(64), process.buffer(64)
-    pid = yield from process.fork(_waiter(first))  # type: ignore[arg-type]
+    pid = yield from process.fork(_waiter(first))
     yield from _sleep(process)
     # Add 5 to the second word; wake its waiters if it was 0.
     yield from process.measure(first, _WAKE_OP, 1, 1, second, 1 << 28 | 5 << 12, expect=exactly(1))
@@ -133,7 +138,7 @@ def futex_wake_op(process: Process) -> Steps:
     yield from process.wait(pid)
 
 
-# -- priority inheritance -----------------------------------------------------------------------------------------------------
+# -- priority inheritance -----------------------------------------------------------------------------
 for _name, _operation in (("LOCK_PI", _LOCK_PI), ("LOCK_PI2", _LOCK_PI2), ("TRYLOCK_PI", _TRYLOCK_PI)):
 
     @success("futex", f"FUTEX_{_name}, free")
@@ -144,7 +149,7 @@ for _name, _operation in (("LOCK_PI", _LOCK_PI), ("LOCK_PI2", _LOCK_PI2), ("TRYL
         process.check(process.read_int(word) == tid, "the owner's id in the word")
 
 
-def _pi_holder(word: int) -> object:
+def _pi_holder(word: int) -> Body:
     def child(me: Process) -> Steps:
         yield from me.must("futex", word, _LOCK_PI, 0, 0, 0, 0)
         yield from _sleep(me)
@@ -157,7 +162,7 @@ def _pi_holder(word: int) -> object:
 @success("futex", "FUTEX_LOCK_PI, handed over by its holder")
 def futex_lock_pi_contended(process: Process) -> Steps:
     word = process.buffer(64)
-    pid = yield from process.fork(_pi_holder(word))  # type: ignore[arg-type]
+    pid = yield from process.fork(_pi_holder(word))
     yield from _sleep(process)
     yield from process.measure(word, _LOCK_PI, 0, 0, 0, 0, expect=ZERO)
     tid = yield from process.must("gettid")
@@ -169,7 +174,7 @@ def futex_lock_pi_contended(process: Process) -> Steps:
 def futex_unlock_pi(process: Process) -> Steps:
     word = process.buffer(64)
     yield from process.must("futex", word, _LOCK_PI, 0, 0, 0, 0)
-    pid = yield from process.fork(_pi_holder(word))  # type: ignore[arg-type]
+    pid = yield from process.fork(_pi_holder(word))
     yield from _sleep(process)
     yield from process.measure(word, _UNLOCK_PI, 0, 0, 0, 0, expect=ZERO)
     process.check(process.read_int(word) & 0x3FFFFFFF == pid, "the child's id in the word")
@@ -186,7 +191,7 @@ def futex_lock_pi_own(process: Process) -> Steps:
 @error("futex", "FUTEX_TRYLOCK_PI, held")
 def futex_trylock_pi_held(process: Process) -> Steps:
     word = process.buffer(64)
-    yield from process.fork(_pi_holder(word))  # type: ignore[arg-type]
+    yield from process.fork(_pi_holder(word))
     yield from _sleep(process)
     yield from process.measure(word, _TRYLOCK_PI, 0, 0, 0, 0, expect=fails(errno.EAGAIN))
 
@@ -206,7 +211,7 @@ def futex_wait_requeue_pi(process: Process) -> Steps:
     yield from process.wait(pid)
 
 
-# -- several at once: struct futex_waitv is value, address, flags -------------------------------------------------------------
+# -- several at once: struct futex_waitv is value, address, flags -------------------------------------
 def _waitv(*words: int, value: int = 0) -> bytes:
     return b"".join(struct.pack("<QQII", value, word, _FUTEX_32, 0) for word in words)
 
@@ -214,7 +219,7 @@ def _waitv(*words: int, value: int = 0) -> bytes:
 @success("futex_waitv", "the second of two is woken")
 def futex_waitv(process: Process) -> Steps:
     first, second = process.buffer(64), process.buffer(64)
-    pid = yield from process.fork(_waker(second))  # type: ignore[arg-type]
+    pid = yield from process.fork(_waker(second))
     yield from process.measure(_waitv(first, second), 2, 0, 0, 0, expect=exactly(1))
     yield from process.wait(pid)
 

@@ -116,7 +116,7 @@ def setgroups_nobody(process: Process) -> Steps:
 # -- capabilities -------------------------------------------------------------------------------------
 def _all_capabilities(data: bytes) -> bool:
     effective, permitted, inheritable, high, _, _ = struct.unpack("<6I", data)
-    return effective == permitted == 0xFFFFFFFF and inheritable == 0 and high & 0xFF == 0xFF
+    return bool(effective == permitted == 0xFFFFFFFF and inheritable == 0 and high & 0xFF == 0xFF)
 
 
 plain("capget", "own", (struct.pack("<Ii", _CAPABILITY_3, 0), bytes(24)), ZERO, holds=_all_capabilities)
@@ -145,7 +145,7 @@ def capset_more(process: Process) -> Steps:
     yield from process.measure(header, struct.pack("<6I", 1, 1, 0, 0, 0, 0), expect=fails(errno.EPERM))
 
 
-# -- process groups and sessions ------------------------------------------------------------------------
+# -- process groups and sessions ----------------------------------------------------------------------
 @success("setsid", "a new session")
 def setsid(process: Process) -> Steps:
     pid = yield from process.must("getpid")
@@ -192,7 +192,7 @@ def setpgid_session_leader(process: Process) -> Steps:
 plain("setpgid", "a stranger", (1, 0), fails(errno.ESRCH))
 plain("setpgid", "negative", (0, -1), fails(errno.EINVAL))
 
-# -- names ----------------------------------------------------------------------------------------------
+# -- names --------------------------------------------------------------------------------------------
 plain("uname", "bad address", (1,), fails(errno.EFAULT))
 plain("uname", "into a buffer", (bytes(6 * _UTS_FIELD),), ZERO, holds=lambda data: data.startswith(b"Linux\0"))
 
@@ -219,7 +219,7 @@ def _naming(call: str, field: int) -> None:
 _naming("sethostname", 1)
 _naming("setdomainname", 5)
 
-# -- what a program inherits ------------------------------------------------------------------------------
+# -- what a program inherits --------------------------------------------------------------------------
 plain("umask", "tells the one before", (0o077,), exactly(0o022))
 plain("personality", "ask", (0xFFFFFFFF,), ZERO)
 

@@ -34,7 +34,12 @@ plain("add_key", "too large", ("user", "key", "x", 1 << 20, _PROCESS), fails(err
 plain("add_key", "no such keyring", ("user", "key", "secret", 6, 12345), fails(errno.ENOKEY))
 plain("add_key", "bad address", (1, "key", "secret", 6, _PROCESS), fails(errno.EFAULT))
 plain("request_key", "none, and no one to make it", ("user", "none", 0, 0), fails(errno.ENOKEY))
-plain("request_key", "none; the kernel starts a helper that is not there", ("user", "none", "x", 0), fails(errno.ENOENT, errno.ENOKEY))
+plain(
+    "request_key",
+    "none; the kernel starts a helper that is not there",
+    ("user", "none", "x", 0),
+    fails(errno.ENOENT, errno.ENOKEY),
+)
 plain("request_key", "no such type", ("nothing", "key", 0, 0), fails(errno.ENOKEY))
 plain("keyctl", "KEYCTL_JOIN_SESSION_KEYRING, a new one", (_JOIN, 0), POSITIVE, varies=True)
 plain("keyctl", "KEYCTL_JOIN_SESSION_KEYRING, by name", (_JOIN, "name"), POSITIVE, varies=True)
@@ -188,5 +193,3 @@ def keyctl_nobody(process: Process) -> Steps:
     yield from process.must("setresuid", _NOBODY, _NOBODY, _NOBODY)
     made = yield from _key(process)
     yield from process.measure(_CHOWN, made, 5, -1, expect=fails(errno.EACCES))
-
-

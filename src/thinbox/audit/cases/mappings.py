@@ -37,7 +37,7 @@ def _copy(process: Process, vaddr: int, size: int) -> Steps:
     return done, process.read(place, max(done, 0))
 
 
-# -- mmap: memory without a file ---------------------------------------------------------------------------------------------
+# -- mmap: memory without a file ----------------------------------------------------------------------
 for _name, _size, _protection, _flags in (
     ("one byte", 1, _RW, _OWN),
     ("a page", _PAGE, _RW, _OWN),
@@ -104,7 +104,7 @@ def mmap_huge(process: Process) -> Steps:
     process.check(place % (2 << 20) == 0, "aligned to 2 MiB")
 
 
-# -- mmap: files ------------------------------------------------------------------------------------------------------------
+# -- mmap: files --------------------------------------------------------------------------------------
 for _name, _path, _protection, _flags in (
     ("shared", "file", _RW, _SHARED),
     ("shared, at once", "file", _RW, _SHARED | _POPULATE),
@@ -117,9 +117,7 @@ for _name, _path, _protection, _flags in (
 ):
 
     @success("mmap", f"a file: {_name}")
-    def mmap_file(
-        process: Process, path: str = _path, protection: int = _protection, flags: int = _flags
-    ) -> Steps:
+    def mmap_file(process: Process, path: str = _path, protection: int = _protection, flags: int = _flags) -> Steps:
         handle = yield from _open(process, path)
         place = yield from process.measure(0, 2 * _PAGE, protection, flags, handle, 0, expect=ADDRESS)
         _done, found = yield from _copy(process, place + 4090, 12)
@@ -183,7 +181,7 @@ def mmap_limit(process: Process) -> Steps:
     yield from process.measure(0, 16 << 20, _RW, _OWN, -1, 0, expect=fails(errno.ENOMEM))
 
 
-# -- munmap, mprotect ----------------------------------------------------------------------------------------------------------
+# -- munmap, mprotect ---------------------------------------------------------------------------------
 for _name, _first, _count in (("all", 0, 3), ("the middle", 1, 1), ("the end and what is not there", 2, 5)):
 
     @success("munmap", _name)
@@ -237,7 +235,7 @@ def mprotect_code(process: Process) -> Steps:
     process.check(process.read(0x400000 + 1000, 10) == b"line 00000", "the page can be written")
 
 
-# -- mremap: address, old size, new size, flags (1 may move, 2 to an address, 4 leave the old one), address -------------------
+# -- mremap: address, old size, new size, flags (1 may move, 2 to an address, 4 leave the old one), address
 for _name, _old, _new, _flags in (("larger, moved if need be", 3, 20, 1), ("smaller", 3, 1, 0), ("the same", 3, 3, 0)):
 
     @success("mremap", _name)
@@ -275,13 +273,13 @@ plain("mremap", "nothing is there", (_FREE, _PAGE, 2 * _PAGE, 1, 0), fails(errno
 plain("mremap", "not a page's address", (_FREE + 1, _PAGE, _PAGE, 1, 0), fails(errno.EINVAL))
 plain("mremap", "unknown flags", (0x400000, _PAGE, _PAGE, 8, 0), fails(errno.EINVAL))
 
-# -- brk -------------------------------------------------------------------------------------------------------------------------
+# -- brk ----------------------------------------------------------------------------------------------
 plain("brk", "ask", (0,), POSITIVE)
 plain("brk", "far too high: stays", (1 << 50,), Expect(lambda result: 0 < result < 1 << 47, "where it was"))
-for _name, _more in (("a page more", _PAGE), ("one byte more", 1), ("1 MiB more", 1 << 20)):
+for _name, _bytes in (("a page more", _PAGE), ("one byte more", 1), ("1 MiB more", 1 << 20)):
 
     @success("brk", _name)
-    def brk(process: Process, more: int = _more) -> Steps:
+    def brk(process: Process, more: int = _bytes) -> Steps:
         start = yield from process.must("brk", 0)
         yield from process.measure(start + more, expect=exactly(start + more))
         _done, found = yield from _copy(process, start, 1)
@@ -295,7 +293,7 @@ def brk_less(process: Process) -> Steps:
     yield from process.measure(start + _PAGE, expect=exactly(start + _PAGE))
 
 
-# -- msync, mincore -----------------------------------------------------------------------------------------------------------------
+# -- msync, mincore -----------------------------------------------------------------------------------
 for _name, _flags in (("MS_ASYNC", 1), ("MS_INVALIDATE", 2), ("MS_SYNC", 4)):
 
     @success("msync", _name)
@@ -325,7 +323,7 @@ plain("mincore", "not a page's address", (1, _PAGE, bytes(1)), fails(errno.EINVA
 plain("mincore", "bad address", (0x400000, _PAGE, 1), fails(errno.EFAULT))
 
 
-# -- the order of a file's pages, changed -----------------------------------------------------------------------------------------------
+# -- the order of a file's pages, changed -------------------------------------------------------------
 @success("remap_file_pages", "the first page shows the second")
 def remap_file_pages(process: Process) -> Steps:
     handle = yield from _open(process)

@@ -43,7 +43,7 @@ def _waits_for_ever(me: Process) -> Steps:
     yield from me.must("pause")
 
 
-# -- madvise ------------------------------------------------------------------------------------------------------------
+# -- madvise ------------------------------------------------------------------------------------------
 _ADVICE = {
     "NORMAL": 0,
     "RANDOM": 1,
@@ -168,7 +168,7 @@ def process_mrelease_alive(process: Process) -> Steps:
 plain("process_mrelease", "not a descriptor", (77, 0), fails(errno.EBADF))
 plain("process_mrelease", "unknown flags", (0, 1), fails(errno.EINVAL))
 
-# -- locks ----------------------------------------------------------------------------------------------------------------
+# -- locks --------------------------------------------------------------------------------------------
 for _call, _more in (("mlock", ()), ("mlock2", (0,))):
 
     @success(_call, "untouched pages: they are resident then")
@@ -225,7 +225,7 @@ def mlockall_limit(process: Process) -> Steps:
     yield from process.measure(1, expect=fails(errno.ENOMEM))
 
 
-# -- NUMA: mode, mask of nodes, bits of it + 1 --------------------------------------------------------------------------------
+# -- NUMA: mode, mask of nodes, bits of it + 1 --------------------------------------------------------
 _NODE_0, _NODE_1, _BITS = struct.pack("<Q", 1), struct.pack("<Q", 2), 64
 _MODES = {"DEFAULT": 0, "PREFERRED": 1, "BIND": 2, "INTERLEAVE": 3, "LOCAL": 4, "PREFERRED_MANY": 5}
 for _name, _mode in _MODES.items():
@@ -308,10 +308,15 @@ def move_pages(process: Process) -> Steps:
 
 
 plain("move_pages", "no such process", (30000, 1, bytes(8), 0, bytes(4), 0), fails(errno.ESRCH))
-plain("move_pages", "to a node that is not there", (0, 1, struct.pack("<Q", 0x400000), struct.pack("<i", 7), bytes(4), 2), fails(errno.ENODEV))
+plain(
+    "move_pages",
+    "to a node that is not there",
+    (0, 1, struct.pack("<Q", 0x400000), struct.pack("<i", 7), bytes(4), 2),
+    fails(errno.ENODEV),
+)
 plain("move_pages", "unknown flags", (0, 1, bytes(8), 0, bytes(4), 64), fails(errno.EINVAL))
 
-# -- faults handled in user space ---------------------------------------------------------------------------------------------
+# -- faults handled in user space ---------------------------------------------------------------------
 _UFFDIO_API, _UFFDIO_REGISTER, _UFFDIO_COPY = 0xC018AA3F, 0xC020AA00, 0xC028AA03
 plain("userfaultfd", "plain", (0,), POSITIVE)
 plain("userfaultfd", "closed on exec, not blocking", (os.O_CLOEXEC | os.O_NONBLOCK,), POSITIVE)
@@ -343,7 +348,7 @@ def userfaultfd(process: Process) -> Steps:
     process.check(process.read(copy, 10) == b"line 00000", "what the thread put there")
 
 
-# -- what is not there on this machine, refused as it should be -----------------------------------------------------------------
+# -- what is not there on this machine, refused as it should be ---------------------------------------
 plain("memfd_secret", "not enabled", (0,), fails(errno.ENOSYS))
 plain("pkey_alloc", "a CPU without keys", (0, 0), fails(errno.EINVAL, errno.ENOSPC))
 plain("pkey_alloc", "unknown flags", (1, 0), fails(errno.EINVAL))

@@ -150,5 +150,3 @@ def setns_file(process: Process) -> Steps:
 def setns_own_user(process: Process) -> Steps:
     handle = yield from process.must("open", "/proc/self/ns/user", os.O_RDONLY, 0)
     yield from process.measure(handle, 0, expect=fails(errno.EINVAL))
-
-

@@ -3,6 +3,7 @@
 import errno
 import os
 import struct
+from collections.abc import Callable
 
 from thinbox.audit import abi
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
@@ -22,7 +23,7 @@ def _end(process: Process, pid: int) -> Steps:
     yield from process.wait(pid, _SIGKILL)
 
 
-# -- descriptors of processes ---------------------------------------------------------------------------------
+# -- descriptors of processes -------------------------------------------------------------------------
 plain("pidfd_open", "of process 1", (1, 0), POSITIVE)
 plain("pidfd_open", "of process 1, not blocking", (1, os.O_NONBLOCK), POSITIVE)
 plain("pidfd_open", "no such process", (30000, 0), fails(errno.ESRCH))
@@ -89,7 +90,7 @@ def pidfd_send_signal_gone(process: Process) -> Steps:
     yield from process.measure(handle, _SIGKILL, 0, 0, expect=fails(errno.ESRCH))
 
 
-# -- kcmp: 0 the same, 1 and 2 an order ---------------------------------------------------------------------------
+# -- kcmp: 0 the same, 1 and 2 an order ---------------------------------------------------------------
 _KCMP_FILE, _KCMP_VM, _KCMP_FILES, _KCMP_EPOLL = 0, 1, 2, 7
 for _name, _what in (("VM", 1), ("FILES", 2), ("FS", 3), ("SIGHAND", 4), ("IO", 5), ("SYSVSEM", 6)):
 
@@ -117,7 +118,7 @@ plain("kcmp", "no such process", (30000, 1, _KCMP_VM, 0, 0), fails(errno.ESRCH))
 plain("kcmp", "unknown kind", (1, 1, 99, 0, 0), fails(errno.EINVAL))
 plain("kcmp", "no such file", (1, 1, _KCMP_FILE, 99, 99), fails(errno.EBADF))
 
-# -- the memory of another process --------------------------------------------------------------------------------
+# -- the memory of another process --------------------------------------------------------------------
 
 
 def _with_secret(process: Process, size: int) -> Steps:
@@ -191,7 +192,7 @@ for _call in ("process_vm_readv", "process_vm_writev"):
         yield from process.measure(1, iov, 1, iov, 1, 0, expect=fails(errno.EPERM))
 
 
-# -- ptrace: request, pid, address, data ----------------------------------------------------------------------------
+# -- ptrace: request, pid, address, data --------------------------------------------------------------
 _PEEKTEXT, _PEEKUSER, _POKEDATA, _POKEUSER, _CONT, _KILL, _STEP, _ATTACH, _DETACH, _SYSCALL = (
     *(1, 3, 5, 6, 7, 8, 9, 16, 17, 24),
 )
@@ -210,16 +211,18 @@ def _traced(process: Process) -> Steps:
     return pid
 
 
-def _tracing(name: str, request: int, vaddr: int, data: object, size: int = 0, test: object = None) -> None:
+def _tracing(
+    name: str, request: int, vaddr: int, data: int | None, size: int = 0, test: Callable[[bytes], bool] | None = None
+) -> None:
     """A request on a stopped child; `data` None means a buffer of `size` bytes, which `test` looks at."""
 
     @success("ptrace", name)
     def body(process: Process) -> Steps:
         pid = yield from _traced(process)
         place = process.buffer(size)
-        yield from process.measure(request, pid, vaddr, place if data is None else data, expect=ZERO)  # type: ignore[arg-type]
+        yield from process.measure(request, pid, vaddr, place if data is None else data, expect=ZERO)
         found = process.read(place, size)
-        process.check(test is None or test(found), f"what was asked for, not {found[:32].hex()}")  # type: ignore[operator]
+        process.check(test is None or test(found), f"what was asked for, not {found[:32].hex()}")
         yield from process.must("kill", pid, _SIGKILL)
 
 

@@ -11,7 +11,7 @@ _SLEEP = abi.timespec(0, 5 * abi.MILLISECOND)
 _NOBODY = 65534
 _INT = bytes(4)
 
-# -- prctl: (name, arguments, result) -----------------------------------------------------------------------
+# -- prctl: (name, arguments, result) -----------------------------------------------------------------
 _PRCTL = (
     ("PR_SET_PDEATHSIG", (1, 15), 0),
     ("PR_GET_DUMPABLE", (3,), 1),
@@ -111,7 +111,7 @@ def prctl_mm_map(process: Process) -> Steps:
     process.check(process.read_int(place) == 104, "the size of struct prctl_mm_map")
 
 
-# -- arch_prctl -----------------------------------------------------------------------------------------------
+# -- arch_prctl ---------------------------------------------------------------------------------------
 plain("arch_prctl", "ARCH_SET_FS", (0x1002, 0x10000), ZERO)
 plain("arch_prctl", "ARCH_SET_GS", (0x1001, 0x10000), ZERO)
 plain("arch_prctl", "ARCH_GET_FS", (0x1003, b"\xff" * 8), ZERO, holds=bytes(8))
@@ -139,19 +139,19 @@ def _fails_unsigned(number: int) -> Expect:
     return Expect(lambda result: result == (1 << 32) - number, errno.errorcode[number], is_error=True)
 
 
-# -- modify_ldt: struct user_desc is entry, base, limit, flags -------------------------------------------------
+# -- modify_ldt: struct user_desc is entry, base, limit, flags ----------------------------------------
 _DATA_SEGMENT = struct.pack("<4I", 3, 0x1000, 0xFFFFF, 0x51)
 plain("modify_ldt", "read: there is none", (0, bytes(64), 64), ZERO)
 plain("modify_ldt", "read the default", (2, b"\xff" * 64, 64), POSITIVE)
 plain("modify_ldt", "write, the old way", (1, _DATA_SEGMENT, 16), ZERO)
 plain("modify_ldt", "write", (0x11, _DATA_SEGMENT, 16), ZERO)
-for _name, _args, _number in (
+for _name, _ldt_args, _number in (
     ("unknown function", (5, 0, 0), errno.ENOSYS),
     ("write, wrong size", (0x11, _DATA_SEGMENT, 12), errno.EINVAL),
     ("write, bad address", (0x11, 1, 16), errno.EFAULT),
     ("write, no such entry", (0x11, struct.pack("<4I", 8192, 0, 0, 0x51), 16), errno.EINVAL),
 ):
-    plain("modify_ldt", _name, _args, _fails_unsigned(_number))
+    plain("modify_ldt", _name, _ldt_args, _fails_unsigned(_number))
 
 
 @success("modify_ldt", "read what was written")
@@ -163,7 +163,7 @@ def modify_ldt_read(process: Process) -> Steps:
     process.check(process.read(place, 32) == bytes(24) + struct.pack("<Q", 0x00DFF3001000FFFF), "the descriptor")
 
 
-# -- robust lists -----------------------------------------------------------------------------------------------
+# -- robust lists -------------------------------------------------------------------------------------
 plain("set_robust_list", "an empty list", (bytes(24), 24), ZERO)
 plain("set_robust_list", "wrong size", (bytes(24), 16), fails(errno.EINVAL))
 plain("get_robust_list", "no such thread", (30000, bytes(8), bytes(8)), fails(errno.ESRCH))
@@ -195,7 +195,7 @@ def robust_owner_dies(process: Process) -> Steps:
     process.check(process.read_int(lock + 32) & 0xFFFFFFFF == 0xC0000000, "FUTEX_OWNER_DIED and FUTEX_WAITERS")
 
 
-# -- restartable sequences and barriers -------------------------------------------------------------------------
+# -- restartable sequences and barriers ---------------------------------------------------------------
 _RSEQ_BYTES, _SIGNATURE = 32, 0x53053053
 plain("rseq", "not aligned", (8, _RSEQ_BYTES, 0, _SIGNATURE), fails(errno.EINVAL))
 plain("rseq", "unknown flag", (0, _RSEQ_BYTES, 2, _SIGNATURE), fails(errno.EINVAL))
@@ -243,7 +243,7 @@ def membarrier_private(process: Process) -> Steps:
     yield from process.measure(8, 0, 0, expect=ZERO)
 
 
-# -- seccomp ------------------------------------------------------------------------------------------------------
+# -- seccomp ------------------------------------------------------------------------------------------
 _LOAD_NR = struct.pack("<HBBI", 0x20, 0, 0, 0)
 _ALLOW, _ERRNO_7, _KILL = 0x7FFF0000, 0x00050007, 0x80000000
 _FILTER_NEW_LISTENER = 8
@@ -312,5 +312,3 @@ def seccomp_bad_program(process: Process) -> Steps:
 def seccomp_nobody(process: Process) -> Steps:
     yield from process.must("setresuid", _NOBODY, _NOBODY, _NOBODY)
     yield from process.measure(1, 0, _program(process, 39, _ERRNO_7), expect=fails(errno.EACCES))
-
-

@@ -5,7 +5,7 @@ import os
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import POSITIVE, ZERO, Body, Steps, error, exactly, fails, plain, success
 from thinbox.audit.process import SIGCHLD, Process
 
 _SIGKILL, _SIGSTOP, _SIGCONT = 9, 19, 18
@@ -37,7 +37,7 @@ def _waits_for_ever(me: Process) -> Steps:
     yield from me.must("pause")
 
 
-# -- fork, vfork, clone ---------------------------------------------------------------------------------
+# -- fork, vfork, clone -------------------------------------------------------------------------------
 def _starting(call: str, name: str, *args: int) -> None:
     @success(call, name)
     def body(process: Process) -> Steps:
@@ -227,7 +227,7 @@ def set_tid_address_cleared(process: Process) -> Steps:
     process.check(process.read_int(word) == 0, "the word cleared")
 
 
-# -- exit -------------------------------------------------------------------------------------------------
+# -- exit ---------------------------------------------------------------------------------------------
 @success("exit_group", "with a status")
 def exit_group(process: Process) -> Steps:
     yield from process.measure_last(7, status=0x700)
@@ -285,11 +285,11 @@ def exit_orphan(process: Process) -> Steps:
     yield from process.measure_last(0, status=0)
 
 
-# -- wait ---------------------------------------------------------------------------------------------------
-def _waiting(name: str, target: int | None, child: object, status: int, options: int = 0) -> None:
+# -- wait ---------------------------------------------------------------------------------------------
+def _waiting(name: str, target: int | None, child: Body, status: int, options: int = 0) -> None:
     @success("wait4", name)
     def body(process: Process) -> Steps:
-        pid = yield from process.fork(child)  # type: ignore[arg-type]
+        pid = yield from process.fork(child)
         place, usage = process.buffer(4), process.buffer(144)
         process.volatile(usage, 144)
         got = yield from process.measure(pid if target is None else target, place, options, usage, expect=POSITIVE)
@@ -335,10 +335,10 @@ def wait4_fault(process: Process) -> Steps:
     yield from process.measure(pid, 1, 0, 0, expect=fails(errno.EFAULT))
 
 
-def _waiting_id(name: str, kind: int, child: object, options: int, code: int, status: int) -> None:
+def _waiting_id(name: str, kind: int, child: Body, options: int, code: int, status: int) -> None:
     @success("waitid", name)
     def body(process: Process) -> Steps:
-        pid = yield from process.fork(child)  # type: ignore[arg-type]
+        pid = yield from process.fork(child)
         target = pid if kind == 1 else 0
         if kind == 3:
             target = yield from process.must("pidfd_open", pid, 0)
@@ -368,4 +368,3 @@ def waitid_continued(process: Process) -> Steps:
     place = process.buffer(128)
     yield from process.measure(1, pid, place, _WCONTINUED, 0, expect=ZERO)
     process.check(process.read_int(place + 8) == 6, "CLD_CONTINUED")
-

@@ -88,7 +88,7 @@ def sched_rr_get_interval(process: Process) -> Steps:
     process.check(process.read(place, 16) == abi.timespec(0, 100_000_000), "100 ms")
 
 
-# -- struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period, clamps --------------------------
+# -- struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period, clamps --------
 def _attr(policy: int, *, nice: int = 0, priority: int = 0, times_ns: tuple[int, int, int] = (0, 0, 0)) -> bytes:
     return struct.pack("<IIQiIQQQII", 56, policy, 0, nice, priority, *times_ns, 0, 0)
 
@@ -117,7 +117,7 @@ plain("sched_setattr", "unknown flags", (0, _attr(0), 1), fails(errno.EINVAL))
 plain("sched_setattr", "a deadline after the period", (0, _attr(_DEADLINE, times_ns=(9, 8, 7)), 0), fails(errno.EINVAL))
 plain("sched_setattr", "bad address", (0, 1, 0), fails(errno.EFAULT))
 
-# -- affinity, the CPU --------------------------------------------------------------------------------------------------
+# -- affinity, the CPU --------------------------------------------------------------------------------
 plain("sched_getaffinity", "own", (0, 8, bytes(8)), exactly(8), holds=struct.pack("<Q", 1))
 plain("sched_getaffinity", "room for many CPUs", (0, 1024, bytes(1024)), POSITIVE, holds=b"\1" + bytes(1023))
 plain("sched_getaffinity", "no room", (0, 1, bytes(8)), fails(errno.EINVAL))
@@ -130,9 +130,14 @@ plain("getcpu", "CPU and node", (b"\xff" * 4, 0, 0), ZERO, holds=_INT_0)
 plain("getcpu", "the node only", (0, b"\xff" * 4, 0), ZERO, holds=_INT_0)
 plain("getcpu", "bad address", (1, 0, 0), fails(errno.EFAULT))
 
-# -- nice values: the call returns 20 - nice ------------------------------------------------------------------------------
+# -- nice values: the call returns 20 - nice ----------------------------------------------------------
 # The process is in group 0, and so are kernel threads, some with nice -20.
-for _name, _which, _who, _best in (("process", 0, 0, 20), ("group", 1, 0, 40), ("user", 2, 0, 40), ("process 1", 0, 1, 20)):
+for _name, _which, _who, _best in (
+    ("process", 0, 0, 20),
+    ("group", 1, 0, 40),
+    ("user", 2, 0, 40),
+    ("process 1", 0, 1, 20),
+):
     plain("getpriority", f"of the {_name}", (_which, _who), exactly(_best))
     if _who == 0:
         plain("setpriority", f"of the {_name}", (_which, _who, 7), ZERO)
@@ -149,7 +154,7 @@ def setpriority_seen(process: Process) -> Steps:
     process.check(found == 35, "20 + 15")
 
 
-# -- priorities of I/O: class << 13 | level -----------------------------------------------------------------------------
+# -- priorities of I/O: class << 13 | level -----------------------------------------------------------
 plain("ioprio_get", "own", (1, 0), AT_LEAST_0)
 plain("ioprio_get", "of the group", (2, 0), AT_LEAST_0)
 plain("ioprio_get", "of the user", (3, 0), AT_LEAST_0)
@@ -183,7 +188,7 @@ for _call in _CHANGERS:
         yield from process.measure(*asked, expect=fails(errno.EPERM, errno.EACCES))
 
 
-# -- limits and usage ----------------------------------------------------------------------------------------------------
+# -- limits and usage ---------------------------------------------------------------------------------
 _INFINITE = (1 << 64) - 1
 _NOFILE = struct.pack("<2Q", 1024, 4096)
 _LIMITS = {
@@ -207,7 +212,9 @@ for _name, (_number, _soft, _hard) in _LIMITS.items():
     plain("getrlimit", f"RLIMIT_{_name}", (_number, bytes(16)), ZERO, holds=struct.pack("<2Q", _soft, _hard))
 for _name, _number in (("NPROC", 6), ("SIGPENDING", 11)):
     # By the size of memory; both limits are the same.
-    plain("getrlimit", f"RLIMIT_{_name}", (_number, bytes(16)), ZERO, holds=lambda data: data[:8] == data[8:] > bytes(8))
+    plain(
+        "getrlimit", f"RLIMIT_{_name}", (_number, bytes(16)), ZERO, holds=lambda data: data[:8] == data[8:] > bytes(8)
+    )
 plain("getrlimit", "no such limit", (16, bytes(16)), fails(errno.EINVAL))
 plain("getrlimit", "bad address", (7, 1), fails(errno.EFAULT))
 plain("setrlimit", "no such limit", (16, bytes(16)), fails(errno.EINVAL))
@@ -257,7 +264,9 @@ def prlimit64_nobody(process: Process) -> Steps:
 
 
 _MAXRSS = 4
-plain("getrusage", "of the process", (0, bytes(144)), ZERO, varies=True, holds=lambda data: abi.words(data)[_MAXRSS] > 0)
+plain(
+    "getrusage", "of the process", (0, bytes(144)), ZERO, varies=True, holds=lambda data: abi.words(data)[_MAXRSS] > 0
+)
 plain("getrusage", "of the thread", (1, bytes(144)), ZERO, varies=True, holds=lambda data: abi.words(data)[_MAXRSS] > 0)
 plain("getrusage", "of its children: none yet", (-1, bytes(144)), ZERO, holds=bytes(144))
 plain("getrusage", "of nobody", (5, bytes(144)), fails(errno.EINVAL))

@@ -8,7 +8,7 @@ import errno
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import ZERO, Body, Steps, error, exactly, fails, plain, success
 from thinbox.audit.process import Process
 from thinbox.machine.cpu import RSP
 
@@ -36,7 +36,7 @@ def _return_address_off(process: Process) -> None:
     process.registers[RSP] += 8
 
 
-def _killer_of_parent(number: int) -> object:
+def _killer_of_parent(number: int) -> Body:
     """A child that sends its parent a signal once that sleeps."""
 
     def child(me: Process) -> Steps:
@@ -47,7 +47,7 @@ def _killer_of_parent(number: int) -> object:
     return child
 
 
-# -- actions and masks ---------------------------------------------------------------------------------------------
+# -- actions and masks --------------------------------------------------------------------------------
 _IGNORE, _DEFAULT = abi.sigaction(1), abi.sigaction(0)
 plain("rt_sigaction", "ask", (_USR1, 0, b"\xff" * 32, 8), ZERO, holds=bytes(32))
 plain("rt_sigaction", "ignore", (_USR1, _IGNORE, 0, 8), ZERO)
@@ -125,7 +125,7 @@ def rt_sigprocmask_delivers(process: Process) -> Steps:
     process.check(process.read(mask, 8) == abi.sigset(_USR1), "in the handler its own signal is blocked")
 
 
-# -- handlers and the return from them -----------------------------------------------------------------------------
+# -- handlers and the return from them ----------------------------------------------------------------
 for _name, _flags in (
     ("from a handler", 0),
     ("from a handler with siginfo", abi.SA_SIGINFO),
@@ -150,7 +150,7 @@ for _name, _flags in (
 @success("rt_sigreturn", "to a call that is interrupted")
 def rt_sigreturn_interrupted(process: Process) -> Steps:
     yield from _handle(process, _USR1)
-    pid = yield from process.fork(_killer_of_parent(_USR1))  # type: ignore[arg-type]
+    pid = yield from process.fork(_killer_of_parent(_USR1))
     yield from process.must("nanosleep", abi.timespec(9), 0)
     _return_address_off(process)
     yield from process.measure(expect=fails(errno.EINTR))
@@ -164,7 +164,7 @@ def rt_sigreturn_restarted(process: Process) -> Steps:
     sink = process.read_int(ends + 4)
 
     def child(me: Process) -> Steps:
-        yield from _killer_of_parent(_USR1)(me)  # type: ignore[operator]
+        yield from _killer_of_parent(_USR1)(me)
         yield from me.must("nanosleep", _SLEEP, 0)
         yield from me.must("write", sink, b"late", 4)
 
@@ -215,7 +215,7 @@ def rt_sigreturn_none(process: Process) -> Steps:
     yield from process.wait(pid, _SEGV)
 
 
-# -- sending -------------------------------------------------------------------------------------------------------------
+# -- sending ------------------------------------------------------------------------------------------
 plain("kill", "asks whether it could", (1, 0), ZERO)
 plain("kill", "no such process", (30000, _TERM), fails(errno.ESRCH))
 plain("kill", "no such signal", (1, 65), fails(errno.EINVAL))
@@ -231,17 +231,17 @@ plain("rt_sigqueueinfo", "as if the kernel sent it", (1, _RT, abi.siginfo(_RT, 0
 plain("rt_sigqueueinfo", "bad address", (1, _RT, 1), fails(errno.EFAULT))
 plain("rt_tgsigqueueinfo", "no such thread", (30000, 30000, _RT, _INFO), fails(errno.ESRCH))
 plain("rt_tgsigqueueinfo", "no id", (0, 0, _RT, _INFO), fails(errno.EINVAL))
-_PID_0 = object()
+_PID_0 = -(1 << 40)
 
 
-def _sending(call: str, name: str, number: int, *args: object) -> None:
+def _sending(call: str, name: str, number: int, *args: int | bytes) -> None:
     """To a child that waits; `_PID_0` among the arguments is its id. It ends by the signal."""
 
     @success(call, name)
     def body(process: Process) -> Steps:
         pid = yield from process.fork(_waits_for_ever)
         yield from process.must("nanosleep", _SLEEP, 0)
-        yield from process.measure(*(pid if value is _PID_0 else value for value in args), expect=ZERO)  # type: ignore[misc]
+        yield from process.measure(*(pid if value == _PID_0 else value for value in args), expect=ZERO)
         yield from process.wait(pid, number)
 
 
@@ -297,11 +297,11 @@ def tgkill_self(process: Process) -> Steps:
     yield from process.must("rt_sigreturn")
 
 
-# -- waiting ---------------------------------------------------------------------------------------------------------------
+# -- waiting ------------------------------------------------------------------------------------------
 @success("pause", "until a handler has run")
 def pause(process: Process) -> Steps:
     yield from _handle(process, _USR1)
-    pid = yield from process.fork(_killer_of_parent(_USR1))  # type: ignore[arg-type]
+    pid = yield from process.fork(_killer_of_parent(_USR1))
     yield from process.measure(expect=ZERO)
     _return_address_off(process)
     result = yield from process.call("rt_sigreturn")
@@ -313,7 +313,7 @@ def pause(process: Process) -> Steps:
 def rt_sigsuspend(process: Process) -> Steps:
     yield from _handle(process, _USR1)
     yield from process.must("rt_sigprocmask", _BLOCK, abi.sigset(_USR1), 0, 8)
-    pid = yield from process.fork(_killer_of_parent(_USR1))  # type: ignore[arg-type]
+    pid = yield from process.fork(_killer_of_parent(_USR1))
     yield from process.measure(abi.sigset(_USR2), 8, expect=ZERO)
     _return_address_off(process)
     result = yield from process.call("rt_sigreturn")
@@ -341,7 +341,7 @@ def rt_sigtimedwait_pending(process: Process) -> Steps:
 @success("rt_sigtimedwait", "a signal that comes later")
 def rt_sigtimedwait_later(process: Process) -> Steps:
     yield from process.must("rt_sigprocmask", _BLOCK, abi.sigset(_USR1), 0, 8)
-    pid = yield from process.fork(_killer_of_parent(_USR1))  # type: ignore[arg-type]
+    pid = yield from process.fork(_killer_of_parent(_USR1))
     place = process.buffer(128)
     yield from process.measure(abi.sigset(_USR1), place, abi.timespec(5), 8, expect=exactly(_USR1))
     process.check(process.read_int(place + 16) == pid, "who sent it")
@@ -369,7 +369,7 @@ plain("sigaltstack", "unknown flags", (struct.pack("<Qi4xQ", 0x10000, 8, 8192), 
 plain("sigaltstack", "bad address", (1, 0), fails(errno.EFAULT))
 
 
-# -- calls that the kernel goes on with --------------------------------------------------------------------------------------
+# -- calls that the kernel goes on with ---------------------------------------------------------------
 @success("restart_syscall", "of a sleep that was stopped and continued")
 def restart_syscall(process: Process) -> Steps:
     def child(me: Process) -> Steps:

@@ -39,7 +39,7 @@ def _text(size: int) -> bytes:
     return bytes(range(32, 127)) * (size // 95) + bytes(range(32, 32 + size % 95))
 
 
-# -- sendto, recvfrom ---------------------------------------------------------------------------------------------------------
+# -- sendto, recvfrom ---------------------------------------------------------------------------------
 for _family in FAMILIES:
     for _size in _SIZES:
 
@@ -201,7 +201,9 @@ def sendto_pipe(process: Process) -> Steps:
 
 @error("sendto", "no other end")
 def sendto_no_end(process: Process) -> Steps:
-    yield from process.measure((yield from open_socket(process, UDP)), "x", 1, 0, 0, 0, expect=fails(errno.EDESTADDRREQ))
+    yield from process.measure(
+        (yield from open_socket(process, UDP)), "x", 1, 0, 0, 0, expect=fails(errno.EDESTADDRREQ)
+    )
 
 
 @error("sendto", "udp, too long")
@@ -239,7 +241,7 @@ for _call, _args in (
     plain(_call, "a descriptor that is no socket", (0, *_args), fails(errno.ENOTSOCK))
 
 
-# -- sendmsg, recvmsg ----------------------------------------------------------------------------------------------------------
+# -- sendmsg, recvmsg ---------------------------------------------------------------------------------
 def _message(process: Process, *parts: tuple[int, int], control: tuple[int, int] = (0, 0), name: bytes = b"") -> int:
     iov = process.buffer(abi.iovec(*parts))
     named = (process.buffer(name), len(name)) if name else (0, 0)

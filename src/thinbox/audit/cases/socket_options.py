@@ -30,7 +30,7 @@ def _int(value: int) -> bytes:
     return struct.pack("<i", value)
 
 
-# -- set, then asked: (title, family, level, option, value, what is told) -----------------------------------------------------
+# -- set, then asked: (title, family, level, option, value, what is told) -----------------------------
 _SET = (
     ("SO_REUSEADDR", TCP, _SOCKET, 2, 1, 1),
     ("SO_DONTROUTE", UDP, _SOCKET, 5, 1, 1),
@@ -110,7 +110,11 @@ for _title, _family, _level, _option, _content in _SET_BYTES:
 
     @success("setsockopt", _title)
     def setsockopt_bytes(
-        process: Process, family: Family = _family, level: int = _level, option: int = _option, content: bytes = _content
+        process: Process,
+        family: Family = _family,
+        level: int = _level,
+        option: int = _option,
+        content: bytes = _content,
     ) -> Steps:
         handle = yield from open_socket(process, family)
         yield from process.measure(handle, level, option, process.buffer(content), len(content), expect=ZERO)
@@ -171,7 +175,7 @@ def setsockopt_nobody(process: Process) -> Steps:
     yield from process.measure(handle, _SOCKET, 36, _ONE, 4, expect=fails(errno.EPERM))
 
 
-# -- asked only -------------------------------------------------------------------------------------------------------------------
+# -- asked only ---------------------------------------------------------------------------------------
 for _title, _family, _level, _option, _told in (
     ("SO_TYPE", UDP, _SOCKET, 3, 2),
     ("SO_ERROR", TCP, _SOCKET, 4, 0),
@@ -228,7 +232,7 @@ def getsockopt_error(process: Process) -> Steps:
     process.check(process.read_int(place) == errno.ECONNREFUSED, "the pending error")
 
 
-for _title, _args, _number in (
+for _title, _asked, _number in (
     ("unknown option", (_SOCKET, 9999, bytes(4), _int(4)), errno.ENOPROTOOPT),
     ("unknown level", (999, 1, bytes(4), _int(4)), errno.EOPNOTSUPP),
     ("negative size", (_SOCKET, 3, bytes(4), _int(-1)), errno.EINVAL),
@@ -237,7 +241,7 @@ for _title, _args, _number in (
 ):
 
     @error("getsockopt", _title)
-    def getsockopt_fails(process: Process, args: tuple[int | bytes, ...] = _args, number: int = _number) -> Steps:
+    def getsockopt_fails(process: Process, args: tuple[int | bytes, ...] = _asked, number: int = _number) -> Steps:
         handle = yield from open_socket(process, TCP)
         yield from process.measure(handle, *args, expect=fails(number))
 
@@ -247,7 +251,7 @@ for _call, _size in (("setsockopt", 4), ("getsockopt", _ONE)):
     plain(_call, "a descriptor that is no socket", (0, 1, 2, _ONE, _size), fails(errno.ENOTSOCK))
 
 
-# -- netlink: header is size, type, flags, sequence, port ----------------------------------------------------------------------------
+# -- netlink: header is size, type, flags, sequence, port ---------------------------------------------
 _GETLINK, _GETADDR, _GETROUTE, _NEWLINK, _SETLINK = 18, 22, 26, 16, 19
 _REQUEST, _ACK, _DUMP = 1, 4, 0x300
 
@@ -290,7 +294,7 @@ def netlink_bind(process: Process) -> Steps:
     yield from process.measure(handle, struct.pack("<HHII", 16, 0, 0, 1), 12, expect=ZERO)
 
 
-# -- packet, raw ------------------------------------------------------------------------------------------------------------------------
+# -- packet, raw --------------------------------------------------------------------------------------
 _SOCKADDR_LL = struct.pack("<H2sihBB8s", 17, b"\x08\x00", _LOOPBACK, 0, 0, 6, bytes(8))
 
 
@@ -321,8 +325,6 @@ def packet_ring(process: Process) -> Steps:
     handle = yield from process.must("socket", 17, RAW, 0x0300)
     yield from process.measure(handle, _PACKET, 5, struct.pack("<4I", 4096, 2, 2048, 4), 16, expect=ZERO)
     yield from process.must("mmap", 0, 8192, 3, 1, handle, 0)
-
-
 
 
 @success("sendto", "raw, an echo request that is answered")

@@ -30,7 +30,7 @@ _SLEEP = abi.timespec(0, 5 * abi.MILLISECOND)
 _NOBODY = 65534
 _LISTENING = tuple(family for family in FAMILIES if family.listens)
 
-# -- socket, socketpair --------------------------------------------------------------------------------------------------
+# -- socket, socketpair -------------------------------------------------------------------------------
 for _name, _args in (
     ("unix stream", (_UNIX, STREAM, 0)),
     ("unix datagram", (_UNIX, DGRAM, 0)),
@@ -72,7 +72,12 @@ def socket_raw_nobody(process: Process) -> Steps:
     yield from process.measure(_INET, RAW, 1, expect=fails(errno.EPERM))
 
 
-for _name, _kind in (("stream", STREAM), ("datagram", DGRAM), ("packets in order", SEQPACKET), ("flags", STREAM | NONBLOCK)):
+for _name, _kind in (
+    ("stream", STREAM),
+    ("datagram", DGRAM),
+    ("packets in order", SEQPACKET),
+    ("flags", STREAM | NONBLOCK),
+):
 
     @success("socketpair", f"unix {_name}")
     def socketpair(process: Process, kind: int = _kind) -> Steps:
@@ -87,7 +92,7 @@ for _name, _kind in (("stream", STREAM), ("datagram", DGRAM), ("packets in order
 plain("socketpair", "tcp has none", (_INET, STREAM, 0, bytes(8)), fails(errno.EOPNOTSUPP))
 plain("socketpair", "bad address", (_UNIX, STREAM, 0, 1), fails(errno.EFAULT))
 
-# -- bind, listen -----------------------------------------------------------------------------------------------------------
+# -- bind, listen -------------------------------------------------------------------------------------
 for _family in FAMILIES:
 
     @success("bind", _family.name)
@@ -157,7 +162,7 @@ def listen_unbound(process: Process) -> Steps:
     yield from process.measure((yield from open_socket(process, UNIX_STREAM)), 5, expect=fails(errno.EINVAL))
 
 
-# -- connect, accept -----------------------------------------------------------------------------------------------------------
+# -- connect, accept ----------------------------------------------------------------------------------
 for _family in FAMILIES:
 
     @success("connect", _family.name)
@@ -250,10 +255,12 @@ def connect_unreachable(process: Process) -> Steps:
 @error("connect", "of another family")
 def connect_family(process: Process) -> Steps:
     handle = yield from open_socket(process, TCP)
-    yield from process.measure(handle, abi.sockaddr_un(b"server".ljust(14, b"\0")), 16, expect=fails(errno.EAFNOSUPPORT))
+    yield from process.measure(
+        handle, abi.sockaddr_un(b"server".ljust(14, b"\0")), 16, expect=fails(errno.EAFNOSUPPORT)
+    )
 
 
-# -- names, shutdown ------------------------------------------------------------------------------------------------------------
+# -- names, shutdown ----------------------------------------------------------------------------------
 for _family in FAMILIES:
     for _call, _which in (("getsockname", 0), ("getpeername", 1)):
 
@@ -279,7 +286,7 @@ for _family in FAMILIES:
 
 plain("getsockname", "not a descriptor", (77, bytes(16), bytes(4)), fails(errno.EBADF))
 plain("getpeername", "not a descriptor", (77, bytes(16), bytes(4)), fails(errno.EBADF))
-for _call, _args in (
+for _call, _no_socket in (
     ("bind", (0, bytes(16), 16)),
     ("listen", (0, 5)),
     ("connect", (0, bytes(16), 16)),
@@ -288,7 +295,7 @@ for _call, _args in (
     ("getpeername", (0, bytes(16), bytes(4))),
     ("shutdown", (0, 0)),
 ):
-    plain(_call, "a descriptor that is no socket", _args, fails(errno.ENOTSOCK))
+    plain(_call, "a descriptor that is no socket", _no_socket, fails(errno.ENOTSOCK))
 
 
 @error("getpeername", "not connected")

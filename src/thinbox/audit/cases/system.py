@@ -18,7 +18,7 @@ def _by_nobody(call: str, *args: int | str | bytes) -> None:
         yield from process.measure(*args, expect=fails(errno.EPERM))
 
 
-# -- sysinfo, random numbers, file systems ------------------------------------------------------------------------------
+# -- sysinfo, random numbers, file systems ------------------------------------------------------------
 _SYSINFO_BYTES = 112
 plain(
     "sysinfo",
@@ -88,7 +88,7 @@ def vhangup_terminal(process: Process) -> Steps:
     process.check(gone == -errno.EIO, "the terminal was hung up")
 
 
-# -- the kernel's log ---------------------------------------------------------------------------------------------------
+# -- the kernel's log ---------------------------------------------------------------------------------
 for _name, _type in (("close", 0), ("open", 1), ("clear", 5), ("console off", 6), ("console on", 7)):
     plain("syslog", _name, (_type, 0, 0), ZERO)
 plain("syslog", "console level", (8, 0, 5), ZERO)
@@ -101,7 +101,7 @@ plain("syslog", "unknown type", (99, 0, 0), fails(errno.EINVAL))
 plain("syslog", "no such console level", (8, 0, 9), fails(errno.EINVAL))
 _by_nobody("syslog", 5, 0, 0)
 
-# -- restarting, another kernel -----------------------------------------------------------------------------------------
+# -- restarting, another kernel -----------------------------------------------------------------------
 _MAGIC, _MAGIC_2 = 0xFEE1DEAD, 672274793
 plain("reboot", "Ctrl-Alt-Del on", (_MAGIC, _MAGIC_2, 0x89ABCDEF, 0), ZERO)
 plain("reboot", "Ctrl-Alt-Del off", (_MAGIC, _MAGIC_2, 0, 0), ZERO)
@@ -123,7 +123,12 @@ _X86_64 = 62 << 16
 plain("kexec_load", "unload, there is none", (0, 0, 0, _X86_64), ZERO)
 plain("kexec_load", "another architecture", (0, 0, 0, 40 << 16), fails(errno.EINVAL))
 plain("kexec_load", "unknown flags", (0, 0, 0, _X86_64 | 0x100), fails(errno.EINVAL))
-plain("kexec_load", "memory that is not there", (0, 1, struct.pack("<4Q", 0, 0, 1 << 50, 4096), _X86_64), fails(errno.EADDRNOTAVAIL))
+plain(
+    "kexec_load",
+    "memory that is not there",
+    (0, 1, struct.pack("<4Q", 0, 0, 1 << 50, 4096), _X86_64),
+    fails(errno.EADDRNOTAVAIL),
+)
 plain("kexec_file_load", "unload, there is none", (-1, -1, 0, 0, 1), ZERO)
 plain("kexec_file_load", "not a descriptor", (77, -1, 0, 0, 4), fails(errno.EBADF))
 plain("kexec_file_load", "unknown flags", (-1, -1, 0, 0, 0x100), fails(errno.EINVAL))
@@ -147,7 +152,7 @@ def kexec_file_load_text(process: Process) -> Steps:
     yield from process.measure(handle, -1, 0, 0, 4, expect=fails(errno.ENOEXEC))
 
 
-# -- ports -----------------------------------------------------------------------------------------------------------------
+# -- ports --------------------------------------------------------------------------------------------
 plain("ioperm", "on", (0x80, 1, 1), ZERO)
 plain("ioperm", "off, none were on", (0x80, 1, 0), ZERO)
 plain("ioperm", "too many", (0xFFFF, 2, 1), fails(errno.EINVAL))
@@ -164,7 +169,7 @@ def ioperm_off(process: Process) -> Steps:
     yield from process.measure(0, 65536, 0, expect=ZERO)
 
 
-# -- performance counters: struct perf_event_attr is type, size, config, ... ------------------------------------------------
+# -- performance counters: struct perf_event_attr is type, size, config, ... --------------------------
 def _perf(kind: int, config: int, *, flags: int = 0, period: int = 0) -> bytes:
     return struct.pack("<IIQQQQQ", kind, 120, config, period, 0, 0, flags).ljust(120, b"\0")
 
@@ -184,7 +189,12 @@ plain("perf_event_open", "no counters of this CPU", (_perf(0, 0), 0, -1, -1, 0),
 plain("perf_event_open", "unknown flags", (_perf(1, 0), 0, -1, -1, 1 << 20), fails(errno.EINVAL))
 plain("perf_event_open", "no such process", (_perf(1, 0), 30000, -1, -1, 0), fails(errno.ESRCH))
 plain("perf_event_open", "bad address", (1, 0, -1, -1, 0), fails(errno.EFAULT))
-plain("perf_event_open", "a size of another kernel", (struct.pack("<II", 1, 9999).ljust(120, b"\0"), 0, -1, -1, 0), fails(errno.E2BIG))
+plain(
+    "perf_event_open",
+    "a size of another kernel",
+    (struct.pack("<II", 1, 9999).ljust(120, b"\0"), 0, -1, -1, 0),
+    fails(errno.E2BIG),
+)
 
 
 @success("perf_event_open", "counts context switches")
@@ -202,5 +212,3 @@ def perf_samples(process: Process) -> Steps:
     counter = yield from process.measure(_perf(1, 1, period=100_000), 0, -1, -1, 0, expect=POSITIVE)
     yield from process.must("mmap", 0, 2 * abi.PAGE, 3, 1, counter, 0)
     yield from process.must("ioctl", counter, _DISABLE, 0)
-
-

@@ -21,7 +21,7 @@ def _sleep(process: Process) -> Steps:
     yield from process.must("nanosleep", _SLEEP, 0)
 
 
-# -- what the three kinds have in common ----------------------------------------------------------------------------------
+# -- what the three kinds have in common --------------------------------------------------------------
 for _kind, _size in (("msg", ()), ("sem", (2,)), ("shm", (5000,))):
     plain(f"{_kind}get", "a new private one", (_PRIVATE, *_size, 0o600), AT_LEAST_0)
     plain(f"{_kind}get", "a new one by key", (_KEY, *_size, _CREAT | 0o600), AT_LEAST_0)
@@ -80,7 +80,7 @@ for _kind, _size in (("msg", ()), ("sem", (2,)), ("shm", (5000,))):
     plain(f"{_kind}ctl", "no such id", (*_ask, bytes(_DS_BYTES)), fails(errno.EINVAL))
 
 
-# -- messages: a long type, then the text ---------------------------------------------------------------------------------
+# -- messages: a long type, then the text -------------------------------------------------------------
 def _queue(process: Process, *texts: tuple[int, bytes]) -> Steps:
     made = yield from process.must("msgget", _PRIVATE, 0o600)
     for kind, text in texts:
@@ -88,10 +88,10 @@ def _queue(process: Process, *texts: tuple[int, bytes]) -> Steps:
     return made
 
 
-for _size in (0, 1, 100, 5000, 8192):
+for _length in (0, 1, 100, 5000, 8192):
 
-    @success("msgsnd", f"{_size} bytes")
-    def msgsnd(process: Process, size: int = _size) -> Steps:
+    @success("msgsnd", f"{_length} bytes")
+    def msgsnd(process: Process, size: int = _length) -> Steps:
         made = yield from _queue(process)
         yield from process.measure(made, process.buffer(struct.pack("<q", 3) + b"m" * size), size, 0, expect=ZERO)
         place = process.buffer(8 + size)
@@ -99,14 +99,14 @@ for _size in (0, 1, 100, 5000, 8192):
         process.check(got == size and process.read(place + 8, size) == b"m" * size, "the message")
 
 
-for _name, _wanted, _kind, _text in (
+for _name, _wanted, _type, _text in (
     ("the first", 0, 5, b"five"),
     ("of a type", 2, 2, b"two!"),
     ("of the lowest type", -4, 2, b"two!"),
 ):
 
     @success("msgrcv", _name)
-    def msgrcv(process: Process, wanted: int = _wanted, kind: int = _kind, text: bytes = _text) -> Steps:
+    def msgrcv(process: Process, wanted: int = _wanted, kind: int = _type, text: bytes = _text) -> Steps:
         made = yield from _queue(process, (5, b"five"), (2, b"two!"), (3, b"thre"))
         place = process.buffer(16)
         yield from process.measure(made, place, 8, wanted, 0, expect=exactly(4))
@@ -179,7 +179,7 @@ plain("msgsnd", "bad address", (0, 1, 0, 0), fails(errno.EFAULT))
 plain("msgrcv", "no such queue", (99, bytes(16), 8, 0, 0), fails(errno.EINVAL))
 
 
-# -- semaphores: struct sembuf is number, change, flags --------------------------------------------------------------------
+# -- semaphores: struct sembuf is number, change, flags -----------------------------------------------
 def _sembuf(*changes: tuple[int, int, int]) -> bytes:
     return b"".join(struct.pack("<Hhh", *change) for change in changes)
 
@@ -279,7 +279,7 @@ def semtimedop_timeout(process: Process) -> Steps:
     yield from process.measure(made, _sembuf((0, -1, 0)), 1, _SLEEP, expect=fails(errno.EAGAIN))
 
 
-# -- shared memory -----------------------------------------------------------------------------------------------------------
+# -- shared memory ------------------------------------------------------------------------------------
 _RDONLY, _RND, _REMAP, _EXEC = 0o10000, 0o20000, 0o40000, 0o100000
 _AT = 0x7000_0000_0000
 for _name, _where, _flags in (("anywhere", 0, 0), ("to read", 0, _RDONLY), ("to execute", 0, _EXEC)):
