@@ -174,7 +174,7 @@ def _perf(kind: int, config: int, *, flags: int = 0, period: int = 0) -> bytes:
     return struct.pack("<IIQQQQQ", kind, 120, config, period, 0, 0, flags).ljust(120, b"\0")
 
 
-_ENABLE, _DISABLE, _DISABLED = 0x2400, 0x2401, 1
+_DISABLE = 0x2401
 for _name, _config in (
     ("CPU_CLOCK", 0),
     ("TASK_CLOCK", 1),
@@ -209,6 +209,10 @@ def perf_counts(process: Process) -> Steps:
 
 @success("perf_event_open", "samples into a ring")
 def perf_samples(process: Process) -> Steps:
-    counter = yield from process.measure(_perf(1, 1, period=100_000), 0, -1, -1, 0, expect=POSITIVE)
-    yield from process.must("mmap", 0, 2 * abi.PAGE, 3, 1, counter, 0)
+    counter = yield from process.measure(_perf(1, 0, period=10_000), 0, -1, -1, 0, expect=POSITIVE)
+    ring = yield from process.must("mmap", 0, 2 * abi.PAGE, 3, 1, counter, 0)
+    place = process.buffer(60_000)
+    process.volatile(place, 60_000)
+    yield from process.must("getrandom", place, 60_000, 0)
     yield from process.must("ioctl", counter, _DISABLE, 0)
+    process.check(process.read_int(ring + 1024, 8) > 0, "data_head of the ring: there are samples")
