@@ -85,11 +85,13 @@ def vfork_execve(process: Process) -> Steps:
     yield from process.wait(pid, 0x100)
 
 
-@error("fork", "no more processes allowed")
-def fork_limit(process: Process) -> Steps:
-    yield from process.must("setrlimit", 6, struct.pack("<2Q", 1, 1))
-    yield from process.must("setresuid", 1, 1, 1)
-    yield from process.measure(expect=fails(errno.EAGAIN))
+for _call, _start in (("fork", ()), ("vfork", ()), ("clone", (SIGCHLD, 0, 0, 0, 0))):
+
+    @error(_call, "no more processes allowed")
+    def limited(process: Process, start: tuple[int, ...] = _start) -> Steps:
+        yield from process.must("setrlimit", 6, struct.pack("<2Q", 1, 1))
+        yield from process.must("setresuid", 1, 1, 1)
+        yield from process.measure(*start, expect=fails(errno.EAGAIN))
 
 
 @success("clone", "a thread, joined by its cleared id")

@@ -271,6 +271,14 @@ def kill_group(process: Process) -> Steps:
     yield from process.wait(second, _USR1)
 
 
+@success("kill", "everyone but itself and process 1")
+def kill_all(process: Process) -> Steps:
+    pid = yield from process.fork(_waits_for_ever)
+    yield from process.must("nanosleep", _SLEEP, 0)
+    yield from process.measure(-1, _USR1, expect=ZERO)
+    yield from process.wait(pid, _USR1)
+
+
 @success("kill", "stop and continue a child")
 def kill_stop(process: Process) -> Steps:
     pid = yield from process.fork(_waits_for_ever)

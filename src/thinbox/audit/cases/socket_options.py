@@ -251,6 +251,61 @@ for _call, _size in (("setsockopt", 4), ("getsockopt", _ONE)):
     plain(_call, "a descriptor that is no socket", (0, 1, 2, _ONE, _size), fails(errno.ENOTSOCK))
 
 
+# -- errors that come back, and copies that are spared ---------------------------------------------------
+_MSG_ERRQUEUE, _MSG_ZEROCOPY = 0x2000, 0x4000000
+
+
+def _error_message(process: Process) -> tuple[int, int]:
+    """A `struct msghdr` with room for an error, and where that will be."""
+    iov, control = process.buffer(abi.iovec((process.buffer(64), 64))), process.buffer(256)
+    return process.buffer(abi.msghdr(iov, 1, control=(control, 256))), control
+
+
+@error("recvfrom", "udp, the other end's host refused it")
+def udp_refused(process: Process) -> Steps:
+    handle = yield from open_socket(process, UDP)
+    yield from process.must("connect", handle, UDP.server, 16)
+    yield from process.must("sendto", handle, "x", 1, 0, 0, 0)
+    yield from process.measure(handle, process.buffer(8), 8, 0, 0, 0, expect=fails(errno.ECONNREFUSED))
+
+
+@success("recvmsg", "udp, the error queue")
+def udp_error_queue(process: Process) -> Steps:
+    handle = yield from open_socket(process, UDP)
+    yield from process.must("setsockopt", handle, _IP, 11, _ONE, 4)
+    yield from process.must("sendto", handle, "hello", 5, 0, UDP.server, 16)
+    header, control = _error_message(process)
+    yield from process.measure(handle, header, _MSG_ERRQUEUE, expect=exactly(5))
+    level, option, number = struct.unpack("<iiI", process.read(control + 8, 12))
+    process.check((level, option, number) == (_IP, 11, errno.ECONNREFUSED), "IP_RECVERR with the error")
+
+
+@success("sendto", "tcp, without a copy")
+def tcp_zero_copy(process: Process) -> Steps:
+    _server, client = yield from connected_sockets(process, TCP)
+    yield from process.must("setsockopt", client, _SOCKET, 60, _ONE, 4)
+    place = process.buffer(b"z" * 8192)
+    yield from process.measure(client, place, 8192, _MSG_ZEROCOPY, 0, 0, expect=exactly(8192))
+
+
+@success("sendto", "udp, one call for three datagrams")
+def udp_segments(process: Process) -> Steps:
+    server, client = yield from connected_sockets(process, UDP)
+    yield from process.must("setsockopt", client, _UDP_LEVEL, 103, struct.pack("<i", 100), 4)
+    yield from process.measure(client, process.buffer(b"s" * 250), 250, 0, 0, 0, expect=exactly(250))
+    sizes, place = [0, 0, 0], process.buffer(256)
+    for number in range(3):
+        sizes[number] = yield from process.must("recvfrom", server, place, 256, 0, 0, 0)
+    process.check(sizes == [100, 100, 50], "datagrams of 100, 100 and 50 bytes")
+
+
+@success("sendto", "udp, a broadcast on the loopback interface")
+def udp_broadcast(process: Process) -> Steps:
+    handle = yield from open_socket(process, UDP)
+    yield from process.must("setsockopt", handle, _SOCKET, 6, _ONE, 4)
+    yield from process.measure(handle, "x", 1, 0, abi.sockaddr_in(9, "127.255.255.255"), 16, expect=exactly(1))
+
+
 # -- netlink: header is size, type, flags, sequence, port ---------------------------------------------
 _GETLINK, _GETADDR, _GETROUTE, _NEWLINK, _SETLINK = 18, 22, 26, 16, 19
 _REQUEST, _ACK, _DUMP = 1, 4, 0x300
