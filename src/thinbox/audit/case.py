@@ -106,12 +106,33 @@ def _registrar(call: str, name: str, *, is_success: bool, varies: bool) -> Calla
     return add
 
 
-def plain(call: str, name: str, args: Iterable[int | str | bytes], expect: Expect, *, varies: bool = False) -> None:
-    """Register a case without any preparation: the call, its arguments, and what it must return."""
+def plain(
+    call: str,
+    name: str,
+    args: Iterable[int | str | bytes],
+    expect: Expect,
+    *,
+    varies: bool = False,
+    holds: "bytes | Callable[[bytes], bool] | None" = None,
+) -> None:
+    """Register a case without any preparation: the call, its arguments, and what it must return.
+
+    `holds`: what the last bytes argument must hold afterwards, or a test of it. With `varies`, that argument may
+    differ between the two runs, too.
+    """
     fixed = tuple(args)
 
     def body(process: "Process") -> Steps:
-        yield from process.measure(*fixed, expect=expect)
+        if holds is None:
+            yield from process.measure(*fixed, expect=expect)
+            return
+        place, content = [(index, value) for index, value in enumerate(fixed) if isinstance(value, bytes)][-1]
+        vaddr, size = process.buffer(content), len(content)
+        if varies:
+            process.volatile(vaddr, size)
+        yield from process.measure(*fixed[:place], vaddr, *fixed[place + 1 :], expect=expect)
+        found = process.read(vaddr, size)
+        process.check(holds(found) if callable(holds) else found == holds, f"what it wrote, not {found[:64].hex()}")
 
     register(Case(call, name, not expect.is_error, body, varies))
 
