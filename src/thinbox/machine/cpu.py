@@ -32,8 +32,10 @@ from unicorn import (
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.machine import delivery, hooks, slots
+from thinbox.machine.coherence import install_coherence
 from thinbox.machine.layout_probe import CpuLayout, context_state, find_live_state
 from thinbox.machine.memory import Memory
+from thinbox.machine.thunks import block_thunk, executable
 
 _EVERYWHERE = (1, 0)
 _FOUR_GIB = 1 << 32
@@ -75,10 +77,12 @@ class Cpu:
         self.pending_error: BaseException | None = None
         self._fill_core()
         self._add_hooks()
+        install_coherence(self)
 
     def _fill_core(self) -> None:
         core, layout = self.slot, self.layout
         core[slots.ENV] = self._env
+        core[slots.UC] = self._handle
         for slot, name in (
             (slots.REG_READ, "uc_reg_read"),
             (slots.REG_WRITE, "uc_reg_write"),
@@ -107,12 +111,12 @@ class Cpu:
 
     def _add_hooks(self) -> None:
         core = self.core.ctypes.data
-        self._add(UC_HOOK_BLOCK, hooks.on_block.address, core)
-        self._add(UC_HOOK_INTR, hooks.on_exception.address, core)
-        self._add(UC_HOOK_INSN_INVALID, hooks.on_invalid.address, core)
-        self._add(UC_HOOK_INSN, hooks.on_syscall.address, core, insn=x86_const.UC_X86_INS_SYSCALL)
-        self._add(UC_HOOK_INSN, hooks.on_rdtsc.address, core, insn=x86_const.UC_X86_INS_RDTSC)
-        self._add(UC_HOOK_INSN, hooks.on_rdtscp.address, core, insn=x86_const.UC_X86_INS_RDTSCP)
+        self.add_hook(UC_HOOK_BLOCK, self.keep_array(executable(block_thunk(hooks.on_block.address))), core)
+        self.add_hook(UC_HOOK_INTR, hooks.on_exception.address, core)
+        self.add_hook(UC_HOOK_INSN_INVALID, hooks.on_invalid.address, core)
+        self.add_hook(UC_HOOK_INSN, hooks.on_syscall.address, core, insn=x86_const.UC_X86_INS_SYSCALL)
+        self.add_hook(UC_HOOK_INSN, hooks.on_rdtsc.address, core, insn=x86_const.UC_X86_INS_RDTSC)
+        self.add_hook(UC_HOOK_INSN, hooks.on_rdtscp.address, core, insn=x86_const.UC_X86_INS_RDTSCP)
         self._call_inject = self._exported(hooks.inject.address, None, 1)
         self._call_enter = self._exported(hooks.enter_table.address, None, 0)
         self._call_leave = self._exported(hooks.leave_table.address, None, 0)
@@ -122,7 +126,7 @@ class Cpu:
     def _exported(address: int, result: Any, arguments: int) -> Callable[..., int]:
         return ctypes.PYFUNCTYPE(result, ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int64] * arguments)(address)
 
-    def _add(
+    def add_hook(
         self, kind: int, function: int, data: int, *, begin: int = 1, end: int = 0, insn: int | None = None
     ) -> ctypes.c_size_t:
         """Add a hook given by host address; the Python binding refuses some that the C function takes."""
@@ -144,7 +148,7 @@ class Cpu:
 
     def add_native_hook(self, vaddr: int, function: int, data: int | None = None) -> None:
         """Call the compiled function at host address `function` before the instruction at `vaddr`."""
-        self._add(UC_HOOK_CODE, function, self.core.ctypes.data if data is None else data, begin=vaddr, end=vaddr)
+        self.add_hook(UC_HOOK_CODE, function, self.core.ctypes.data if data is None else data, begin=vaddr, end=vaddr)
 
     def add_code_hook(self, vaddr: int, function: Callable[[], None]) -> Callable[[], None]:
         """Call `function` before the instruction at `vaddr`; return a function that takes the hook away."""
@@ -155,7 +159,7 @@ class Cpu:
         callback = _CodeHook(run)
         self._kept.append(callback)
         address = ctypes.cast(callback, ctypes.c_void_p).value or 0
-        hook = self._add(UC_HOOK_CODE, address, 0, begin=vaddr, end=vaddr)
+        hook = self.add_hook(UC_HOOK_CODE, address, 0, begin=vaddr, end=vaddr)
         self.uc.ctl_flush_tb()
         return lambda: binding.uclib.uc_hook_del(self.uc._uch, hook)
 

@@ -103,9 +103,12 @@ class Machine:
 
     def _plan(self) -> None:
         """Tell the block hook when to stop: at the next timer, or as soon as an interrupt can be taken."""
-        self.slot[slots.IRQ_WAITING] = self.pic.waiting
+        waiting = self.pic.waiting
         due, now = self.pit.due_ns, self.now_ns
-        self.slot[slots.DEADLINE] = now + SLICE_NS if due is None else min(due, now + SLICE_NS)
+        deadline = now + SLICE_NS if due is None else min(due, now + SLICE_NS)
+        self.slot[slots.IRQ_WAITING] = waiting
+        self.slot[slots.DEADLINE] = deadline
+        self.slot[slots.ATTENTION] = 0 if waiting else deadline
 
     # -- running --------------------------------------------------------------------------------------
     def run(self, until: Callable[[], bool]) -> None:
