@@ -33,6 +33,7 @@ from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.machine import delivery, hooks, slots
 from thinbox.machine.coherence import install_coherence
+from thinbox.machine.exit_checks import ExitChecks
 from thinbox.machine.layout_probe import CpuLayout, context_state, find_live_state
 from thinbox.machine.memory import Memory
 from thinbox.machine.thunks import block_thunk, executable
@@ -78,6 +79,8 @@ class Cpu:
         self._fill_core()
         self._add_hooks()
         install_coherence(self)
+        self._exit_checks = ExitChecks(self._handle)
+        self._exit_checks.skip()
 
     def _fill_core(self) -> None:
         core, layout = self.slot, self.layout
@@ -130,6 +133,9 @@ class Cpu:
         self, kind: int, function: int, data: int, *, begin: int = 1, end: int = 0, insn: int | None = None
     ) -> ctypes.c_size_t:
         """Add a hook given by host address; the Python binding refuses some that the C function takes."""
+        if kind == UC_HOOK_CODE and self._exit_checks.restore():
+            # Such a hook may stop the CPU or change tables, and the next instruction must not run before that.
+            self.uc.ctl_flush_tb()
         hook = ctypes.c_size_t()
         extra = () if insn is None else (ctypes.c_int(insn),)
         status = binding.uclib.uc_hook_add(
