@@ -23,8 +23,11 @@ CALL_ENTRIES = ("do_syscall_64", "do_int80_syscall_32", "do_fast_syscall_32", "d
 RANGE_TEARDOWNS = ("__vunmap_range_noflush", "vunmap_range_noflush", "flush_tlb_kernel_range")
 WHOLE_TEARDOWNS = ("flush_tlb_all", "flush_tlb_one_kernel", "cpa_flush", "__flush_tlb_all")
 DEATHS = ("rewind_stack_and_make_dead", "rewind_stack_do_exit")
-_CR3_WRITE = re.compile(rb"\x41?\x0f\x22[\xd8-\xdf]")
-_CR3_READ = re.compile(rb"\x41?\x0f\x20[\xd8-\xdf]")
+_CR3_WRITE = re.compile(rb"\x0f\x22[\xd8-\xdf]")
+_CR3_READ = re.compile(rb"\x0f\x20[\xd8-\xdf]")
+_MOVE_BYTES = 3
+"""Of either without prefixes; an optional prefix in the pattern would make the search of 14 MB five times slower."""
+_REX_B = 0x41
 _IRETQ = b"\x48\xcf"
 _CALL = b"\xe8"
 _ENTRY_AREA_BYTES = 0x40000
@@ -136,15 +139,14 @@ def _control_moves(
     found = []
     for start, end in spans:
         for match in pattern.finditer(text, start - text_start, end - text_start):
-            vaddr = text_start + match.start()
-            symbol = view.symbols.text_symbol_at(vaddr)
+            symbol = view.symbols.text_symbol_at(text_start + match.start())
             if symbol is None:
                 continue
-            first = symbol.start - text_start
-            code = text[first : match.end()]
+            behind = text_start + match.end()
+            code = text[symbol.start - text_start : match.end()]
             for address, size, _mnemonic, _operands in decoder.disasm_lite(code, symbol.start):
-                if address in (vaddr, vaddr - 1) and address + size == text_start + match.end():
-                    raw = text[address - text_start : match.end()]
-                    register = (raw[-1] & 7) | (8 if raw[0] == 0x41 else 0)
-                    found.append((address, address + size, register))
+                if address + size == behind and size >= _MOVE_BYTES:
+                    rex = text[match.start() - 1] if size > _MOVE_BYTES else 0
+                    register = (text[match.end() - 1] & 7) | (8 if rex & 0xF1 == _REX_B else 0)
+                    found.append((address, behind, register))
     return found
