@@ -16,25 +16,13 @@ Rules of this file:
 - Permissions only shrink: what the wrapped fill refuses stays refused; its faults are its own.
 """
 
-import ctypes
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import unicorn.unicorn_py3.unicorn as binding
 from numba import cfunc, types
-from unicorn import UC_HOOK_MEM_FETCH_PROT, unicorn_const
 
 from thinbox import paging
-from thinbox.errors import MachineError
 from thinbox.machine import slots
-from thinbox.machine.compiled import CACHE_COMPILED
 from thinbox.machine.delivery import walk_leaf
 from thinbox.machine.intrinsics import call3, call7, load32, load64, words_at
-from thinbox.machine.layout_probe import read_host
-from thinbox.machine.thunks import executable, fill_thunk
-
-if TYPE_CHECKING:
-    from thinbox.machine.cpu import Cpu
+from thinbox.machine.state_bits import HF_LONG_MODE
 
 STORE, FETCH = 1, 2
 """MMUAccessType (include/hw/core/cpu.h); 0 is a load."""
@@ -42,26 +30,15 @@ FETCHED, STORED = 1, 2
 """Marks of a page; one without was only loaded from, or never touched."""
 _READ, _WRITE = 1, 2
 _PAGE_BYTES = 4096
-_LONG_MODE = 1 << 14
 _PAGING = 1 << 31
 _SMEP = 1 << 20
 _USER_MODE = 1
 """MMU_USER_IDX (target/i386/cpu.h)."""
-_FUNCTIONS = {
-    slots.TLB_FILL: "x86_cpu_tlb_fill_x86_64",
-    slots.TLB_SET_PAGE: "tlb_set_page_with_attrs_x86_64",
-    slots.TLB_FLUSH: "tlb_flush_x86_64",
-    slots.DROP_CODE: "tb_invalidate_phys_range_x86_64",
-}
-_SCAN_BYTES = 16 << 10
-_ABOVE_RAM = 1 << 32
-_LAST = (1 << 64) - 1
 _NATIVE = types.int64
 
 
 @cfunc(
     types.boolean(_NATIVE, _NATIVE, types.CPointer(types.int64), types.int32, types.int32, types.int32, _NATIVE),
-    cache=CACHE_COMPILED,
 )
 def on_tlb_fill(cpu, vaddr, core, access, mode, probe, back):
     """Take the place of `x86_cpu_tlb_fill` (target/i386/excp_helper.c); its unused `size` carries `core`."""
@@ -69,7 +46,7 @@ def on_tlb_fill(cpu, vaddr, core, access, mode, probe, back):
     control = env + core[slots.OFF_CR]
     marks = words_at(core[slots.PAGE_MARKS])
     end = core[slots.FRAME_END]
-    paged = load64(control) & _PAGING and load32(env + core[slots.OFF_HFLAGS]) & _LONG_MODE
+    paged = load64(control) & _PAGING and load32(env + core[slots.OFF_HFLAGS]) & HF_LONG_MODE
     entry = walk_leaf(words_at(core[slots.WORDS]), end, load64(control + 24), vaddr) if paged else 0
     page = (entry & paging.FRAME_MASK) >> 12 if paged else (vaddr & 0xFFFFFFFF) >> 12
     in_ram = page < end >> 12 and (entry != 0 or not paged)
@@ -97,49 +74,7 @@ def on_tlb_fill(cpu, vaddr, core, access, mode, probe, back):
     return True
 
 
-@cfunc(types.boolean(_NATIVE, types.int32, _NATIVE, types.int32, _NATIVE, _NATIVE), cache=CACHE_COMPILED)
+@cfunc(types.boolean(_NATIVE, types.int32, _NATIVE, types.int32, _NATIVE, _NATIVE))
 def on_fetch_refused(_uc, _kind, _vaddr, _size, _value, _data):
-    """UC_HOOK_MEM_FETCH_PROT: never called, for all of RAM may be executed; see `install_coherence`."""
+    """UC_HOOK_MEM_FETCH_PROT: never called, for all of RAM may be executed; see `tlb_fill`."""
     return False
-
-
-def install_coherence(cpu: "Cpu") -> None:
-    """Wrap the TLB fill of `cpu`, once, before it first runs."""
-    core = cpu.slot
-    for slot, name in _FUNCTIONS.items():
-        core[slot] = _address(name)
-    core[slots.PAGE_MARKS] = cpu.keep_array(np.zeros(cpu.memory.total_bytes // _PAGE_BYTES, dtype=np.int64))
-    code = executable(fill_thunk(on_tlb_fill.address, cpu.core.ctypes.data))
-    place = _find_fill_pointer(cpu.uc, core[slots.ENV], core[slots.TLB_FILL])
-    ctypes.c_uint64.from_address(place).value = cpu.keep_array(code)
-    # At each translation Unicorn walks its whole TLB for entries by which the page was stored to, unless a hook
-    # of this kind covers the address. There are none (rule 1); a bound below would be taken for a physical address.
-    cpu.add_hook(UC_HOOK_MEM_FETCH_PROT, on_fetch_refused.address, 0, begin=_ABOVE_RAM, end=_LAST)
-
-
-def _address(name: str) -> int:
-    try:
-        return ctypes.cast(getattr(binding.uclib, name), ctypes.c_void_p).value or 0
-    except AttributeError:
-        raise MachineError(f"this Unicorn does not export {name}; install unicorn 2.1.4") from None
-
-
-def _find_fill_pointer(uc: Any, env: int, fill: int) -> int:
-    """Return the host address of the pointer by which Unicorn calls its TLB fill.
-
-    It lies behind the CPU state, next to a copy of itself; the one that a change of TLB mode changes is it.
-    """
-    size = len(read_host(env, _SCAN_BYTES))
-    # The words in place: a copy of them on the heap could be found in their stead.
-    words = (ctypes.c_uint64 * (size // 8)).from_address(env)
-
-    def found() -> set[int]:
-        return {env + 8 * at for at, word in enumerate(words) if word == fill}
-
-    before = found()
-    uc.ctl_set_tlb_mode(unicorn_const.UC_TLB_VIRTUAL)
-    changed = before - found()
-    uc.ctl_set_tlb_mode(unicorn_const.UC_TLB_CPU)
-    if len(changed) != 1 or found() != before:
-        raise MachineError("the TLB fill of this Unicorn is not where it is looked for; install unicorn 2.1.4")
-    return changed.pop()

@@ -31,12 +31,14 @@ from unicorn import (
 
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
-from thinbox.machine import delivery, hooks, slots
-from thinbox.machine.coherence import install_coherence
+from thinbox.machine import slots
 from thinbox.machine.exit_checks import ExitChecks
 from thinbox.machine.layout_probe import CpuLayout, context_state, find_live_state
 from thinbox.machine.memory import Memory
+from thinbox.machine.native import hook_address
+from thinbox.machine.state_bits import HF_INHIBIT_IRQ, IF
 from thinbox.machine.thunks import block_thunk, executable
+from thinbox.machine.tlb_fill import install_tlb_fill
 
 _FOUR_GIB = 1 << 32
 _TRANSLATIONS_BYTES = 160 << 20
@@ -79,7 +81,7 @@ class Cpu:
         self.pending_error: BaseException | None = None
         self._fill_core()
         self._add_hooks()
-        install_coherence(self)
+        install_tlb_fill(self)
         self._exit_checks = ExitChecks(self._handle)
         self._exit_checks.skip()
 
@@ -115,16 +117,16 @@ class Cpu:
 
     def _add_hooks(self) -> None:
         core = self.core.ctypes.data
-        self.add_hook(UC_HOOK_BLOCK, self.keep_array(executable(block_thunk(hooks.on_block.address))), core)
-        self.add_hook(UC_HOOK_INTR, hooks.on_exception.address, core)
-        self.add_hook(UC_HOOK_INSN_INVALID, hooks.on_invalid.address, core)
-        self.add_hook(UC_HOOK_INSN, hooks.on_syscall.address, core, insn=x86_const.UC_X86_INS_SYSCALL)
-        self.add_hook(UC_HOOK_INSN, hooks.on_rdtsc.address, core, insn=x86_const.UC_X86_INS_RDTSC)
-        self.add_hook(UC_HOOK_INSN, hooks.on_rdtscp.address, core, insn=x86_const.UC_X86_INS_RDTSCP)
-        self._call_inject = self._exported(hooks.inject.address, None, 1)
-        self._call_enter = self._exported(hooks.enter_table.address, None, 0)
-        self._call_leave = self._exported(hooks.leave_table.address, None, 0)
-        self._call_grant = self._exported(hooks.grant_page.address, ctypes.c_int64, 3)
+        self.add_hook(UC_HOOK_BLOCK, self.keep_array(executable(block_thunk(hook_address("on_block")))), core)
+        self.add_hook(UC_HOOK_INTR, hook_address("on_exception"), core)
+        self.add_hook(UC_HOOK_INSN_INVALID, hook_address("on_invalid"), core)
+        self.add_hook(UC_HOOK_INSN, hook_address("on_syscall"), core, insn=x86_const.UC_X86_INS_SYSCALL)
+        self.add_hook(UC_HOOK_INSN, hook_address("on_rdtsc"), core, insn=x86_const.UC_X86_INS_RDTSC)
+        self.add_hook(UC_HOOK_INSN, hook_address("on_rdtscp"), core, insn=x86_const.UC_X86_INS_RDTSCP)
+        self._call_inject = self._exported(hook_address("inject"), None, 1)
+        self._call_enter = self._exported(hook_address("enter_table"), None, 0)
+        self._call_leave = self._exported(hook_address("leave_table"), None, 0)
+        self._call_grant = self._exported(hook_address("grant_page"), ctypes.c_int64, 3)
 
     @staticmethod
     def _exported(address: int, result: Any, arguments: int) -> Callable[..., int]:
@@ -244,7 +246,7 @@ class Cpu:
     @property
     def interrupts_enabled(self) -> bool:
         """Whether an interrupt may be taken now: IF set, and not in the shadow of `sti` or `mov ss`."""
-        return bool(self.flags & delivery.IF) and not self._hflags.value & delivery.HF_INHIBIT_IRQ
+        return bool(self.flags & IF) and not self._hflags.value & HF_INHIBIT_IRQ
 
     @property
     def privilege(self) -> int:

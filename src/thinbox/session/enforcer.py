@@ -25,7 +25,9 @@ from thinbox.isolation.assembly import ONE_FUNCTION
 from thinbox.isolation.policies import Policy
 from thinbox.isolation.verdict import Access, AccessKind, Verdict, Violation
 from thinbox.machine import cpu as registers
-from thinbox.machine import delivery, hooks, slots
+from thinbox.machine import slots
+from thinbox.machine.native import hook_address
+from thinbox.machine.state_bits import NT, TF
 from thinbox.session.records import CallRecord, FaultRecord, RunRecord
 from thinbox.session.sites import Sites
 from thinbox.session.tasks import OpenCall, TaskState
@@ -104,12 +106,12 @@ class Enforcer:
             cpu.add_code_hook(entry, self._enter if name == "do_syscall_64" else self._enter_compat)
         for vaddr in sites.returns:
             cpu.add_code_hook(vaddr, self._leave)
-        cpu.add_native_hook(sites.iretq, hooks.on_iretq.address)
+        cpu.add_native_hook(sites.iretq, hook_address("on_iretq"))
         for vaddr in sites.cr3_written:
-            cpu.add_native_hook(vaddr, hooks.on_cr3_written.address)
+            cpu.add_native_hook(vaddr, hook_address("on_cr3_written"))
         for vaddr, register in sites.cr3_read:
             pair = np.array([cpu.core.ctypes.data, register], dtype=np.int64)
-            cpu.add_native_hook(vaddr, hooks.on_cr3_read.address, cpu.keep_array(pair))
+            cpu.add_native_hook(vaddr, hook_address("on_cr3_read"), cpu.keep_array(pair))
         cpu.add_code_hook(sites.switch_out, self._switch_out)
         for vaddr in sites.switch_in:
             cpu.add_code_hook(vaddr, self._switch_in)
@@ -383,7 +385,7 @@ class Enforcer:
         call.record.verdict = "killed"
         self._close_call(state, call)
         self.cpu.regs[registers.RDI] = SIGKILL
-        self.cpu.flags = self.cpu.flags & ~(delivery.TF | delivery.NT | _AC | _DF)
+        self.cpu.flags = self.cpu.flags & ~(TF | NT | _AC | _DF)
 
 
 _AC, _DF = 1 << 18, 1 << 10
