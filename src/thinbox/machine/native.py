@@ -13,6 +13,7 @@ Rules of this file:
 import ctypes
 import hashlib
 import json
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,8 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from thinbox.errors import CacheError, MachineError
-from thinbox.image.cache import cache_dir, make_folder, store_bytes
+from thinbox.image.cache import cache_dir, read_sealed, store_sealed
 
-_MAGIC = b"thinbox native\n"
-_HASH_BYTES = 32
 _HOOK_MODULES = ("thinbox.machine.hooks", "thinbox.machine.coherence")
 _NEVER_CALLED = (
     "NRT_Free",
@@ -82,24 +81,17 @@ def _numba_version() -> bytes:
 
 def _read(path: Path) -> tuple[dict[str, str], bytes] | None:
     """Return symbol names and object file, None if there is no undamaged file."""
-    try:
-        raw = path.read_bytes()
-    except OSError:
+    body = read_sealed(path)
+    if body is None:
         return None
-    start = len(_MAGIC) + _HASH_BYTES
-    if not raw.startswith(_MAGIC) or hashlib.sha256(raw[start:]).digest() != raw[len(_MAGIC) : start]:
-        return None
-    header, _, code = raw[start:].partition(b"\n")
+    header, _, code = body.partition(b"\n")
     return json.loads(header), code
 
 
 def _store(path: Path, symbols: dict[str, str], code: bytes) -> None:
-    body = json.dumps(symbols).encode() + b"\n" + code
-    try:
-        make_folder(path.parent)
-        store_bytes(path, _MAGIC + hashlib.sha256(body).digest() + body)
-    except CacheError:
-        return  # the next process compiles again
+    # If it cannot be kept, the next process compiles again.
+    with suppress(CacheError):
+        store_sealed(path, json.dumps(symbols).encode() + b"\n" + code)
 
 
 def _compile_hooks() -> tuple[dict[str, str], bytes]:
