@@ -5,8 +5,11 @@ interrupts off and RSI at the zero page (Documentation/arch/x86/boot.rst, "64-bi
 agent prepares the guest and parks. A kernel entered before its tables and GDT are in place triple-faults.
 """
 
+import contextlib
 import re
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from unicorn import x86_const
@@ -52,7 +55,8 @@ def boot(
     if progress:
         machine.on_console = lambda line: _report(line, progress)
     try:
-        machine.run(lambda: talk.parked or machine.now_ns > BOOT_LIMIT_NS)
+        with _interruptible(machine):
+            machine.run(lambda: talk.parked or machine.now_ns > BOOT_LIMIT_NS)
     except (MachineError, RuntimeError) as error:
         raise BootError(f"the kernel did not reach user space: {error}; {last_words(machine)}") from error
     finally:
@@ -60,6 +64,32 @@ def boot(
     if not talk.parked:
         raise BootError(f"the kernel did not reach user space in {BOOT_LIMIT_NS // 10**9} s; {last_words(machine)}")
     return talk
+
+
+@contextlib.contextmanager
+def _interruptible(machine: "Machine") -> Iterator[None]:
+    """Raise Ctrl-C between two slices of the run.
+
+    Python's own handler would raise it at the first line of a callback out of the CPU engine, where ctypes prints
+    and drops it.
+    """
+    at_work = threading.current_thread() is threading.main_thread()
+    if not at_work or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    noted: list[int] = []
+
+    def check() -> None:
+        if noted:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, lambda number, _frame: noted.append(number))
+    machine.check_signals = check
+    try:
+        yield
+    finally:
+        machine.check_signals = lambda: None
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def enter_kernel(machine: "Machine", entry_paddr: int) -> None:
