@@ -26,9 +26,11 @@ LAYERS = (
     {"thinbox.machine"},
     {"thinbox.guest"},
     {"thinbox.boot"},
+    {"thinbox.coverage"},
     {"thinbox.session"},
     {"thinbox.cost"},
-    {"thinbox.report", "thinbox.attacks", "thinbox.bench"},
+    {"thinbox.report", "thinbox.attacks", "thinbox.bench", "thinbox.surface"},
+    {"thinbox.audit"},
     {"thinbox.cli", "thinbox.__main__"},
 )
 """Imports point to the same room or to an earlier layer. Imports for type checkers only do not count."""

@@ -5,6 +5,8 @@ import shutil
 import sys
 import time
 
+_TERMINAL_STEP_S, _PLAIN_STEP_S = 0.1, 10.0
+
 
 class ProgressLine:
     """`say(text)` shows what is going on; quiet commands get one that says nothing."""
@@ -12,7 +14,7 @@ class ProgressLine:
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._started = time.monotonic()
+        self._stepped = 0.0
         self._shown = False
 
     def say(self, text: str) -> None:
@@ -28,6 +30,13 @@ class ProgressLine:
             self.clear()
             sys.stderr.write(line + "\n")
         sys.stderr.flush()
+
+    def step(self, text: str) -> None:
+        """Show one of many steps: often on a terminal, every ten seconds elsewhere."""
+        now = time.monotonic()
+        if now - self._stepped >= (_TERMINAL_STEP_S if self._terminal else _PLAIN_STEP_S):
+            self._stepped = now
+            self.say(text)
 
     def clear(self) -> None:
         """Take the line away before something else is written."""

@@ -1,9 +1,10 @@
 """`thinbox run`: one program, one tenant."""
 
+import errno
 import json
 import os
-import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,22 @@ from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
+    from thinbox.cli.terminal import UserTerminal
+    from thinbox.guest.terminal import Terminal
+    from thinbox.session.records import RunRecord
     from thinbox.session.session import RunResult, Session
-
-_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+    from thinbox.surface.run_surface import RunSurface
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
 @machine_options
-@click.option("--policy", default="sci", show_default=True, metavar="NAME", help="sci, patch, or package.module:Name.")
+@click.option(
+    "--policy",
+    default="sci",
+    show_default=True,
+    metavar="NAME",
+    help="sci, patch, function, transfer, callgraph, profile:FILE, package.module:Name, or several joined by +.",
+)
 @click.option(
     "--isolate", default="all", show_default=True, metavar="all|none|CALL,…", help="Which calls run isolated."
 )
@@ -30,9 +39,28 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, sig
 )
 @click.option("--env", "-e", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable. Repeatable.")
 @click.option("--workdir", default="/", show_default=True, metavar="DIR", help="Where the program starts.")
+@click.option(
+    "--tty/--no-tty", "-t/-T", "wants_tty", default=None, help="A terminal as stdio. [default: if yours is one]"
+)
+@click.option(
+    "--on-violation",
+    type=click.Choice(("undo", "oops", "stop")),
+    default="oops",
+    show_default=True,
+    help="Roll the call back and kill its process; kill as a kernel oops does; or end the run.",
+)
 @click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON (- for stdout).")
 @click.option(
-    "--record", type=click.Path(path_type=Path), metavar="DIR", help="Write calls.parquet and faults.parquet."
+    "--coverage", "coverage_path", metavar="FILE", help="Write the functions and pages each call used (- for stdout)."
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write calls.parquet and faults.parquet (with --coverage: coverage.parquet).",
+)
+@click.option(
+    "--surface", is_flag=True, help="Measure what each call leaves to an exploit: code pages, gadgets, functions."
 )
 @click.option(
     "--events", is_flag=True, help="Trace the pages touched, for `thinbox cost`: FILE.trace beside --json FILE."
@@ -42,15 +70,20 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
     """Run PROGRAM on a real kernel, in this process, its system calls isolated.
 
     stdin, stdout, stderr and the exit status are the program's own; 137 means that thinbox killed it. A
-    signal sent to thinbox goes to the program; a second Ctrl-C ends thinbox.
+    signal sent to thinbox goes to the program; a second Ctrl-C or SIGTERM ends thinbox.
+
+    With a terminal, every key is the program's, Ctrl-C too. At the start of a line, ~. ends thinbox, ~^Z
+    suspends it, and ~~ is a tilde.
 
     \b
     thinbox run -- sh -c 'echo hello | wc -c'
+    thinbox run -- sh
     thinbox run --rootfs ./root -- /usr/bin/python3 -c 'print(1)'
     thinbox run --policy patch --json - -- mkdir /tmp/x
     """
     from thinbox.boot.params import BootParams
     from thinbox.boot.ready import prepare
+    from thinbox.cli.signals import run_with_signals
 
     _require_record_extra(options["record"])
     if options["events"] and options["json_path"] in (None, "-"):
@@ -60,25 +93,44 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
         guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
         from thinbox.session.session import RunOptions, Session
 
+        stdin = _stdin()
+        yours = _users_terminal(stdin, options["wants_tty"])
+        terminal = _terminal(options["wants_tty"], yours)
         run_options = RunOptions(
             policy=options["policy"],
             isolate=options["isolate"],
             rootfs=options["rootfs"],
-            environment=_environment(options["environment"]),
+            environment=_environment(options["environment"], terminal),
             workdir=options["workdir"],
-            keep_faults=options["record"] is not None,
+            keep_faults=options["record"] is not None or options["surface"],
             keep_trace=options["events"],
-            stdin=_stdin(),
-            on_output=_write_out,
+            coverage=options["coverage_path"] is not None,
+            on_violation=options["on_violation"],
+            stdin=stdin,
+            terminal=terminal,
+            keys=_keys(yours),
+            on_output=lambda stream, data: _write_out(progress, stream, data),
             progress=progress.say,
         )
         session = Session(guest, options["command"], run_options)
+        tabulate = _prepare_surface(session, progress) if options["surface"] else None
         progress.clear()
-        result = _run_with_signals(session)
+        result = run_with_signals(session, yours)
     finally:
         progress.clear()
-    _report(result, options["json_path"], options["record"], quiet=quiet)
+    if options["coverage_path"] and result.record.coverage is not None:
+        _write_json(result.record.coverage.to_json(), options["coverage_path"])
+    surface = tabulate(result.record) if tabulate else None
+    _report(result, options["json_path"], options["record"], surface, quiet=quiet)
     raise click.exceptions.Exit(result.exit_code)
+
+
+def _prepare_surface(session: "Session", progress: ProgressLine) -> "Callable[[RunRecord], RunSurface]":
+    """Read the live kernel while it stands ready; return what measures the finished run by it."""
+    from thinbox.surface.run_surface import load_surface, tabulate
+
+    surface = load_surface(session, progress.say)
+    return lambda record: tabulate(record, surface)
 
 
 def _stdin() -> Any:
@@ -88,10 +140,44 @@ def _stdin() -> Any:
         return None
 
 
-def _environment(pairs: tuple[str, ...]) -> tuple[str, ...] | None:
+def _users_terminal(stdin: Any, wanted: bool | None) -> "UserTerminal | None":
+    """Return the user's terminal if keys are to go from it to a terminal of the tenant's."""
+    if wanted is False or stdin is None or not stdin.isatty() or not (wanted or os.isatty(1)):
+        return None
+    from thinbox.cli.terminal import UserTerminal
+
+    return UserTerminal(stdin.fileno())
+
+
+def _terminal(wanted: bool | None, yours: "UserTerminal | None") -> "Terminal | None":
+    """Return the terminal the tenant gets: asked for, or because the user sits at one."""
+    if not wanted and yours is None:
+        return None
+    from thinbox.guest.terminal import Terminal
+
+    rows, columns = yours.size if yours else (24, 80)
+    # A stderr that goes elsewhere goes on going there.
+    return Terminal(rows, columns, stderr=os.isatty(2))
+
+
+def _keys(yours: "UserTerminal | None") -> Callable[[bytes], bytes] | None:
+    if yours is None:
+        return None
+    from thinbox.cli.terminal import EscapeKeys
+
+    return EscapeKeys(_interrupt, yours.suspend)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _environment(pairs: tuple[str, ...], terminal: "Terminal | None") -> tuple[str, ...] | None:
     from thinbox.guest.tenant import TenantOptions
 
     values = dict(entry.split("=", 1) for entry in TenantOptions(("",)).environment)
+    if terminal is not None:
+        values["TERM"] = os.environ.get("TERM") or values["TERM"]
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
@@ -100,36 +186,17 @@ def _environment(pairs: tuple[str, ...]) -> tuple[str, ...] | None:
     return tuple(f"{name}={value}" for name, value in values.items())
 
 
-def _write_out(stream: int, data: bytes) -> None:
+def _write_out(progress: ProgressLine, stream: int, data: bytes) -> None:
+    progress.clear()
     view = memoryview(data)
-    while view:
-        view = view[os.write(stream, view) :]
-
-
-def _run_with_signals(session: "Session") -> "RunResult":
-    """Run; Ctrl-C and other signals go to the tenant, the second Ctrl-C to thinbox."""
-    seen = 0
-    pending: list[int] = []
-
-    def note(number: int, _frame: Any) -> None:
-        pending.append(number)
-
-    def check() -> None:
-        nonlocal seen
-        while pending:
-            number = pending.pop(0)
-            seen += number == signal.SIGINT
-            if seen > 1:
-                raise KeyboardInterrupt
-            session.signal(number)
-
-    kept = {number: signal.signal(number, note) for number in (signal.SIGINT, *_FORWARDED)}
-    session.machine.check_signals = check
     try:
-        return session.run()
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        while view:
+            view = view[os.write(stream, view) :]
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        # A terminal whose other end is gone.
+        raise BrokenPipeError from error
 
 
 def _require_record_extra(folder: Path | None) -> None:
@@ -141,21 +208,27 @@ def _require_record_extra(folder: Path | None) -> None:
         raise InputError("--record needs pyarrow; install it with: pip install 'thinbox[record]'")
 
 
-def _report(result: "RunResult", json_path: str | None, folder: Path | None, *, quiet: bool) -> None:
+def _write_json(data: dict[str, Any], path: str) -> None:
+    text = json.dumps(data, indent=1) + "\n"
+    try:
+        if path == "-":
+            sys.stdout.write(text)
+        else:
+            Path(path).write_text(text)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _report(
+    result: "RunResult", json_path: str | None, folder: Path | None, surface: "RunSurface | None", *, quiet: bool
+) -> None:
     record = result.record
     if json_path and record.events.trace is not None:
         trace_path = Path(f"{json_path}.trace")
         record.events.trace.save(trace_path)
         record.events.trace_file = trace_path.name
     if json_path:
-        text = json.dumps(record.to_json(), indent=1) + "\n"
-        try:
-            if json_path == "-":
-                sys.stdout.write(text)
-            else:
-                Path(json_path).write_text(text)
-        except OSError as error:
-            raise InputError(f"cannot write {json_path}: {error.strerror}") from error
+        _write_json(record.to_json() | ({} if surface is None else {"surface": surface.to_json()}), json_path)
     if folder:
         from thinbox.report.parquet import write_record
 
@@ -168,3 +241,7 @@ def _report(result: "RunResult", json_path: str | None, folder: Path | None, *, 
         from thinbox.report.summary import render_summary
 
         click.echo(render_summary(record), err=True)
+        if surface is not None:
+            from thinbox.surface.run_surface import render_surface
+
+            click.echo(render_surface(surface), err=True)

@@ -28,7 +28,7 @@ KERNEL_TAG, USER_TAG, SCI_TAG = 0, 1, 2
 
 CODE, DATA, MARK = 0, 1, 2
 STATE, GRANT, OPEN = 0, 1, 2
-"""As in `machine.tracing`."""
+"""As in `machine.tracing_slots`."""
 
 PAGE_MASK = (1 << 36) - 1
 DATA_SPACE = 1 << 35

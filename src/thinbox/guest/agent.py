@@ -26,6 +26,8 @@ _CODE = b"".join(
 """Seven instructions; a test disassembles them with Capstone."""
 _VADDR = 0x400000
 _HEADERS_BYTES = 64 + 56
+LOOP_VADDR = _VADDR + _HEADERS_BYTES
+"""Where the loop begins."""
 
 
 @cache
@@ -39,7 +41,7 @@ def build_agent() -> bytes:
         2,
         62,
         1,
-        _VADDR + _HEADERS_BYTES,
+        LOOP_VADDR,
         64,
         0,
         0,

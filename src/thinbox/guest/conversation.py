@@ -75,6 +75,7 @@ class Conversation:
         self._works: dict[int, Work] = {}
         self._areas: dict[int, int] = {}
         self._next_child: Work | None = None
+        self._next_area = CHILD_AREA
         self.parked = False
         self.make_view: Callable[[], KernelView] | None = None
         self._first: Work | None = None
@@ -92,9 +93,16 @@ class Conversation:
         self._areas = {task: 0}
         self._advance(task, None)
 
-    def adopt_next_child(self, work: Work) -> None:
-        """The next process that calls for the first time does `work`."""
-        self._next_child = work
+    def adopt_next_child(self, work: Work, area: int = CHILD_AREA) -> None:
+        """The next process that calls for the first time does `work`, in the scratch from offset `area`."""
+        self._next_child, self._next_area = work, area
+
+    def assign(self, task: int, work: Work) -> None:
+        """Let a process that is inside a call do `work` when that call returns: `work`'s first `yield` stands
+        for it, and gets its result."""
+        next(work)
+        self._works[task] = work
+        self._areas[task] = CHILD_AREA
 
     def require_view(self) -> "KernelView":
         """The kernel as the agent lives on it; `MachineError` before its first call."""
@@ -116,7 +124,7 @@ class Conversation:
             if self._next_child is None:
                 return 0
             self._works[task], self._next_child = self._next_child, None
-            self._areas[task] = CHILD_AREA
+            self._areas[task] = self._next_area
             self._advance(task, None)
             return 1
         result = self._machine.cpu.regs[registers.RDI]

@@ -1,32 +1,24 @@
 """Start a program in the guest, carry its bytes, wait for its end: the agent's work for one run.
 
 Why it exists: everything the user sees of a tenant passes here: arguments, environment, stdin, stdout,
-stderr, signals, exit status. Binary-clean: pipes, never a terminal in between.
+stderr, signals, exit status. Binary-clean on pipes; on a terminal, if the user wants one, as terminals are.
 
 Rules of this file:
-- stdout and stderr are read until both have ended or the tenant's first process has, and what is in the
-  pipes then is still delivered.
 - Nothing of a run is left behind: at its end every process but the agent is killed and reaped.
 """
 
 import errno
 import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from thinbox.errors import InputError
 from thinbox.guest.conversation import CHILD_AREA, Conversation, Park, Work, call, must
-from thinbox.guest.setup import DOORBELL_FD, SIGCHLD
+from thinbox.guest.pump import BUFFER_AT, Pump, TenantEnds, TenantIo
+from thinbox.guest.setup import SIGCHLD
+from thinbox.guest.terminal import Pty, Terminal, open_pty, take_terminal
 
-O_RDONLY, O_CLOEXEC, O_NONBLOCK = 0, 0o2000000, 0o4000
-POLLIN, POLLOUT, POLLERR, POLLHUP = 1, 4, 8, 16
+O_CLOEXEC, O_NONBLOCK = 0o2000000, 0o4000
 SIGKILL = 9
-WNOHANG = 1
-READ_BYTES = 512 << 10
-WRITE_BYTES = 64 << 10
-_BUFFER_AT = 64 << 10
-"""Offset in the scratch of the agent's transfer buffer; what is below it holds call arguments."""
-_TABLES_AT = 128 << 10
 _LAST_SWITCH_TRIES = 1000
 _S_IFMT, _S_IFDIR = 0o170000, 0o040000
 _STAT_MODE_AT = 24
@@ -34,7 +26,10 @@ _STAT_MODE_AT = 24
 
 @dataclass(frozen=True, slots=True)
 class TenantOptions:
-    """What to start and how: `root` is the folder in the guest that becomes the tenant's `/`."""
+    """What to start and how: `root` is the folder in the guest that becomes the tenant's `/`.
+
+    With a `terminal` the tenant's stdio is a terminal of that size, without one it is pipes.
+    """
 
     command: tuple[str, ...]
     environment: tuple[str, ...] = (
@@ -45,37 +40,31 @@ class TenantOptions:
     )
     root: str = "/"
     workdir: str = "/"
+    terminal: Terminal | None = None
 
 
-@dataclass(slots=True)
-class TenantIo:
-    """The run's ends outside the guest. `take_input` returns bytes, b"" for none yet, None for the end."""
+@dataclass(frozen=True, slots=True)
+class _Stdio:
+    """The child's three descriptors, -1 for its terminal; its terminal; and what the agent keeps of them."""
 
-    output: Callable[[int, bytes], None]
-    take_input: Callable[[], bytes | None]
-    adopt: Callable[[], None]
-    has_tasks: Callable[[], bool]
-    signals: list[int] = field(default_factory=list)
-    wait_status: int | None = None
-    input_ended: bool = False
+    child: tuple[int, int, int]
+    terminal: Pty | None
+    outputs: dict[int, int]
+    stdin: int
 
 
 def run_tenant(talk: Conversation, options: TenantOptions, io: TenantIo) -> Work:
     """Run the tenant to its end; the status goes to `io.wait_status`; then park."""
     program = yield from _find_program(talk, options)
-    ends = []
-    for _ in range(3):
-        yield from must("pipe2", talk.area() + _BUFFER_AT, O_CLOEXEC)
-        ends.append(struct.unpack("<2i", talk.read(talk.area() + _BUFFER_AT, 8)))
-    (stdin_r, stdin_w), (stdout_r, stdout_w), (stderr_r, stderr_w) = ends
-    talk.adopt_next_child(_become_tenant(talk, options, program, (stdin_r, stdout_w, stderr_w), io))
+    stdio = yield from _open_stdio(talk, options.terminal)
+    talk.adopt_next_child(_become_tenant(talk, options, program, stdio, io))
     child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
     handle = yield from must("pidfd_open", child, 0)
-    for descriptor in (stdin_r, stdout_w, stderr_w):
-        yield from must("close", descriptor)
-    yield from must("fcntl", stdin_w, 4, O_NONBLOCK)
-    pump = _Pump(talk, io, child, handle, {stdout_r: 1, stderr_r: 2}, stdin_w)
-    yield from pump.run()
+    for descriptor in stdio.child:
+        if descriptor >= 0:
+            yield from must("close", descriptor)
+    master = stdio.terminal.reader if stdio.terminal else -1
+    yield from Pump(talk, io, TenantEnds(child, handle, stdio.outputs, stdio.stdin, master)).run()
     yield from _sweep(talk)
     # A reaped task still has its last context switch before it (a preemptible kernel lets us see that).
     for _ in range(_LAST_SWITCH_TRIES):
@@ -83,6 +72,27 @@ def run_tenant(talk: Conversation, options: TenantOptions, io: TenantIo) -> Work
             break
         yield from call("nanosleep", struct.pack("<qq", 0, 1_000_000), 0)
     yield Park()
+
+
+def _open_stdio(talk: Conversation, terminal: Terminal | None) -> Work:
+    """Make pipes, or a terminal, for the tenant's stdio; return `_Stdio` (as a generator's value)."""
+    if terminal is None:
+        (stdin_r, stdin_w) = yield from _pipe(talk)
+        (stdout_r, stdout_w) = yield from _pipe(talk)
+        (stderr_r, stderr_w) = yield from _pipe(talk)
+        yield from must("fcntl", stdin_w, 4, O_NONBLOCK)
+        return _Stdio((stdin_r, stdout_w, stderr_w), None, {stdout_r: 1, stderr_r: 2}, stdin_w)
+    pty = yield from open_pty(talk, terminal)
+    if terminal.stderr:
+        return _Stdio((-1, -1, -1), pty, {pty.reader: 1}, pty.writer)
+    (stderr_r, stderr_w) = yield from _pipe(talk)
+    return _Stdio((-1, -1, stderr_w), pty, {pty.reader: 1, stderr_r: 2}, pty.writer)
+
+
+def _pipe(talk: Conversation) -> Work:
+    """Return a pipe's two ends (as a generator's value)."""
+    yield from must("pipe2", talk.area() + BUFFER_AT, O_CLOEXEC)
+    return struct.unpack("<2i", talk.read(talk.area() + BUFFER_AT, 8))
 
 
 def _find_program(talk: Conversation, options: TenantOptions) -> Work:
@@ -113,18 +123,14 @@ def _find_program(talk: Conversation, options: TenantOptions) -> Work:
     raise InputError(f"cannot run {name}: it {reason}; see `thinbox run --help` for --rootfs")
 
 
-def _become_tenant(talk: Conversation, options: TenantOptions, program: str, ends: Sequence[int], io: TenantIo) -> Work:
+def _become_tenant(talk: Conversation, options: TenantOptions, program: str, stdio: _Stdio, io: TenantIo) -> Work:
     yield from must("setsid")
-    for number, descriptor in enumerate(ends):
-        yield from must("dup3", descriptor, number + 20, 0)
-    for number in range(3):
-        yield from must("dup2", number + 20, number)
-        yield from must("close", number + 20)
     if options.root != "/":
         yield from must("chroot", options.root)
     result = yield from call("chdir", options.workdir)
     if result < 0:
         yield from must("chdir", "/")
+    yield from _take_stdio(stdio)
     area = talk.area(child=True) + 4096
     at, arrays = area + 32768, []
     for words in (options.command, options.environment):
@@ -144,6 +150,17 @@ def _become_tenant(talk: Conversation, options: TenantOptions, program: str, end
     raise InputError(f"cannot run {program}: {_reason(-result)}")
 
 
+def _take_stdio(stdio: _Stdio) -> Work:
+    """In the child: make the three descriptors 0, 1 and 2. They may be among those already: by way of 20 to 22."""
+    # Behind chroot, so that the name the kernel knows the terminal by is the tenant's own.
+    slave = -1 if stdio.terminal is None else (yield from take_terminal(stdio.terminal.path))
+    for number, descriptor in enumerate(stdio.child):
+        yield from must("dup3", slave if descriptor < 0 else descriptor, number + 20, 0)
+    for number in range(3):
+        yield from must("dup2", number + 20, number)
+        yield from must("close", number + 20)
+
+
 def _reason(number: int) -> str:
     import os
 
@@ -154,107 +171,13 @@ def _reason(number: int) -> str:
     return os.strerror(number)
 
 
-class _Pump:
-    """Moves bytes between the tenant's pipes and the user until the tenant is done."""
-
-    def __init__(
-        self, talk: Conversation, io: TenantIo, child: int, handle: int, outputs: dict[int, int], stdin: int
-    ) -> None:
-        self._talk, self._io, self._child, self._handle = talk, io, child, handle
-        self._outputs, self._stdin = outputs, stdin
-        self._waiting_input = b""
-        self._stdin_open = True
-        self._done = False
-
-    def run(self) -> Work:
-        """Poll, move, repeat; ends when the first process has ended and the pipes are empty."""
-        while not self._done:
-            yield from self._feed()
-            ready = yield from self._poll(-1)
-            if DOORBELL_FD in ready:
-                yield from self._answer_doorbell()
-            for descriptor in [d for d in self._outputs if d in ready]:
-                yield from self._carry(descriptor)
-            if self._handle in ready:
-                yield from self._reap()
-        while self._outputs:
-            ready = yield from self._poll(0)
-            found = [d for d in self._outputs if d in ready]
-            if not found:
-                return
-            for descriptor in found:
-                yield from self._carry(descriptor)
-
-    def _poll(self, timeout: int) -> Work:
-        """Return the set of ready descriptors (as a generator's value)."""
-        wanted = [(descriptor, POLLIN) for descriptor in self._outputs]
-        if timeout:
-            wanted += [(DOORBELL_FD, POLLIN), (self._handle, POLLIN)]
-            if self._stdin_open and self._waiting_input:
-                wanted.append((self._stdin, POLLOUT))
-        table = b"".join(struct.pack("<ihh", descriptor, events, 0) for descriptor, events in wanted)
-        place = self._talk.area() + _TABLES_AT
-        self._talk.write(place, table)
-        yield from must("poll", place, len(wanted), timeout)
-        raw = self._talk.read(place, len(table))
-        return {descriptor for descriptor, _events, back in struct.iter_unpack("<ihh", raw) if back}
-
-    def _carry(self, descriptor: int) -> Work:
-        place = self._talk.area() + _BUFFER_AT + _TABLES_AT
-        count = yield from must("read", descriptor, place, READ_BYTES)
-        if count == 0:
-            yield from must("close", descriptor)
-            del self._outputs[descriptor]
-            return
-        target = self._outputs[descriptor]
-        self._io.output(target, self._talk.read(place, count))
-
-    def _feed(self) -> Work:
-        """Give the tenant what stdin has; close its pipe at the end."""
-        while self._stdin_open:
-            if not self._waiting_input and not self._io.input_ended:
-                data = self._io.take_input()
-                if data is None:
-                    self._io.input_ended = True
-                else:
-                    self._waiting_input = data
-            if not self._waiting_input:
-                if self._io.input_ended:
-                    self._stdin_open = False
-                    yield from must("close", self._stdin)
-                return
-            place = self._talk.area() + _BUFFER_AT + _TABLES_AT
-            chunk = self._waiting_input[:WRITE_BYTES]
-            self._talk.write(place, chunk)
-            count = yield from call("write", self._stdin, place, len(chunk))
-            if count == -errno.EAGAIN:
-                return
-            if count < 0:
-                # The tenant closed its stdin (EPIPE): what is left has no reader.
-                self._waiting_input, self._io.input_ended = b"", True
-                continue
-            self._waiting_input = self._waiting_input[count:]
-
-    def _answer_doorbell(self) -> Work:
-        place = self._talk.area() + _BUFFER_AT
-        yield from call("read", DOORBELL_FD, place, 256)
-        while self._io.signals:
-            yield from call("kill", -self._child, self._io.signals.pop(0))
-
-    def _reap(self) -> Work:
-        place = self._talk.area() + _BUFFER_AT
-        yield from must("wait4", self._child, place, 0, 0)
-        self._io.wait_status = int.from_bytes(self._talk.read(place, 4), "little")
-        self._done = True
-
-
 def _sweep(talk: Conversation) -> Work:
     """Kill what the tenant left running, and reap it, so that every task's end is seen."""
     yield from call("kill", -1, SIGKILL)
     while True:
-        result = yield from call("wait4", -1, talk.area() + _BUFFER_AT, 0x40000000, 0)
+        result = yield from call("wait4", -1, talk.area() + BUFFER_AT, 0x40000000, 0)
         if result < 0:
             return
 
 
-__all__ = ["CHILD_AREA", "WNOHANG", "TenantIo", "TenantOptions", "run_tenant"]
+__all__ = ["CHILD_AREA", "TenantIo", "TenantOptions", "run_tenant"]

@@ -11,6 +11,8 @@ Rules of this file:
   kernel's own mapping can be executed, the clone is marked NX, so that a later fetch is judged too.
 """
 
+import numpy as np
+
 from thinbox.isolation.pagetable import map_page
 from thinbox.paging import (
     FAULT_FETCH,
@@ -34,11 +36,30 @@ ASK = 2
 """The policy must judge it."""
 SYNC = 3
 """A user address whose top-level entry is newer in the kernel's table: copy the user half, run again."""
+USER_PAGE = 5
+"""A user page that the kernel's table maps so; with undo the user half is mapped on demand, too."""
 EXHAUSTED = 4
 """The pool of table pages is empty (a hostile tenant can cause this; it is a verdict, not an error)."""
 
 LOG_COLUMNS = 5
 LOG_VADDR, LOG_RIP, LOG_ERROR, LOG_INDEX, LOG_REPLACED = range(LOG_COLUMNS)
+
+LOG_ASIDE = 1 << 30
+"""Set in a row's error code: mapped for undo's sake (a user page, or on the undo table), no grant of the policy."""
+
+
+def is_aside(rows: np.ndarray) -> np.ndarray:
+    """Tell for rows of the log (n, LOG_COLUMNS) which are no grants of the policy: `LOG_ASIDE`, and first writes to
+    pages granted before."""
+    written_later = (rows[:, LOG_ERROR] & FAULT_WRITE != 0) & (rows[:, LOG_REPLACED] & PRESENT != 0)
+    aside: np.ndarray = (rows[:, LOG_ERROR] & LOG_ASIDE != 0) | written_later
+    return aside
+
+
+def is_row_aside(row: Words) -> bool:
+    """As `is_aside`, for one row."""
+    written_later = row[LOG_ERROR] & FAULT_WRITE != 0 and row[LOG_REPLACED] & PRESENT != 0
+    return bool(row[LOG_ERROR] & LOG_ASIDE != 0 or written_later)
 
 
 def approved_slot(approved: Words, mask: int, vaddr: int) -> int:
@@ -68,12 +89,46 @@ def classify(words: Words, frame_end: int, root: int, kernel_root: int, vaddr: i
     return ASK
 
 
+def classify_user(words: Words, frame_end: int, kernel_root: int, vaddr: int, error: int) -> int:
+    """Say whose fault at a user address it is where the user half is mapped on demand: `GUEST` or `USER_PAGE`.
+
+    Ring 0 never executes user pages on such a table: a fetch there is `ASK`, unless it is the guest's own fault.
+    """
+    leaf = walk_leaf(words, frame_end, kernel_root, vaddr)
+    if leaf == 0 or (error & FAULT_WRITE and not leaf & WRITABLE):
+        return GUEST
+    if error & FAULT_FETCH:
+        return GUEST if leaf & NO_EXECUTE else ASK
+    return USER_PAGE
+
+
+def is_write_upgrade(words: Words, frame_end: int, root: int, kernel_root: int, vaddr: int, error: int) -> bool:
+    """Tell whether this is the first write to a page that was granted read-only only to be saved before."""
+    if not error & FAULT_WRITE:
+        return False
+    index = entry_index(words, frame_end, root, vaddr)
+    if index < 0 or not words[index] & PRESENT:
+        return False
+    leaf = walk_leaf(words, frame_end, kernel_root, vaddr)
+    return bool((leaf ^ words[index]) & FRAME_MASK == 0)
+
+
 def grant(
-    words: Words, frame_end: int, pool: Words, root: int, kernel_root: int, vaddr: int, error: int, rip: int, row: Words
+    words: Words,
+    frame_end: int,
+    pool: Words,
+    root: int,
+    kernel_root: int,
+    vaddr: int,
+    error: int,
+    rip: int,
+    row: Words,
+    undo: int,
 ) -> int:
     """Clone the one page of `vaddr` and fill the log row; return `GRANTED`, `GUEST` or `EXHAUSTED`.
 
-    Preconditions: the access was judged. Protection bits are the kernel's own, except NX on data grants.
+    Preconditions: the access was judged. Protection bits are the kernel's own, except NX on data grants, and
+    with `undo` read-only until it is written.
     """
     leaf = walk_leaf(words, frame_end, kernel_root, vaddr)
     if leaf == 0:
@@ -84,6 +139,8 @@ def grant(
         replaced = words[index]
     if not error & FAULT_FETCH and not (replaced & PRESENT and not replaced & NO_EXECUTE):
         leaf |= NO_EXECUTE
+    if undo and not error & FAULT_WRITE and not (replaced & PRESENT and replaced & WRITABLE):
+        leaf &= ~WRITABLE
     index = map_page(words, frame_end, pool, root, vaddr, leaf)
     if index < 0:
         return EXHAUSTED

@@ -88,11 +88,12 @@ def sync_user_half(words: Words, root: int, source_root: int) -> None:
         words[to + i] = words[source + i]
 
 
-def free_table(words: Words, frame_end: int, pool: Words, root: int) -> int:
-    """Give every table page of the kernel half, and the root, back to the pool; return how many."""
+def free_table(words: Words, frame_end: int, pool: Words, root: int, *, whole: bool = False) -> int:
+    """Give every table page of the kernel half (of the `whole` table, where the user half is its own too), and
+    the root, back to the pool; return how many."""
     freed = 0
     top = (root & FRAME_MASK) >> 3
-    for i in range(KERNEL_HALF_FIRST, ENTRIES_PER_TABLE):
+    for i in range(0 if whole else KERNEL_HALF_FIRST, ENTRIES_PER_TABLE):
         e4 = words[top + i]
         if not e4 & PRESENT:
             continue

@@ -46,12 +46,16 @@ class Verdict:
     """`granted`, by which `rule`, and the reason in words.
 
     `standing` means: the same access would be granted in any call at any time, so it need not be asked again.
+    Two qualifications of it: `only_from_here`, if it comes from the same block of code (until the kernel
+    patches its text); `only_in_this_call`, if it happens in a call of the same number.
     """
 
     granted: bool
     rule: str
     reason: str
     standing: bool = False
+    only_from_here: bool = False
+    only_in_this_call: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class Violation:
     offset: int
     policy: str
     kind: str
+    undone: bool = False
+    """The call was rolled back to its entry before its task was killed."""
 
     def sentence(self) -> str:
         """Name call, address, symbol, offset, rule and policy in one sentence."""

@@ -12,22 +12,25 @@ from numba import njit
 from unicorn import x86_const
 
 from thinbox import paging
+from thinbox.isolation import undo
 from thinbox.machine import slots
 from thinbox.machine.compiled import compiled
 from thinbox.machine.intrinsics import address_of, call3, load32, load64, store32, store64, words_at
+from thinbox.machine.state_bits import (
+    CPL_MASK,
+    HF_ADDSEG,
+    HF_CS32_SS32,
+    HF_CS64,
+    HF_INHIBIT_IRQ,
+    IF,
+    NT,
+    RF,
+    TF,
+    VM,
+)
 
 REG_CR3 = int(x86_const.UC_X86_REG_CR3)
 REG_EFLAGS = int(x86_const.UC_X86_REG_EFLAGS)
-
-CPL_MASK = 3
-HF_INHIBIT_IRQ = 1 << 3
-HF_CS32_SS32 = (1 << 4) | (1 << 5)
-HF_ADDSEG = 1 << 6
-HF_CS64 = 1 << 15
-"""Bits of QEMU's `hflags` (target/i386/cpu.h, HF_*_SHIFT)."""
-
-RF, NT, TF, IF, VM = 1 << 16, 1 << 14, 1 << 8, 1 << 9, 1 << 17
-"""Bits of RFLAGS (SDM vol. 1, 3.4.3)."""
 
 CODE64 = 0x00AF9B00
 STACK = 0x00CF9300
@@ -60,6 +63,8 @@ native = njit(error_model="numpy")
 walk_leaf = compiled(paging.walk_leaf)
 translate = compiled(paging.translate)
 mark_written = compiled(paging.mark_written)
+save_page = compiled(undo.save_page)
+next_unmarked = compiled(undo.next_unmarked)
 
 
 @native
@@ -119,6 +124,40 @@ def load_virtual(core, root, vaddr):
 
 
 @native
+def save_for_undo(core, paddr):
+    """Save the page at `paddr` before its first write in this call; with no room left, the log is lost."""
+    if not core[slots.UNDO]:
+        return
+    count = save_page(
+        words_at(core[slots.WORDS]),
+        words_at(core[slots.UNDO_POOL]),
+        words_at(core[slots.UNDO_LOG]),
+        core[slots.UNDO_CAPACITY],
+        words_at(core[slots.UNDO_SAVED]),
+        core[slots.UNDO_COUNT],
+        paddr,
+    )
+    if count < 0:
+        core[slots.UNDO] = 0
+    else:
+        core[slots.UNDO_COUNT] = count
+
+
+@native
+def mark_touched(core, root, vaddr, write):
+    """Set ACCESSED and DIRTY in the kernel's own table as the CPU would, the table pages saved first."""
+    words = words_at(core[slots.WORDS])
+    found = next_unmarked(words, core[slots.FRAME_END], root, vaddr, write)
+    while found >= 0:
+        index = found >> 1
+        save_for_undo(core, (index << 3) & ~0xFFF)
+        words[index] |= paging.ACCESSED
+        if found & 1 and write:
+            words[index] |= paging.DIRTY
+        found = next_unmarked(words, core[slots.FRAME_END], root, vaddr, write)
+
+
+@native
 def push_frame(core, root, rsp, frame, count):
     """Store `count` words of `frame` from `rsp` upwards; False, and nothing stored, if a page refuses it."""
     words = words_at(core[slots.WORDS])
@@ -128,8 +167,13 @@ def push_frame(core, root, rsp, frame, count):
             return False
     for i in range(count):
         vaddr = rsp + 8 * i
-        mark_written(words, core[slots.FRAME_END], root, vaddr)
-        store64(core[slots.WORDS] + translate(words, core[slots.FRAME_END], root, vaddr), frame[i])
+        paddr = translate(words, core[slots.FRAME_END], root, vaddr)
+        if core[slots.UNDO]:
+            mark_touched(core, root, vaddr, 1)
+            save_for_undo(core, paddr & ~0xFFF)
+        else:
+            mark_written(words, core[slots.FRAME_END], root, vaddr)
+        store64(core[slots.WORDS] + paddr, frame[i])
     return True
 
 

@@ -5,7 +5,7 @@ nothing, and they deliver exceptions and system calls without stopping the CPU. 
 Python: a hook acts alone only on what `isolation.fault` says is decided already.
 
 Rules of this file:
-- Compiled with Numba, cached on disk; `core` is the array of `slots`.
+- Compiled with Numba by `native`, which is asked for their addresses; `core` is the array of `slots`.
 - A hook never blocks and never raises.
 - The CPU state is read and written in place; only CR3 and RFLAGS go through Unicorn's own functions,
   for the first flushes the TLB and the second is kept in pieces.
@@ -14,13 +14,10 @@ Rules of this file:
 from numba import cfunc, types
 
 from thinbox import paging
-from thinbox.isolation import fault, pagetable
+from thinbox.isolation import fault, pagetable, stack
 from thinbox.machine import slots
-from thinbox.machine.compiled import CACHE_COMPILED, compiled
+from thinbox.machine.compiled import compiled
 from thinbox.machine.delivery import (
-    HF_CS64,
-    HF_INHIBIT_IRQ,
-    IF,
     INT80,
     INVALID_OPCODE,
     NO_ERROR,
@@ -36,7 +33,6 @@ from thinbox.machine.delivery import (
     RCX,
     RDI,
     RDX,
-    RF,
     RSI,
     RSP,
     SS,
@@ -44,34 +40,50 @@ from thinbox.machine.delivery import (
     deliver,
     enter_ring0,
     load_segment,
+    load_virtual,
     native,
     read_flags,
     stop,
     write_cr3,
     write_flags,
 )
+from thinbox.machine.granting import active_root, grant_now
 from thinbox.machine.intrinsics import call3, load32, load64, store32, store64, words_at
+from thinbox.machine.state_bits import HF_CS64, HF_INHIBIT_IRQ, IF, RF
 
 classify = compiled(fault.classify)
-grant = compiled(fault.grant)
+classify_user = compiled(fault.classify_user)
+is_write_upgrade = compiled(fault.is_write_upgrade)
 needs_judgement = compiled(fault.needs_judgement)
+is_approved = compiled(stack.is_approved)
+is_stack_approved = compiled(stack.is_stack_approved)
 sync_user_half = compiled(pagetable.sync_user_half)
 
 
 @native
 def deliver_from(uc, core, vector, error, software):
-    """Deliver, leaving the SCI table first if the CPU is on it (rule 4), and remember the way back."""
+    """Deliver, leaving the SCI table first if the CPU is on it (rule 4), and remember the way back.
+
+    With undo the handler runs on the undo table, which maps what the kernel's does and saves what is written.
+    """
     core[slots.COUNT_DELIVERED] += 1
     nested = core[slots.ACTIVE]
     if nested:
         core[slots.ACTIVE] = 0
+        core[slots.RESUME_BLOCK_START] = core[slots.BLOCK_START]
+        core[slots.RESUME_BLOCK_END] = core[slots.BLOCK_END]
+        core[slots.RESUME_RIP] = load64(core[slots.ENV] + core[slots.OFF_EIP])
         write_cr3(uc, core, core[slots.KERNEL_ROOT])
     deliver(uc, core, vector, error, software)
-    if nested:
+    if nested == slots.ON_SCI:
         resume = load64(core[slots.ENV] + RSP)
         if error != NO_ERROR:
             resume += 8
         core[slots.RESUME_RSP] = resume
+    if nested and core[slots.UNDO_MODE]:
+        core[slots.ACTIVE] = slots.ON_UNDO
+        core[slots.UNDO_CR2] = load64(core[slots.ENV] + core[slots.OFF_CR] + 16)
+        write_cr3(uc, core, core[slots.UNDO_ROOT])
 
 
 @native
@@ -83,19 +95,41 @@ def uncount_block(core, rip):
 
 
 @native
-def grant_now(uc, core, vaddr, error, rip):
-    """Grant the page of `vaddr` and log it; return what `fault.grant` returns."""
-    row = words_at(core[slots.LOG] + 8 * fault.LOG_COLUMNS * core[slots.LOG_COUNT])
-    words, pool = words_at(core[slots.WORDS]), words_at(core[slots.POOL])
-    end = core[slots.FRAME_END]
-    result = grant(words, end, pool, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT], vaddr, error, rip, row)
-    if result == fault.GRANTED:
-        core[slots.LOG_COUNT] += 1
-        core[slots.COUNT_GRANTS] += 1
-        if row[fault.LOG_REPLACED] & paging.PRESENT:
-            # The old translation may be cached; a table that only grew needs no flush.
-            write_cr3(uc, core, core[slots.SCI_ROOT])
-    return result
+def fetch_needs_judgement(core, vaddr, rip):
+    """Tell whether the policy must be asked for a fetch that is not approved by its address alone.
+
+    A fetch that misses elsewhere than at RIP is the engine reading on, in a straight line, from the block at RIP.
+    """
+    rows, mask = words_at(core[slots.ROWS]), core[slots.ROWS_MASK]
+    start, end = core[slots.BLOCK_START], core[slots.BLOCK_END]
+    if vaddr != rip:
+        start, end = rip, vaddr
+    return not is_approved(rows, mask, vaddr, start, end, core[slots.CALL_KEY], core[slots.ROW_KINDS])
+
+
+@native
+def stack_needs_judgement(core, root, kernel_root, rip):
+    """Tell whether the stack under the instruction at `rip` holds a frame that was not approved yet."""
+    env = core[slots.ENV]
+    return not is_stack_approved(
+        words_at(core[slots.WORDS]),
+        core[slots.FRAME_END],
+        root,
+        kernel_root,
+        words_at(core[slots.ORC_IPS]),
+        words_at(core[slots.ORC]),
+        core[slots.ORC_COUNT],
+        words_at(core[slots.STARTS]),
+        core[slots.STARTS_COUNT],
+        words_at(core[slots.BOTTOMS]),
+        core[slots.BOTTOMS_COUNT],
+        words_at(core[slots.ROWS]),
+        core[slots.ROWS_MASK],
+        rip,
+        load64(env + RSP),
+        load64(env + RBP),
+        words_at(core[slots.WALK]),
+    )
 
 
 @native
@@ -104,7 +138,11 @@ def isolated_fault(uc, core, error, rip):
     vaddr = load64(core[slots.ENV] + core[slots.OFF_CR] + 16)
     words = words_at(core[slots.WORDS])
     end = core[slots.FRAME_END]
-    kind = classify(words, end, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT], vaddr, error)
+    undo_mode = core[slots.UNDO_MODE]
+    if undo_mode and vaddr >= 0:
+        kind = classify_user(words, end, core[slots.KERNEL_ROOT], vaddr, error)
+    else:
+        kind = classify(words, end, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT], vaddr, error)
     if kind == fault.SYNC:
         sync_user_half(words, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT])
         write_cr3(uc, core, core[slots.SCI_ROOT])
@@ -113,7 +151,15 @@ def isolated_fault(uc, core, error, rip):
         return slots.DELIVER
     kernel_root, approved = core[slots.KERNEL_ROOT], words_at(core[slots.APPROVED])
     mask, standing = core[slots.APPROVED_MASK], core[slots.STANDING_DATA]
-    asked = needs_judgement(words, end, kernel_root, approved, mask, standing, vaddr, error)
+    root, asked = core[slots.SCI_ROOT], False
+    if kind != fault.USER_PAGE and core[slots.ACTIVE] == slots.ON_SCI:
+        known = undo_mode and is_write_upgrade(words, end, root, kernel_root, vaddr, error)
+        asked = not known and needs_judgement(words, end, kernel_root, approved, mask, standing, vaddr, error)
+        if error & paging.FAULT_FETCH:
+            if asked and core[slots.ROW_KINDS]:
+                asked = fetch_needs_judgement(core, vaddr, rip)
+            if not asked and core[slots.STACK_JUDGED]:
+                asked = stack_needs_judgement(core, root, kernel_root, rip)
     room = core[slots.LOG_COUNT] < core[slots.LOG_CAPACITY]
     if not asked and room and grant_now(uc, core, vaddr, error, rip) == fault.GRANTED:
         return slots.RETRY
@@ -136,13 +182,15 @@ def keep_int80_arguments(core):
 @native
 def activate(uc, core):
     """Switch from the kernel's table to the current task's SCI table, user half brought up to date."""
-    core[slots.KERNEL_ROOT] = load64(core[slots.ENV] + core[slots.OFF_CR] + 24)
-    sync_user_half(words_at(core[slots.WORDS]), core[slots.SCI_ROOT], core[slots.KERNEL_ROOT])
+    if core[slots.ACTIVE] != slots.ON_UNDO:
+        core[slots.KERNEL_ROOT] = load64(core[slots.ENV] + core[slots.OFF_CR] + 24)
+    if not core[slots.UNDO_MODE]:
+        sync_user_half(words_at(core[slots.WORDS]), core[slots.SCI_ROOT], core[slots.KERNEL_ROOT])
     write_cr3(uc, core, core[slots.SCI_ROOT])
-    core[slots.ACTIVE] = 1
+    core[slots.ACTIVE] = slots.ON_SCI
 
 
-@cfunc(types.void(types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.uint32, types.CPointer(types.int64)))
 def on_exception(uc, vector, core):
     """UC_HOOK_INTR: every exception and software interrupt."""
     env = core[slots.ENV]
@@ -158,6 +206,8 @@ def on_exception(uc, vector, core):
             if action == slots.RETRY and not error & paging.FAULT_FETCH:
                 uncount_block(core, rip)
             if action != slots.DELIVER:
+                if core[slots.ACTIVE] == slots.ON_UNDO:
+                    store64(env + core[slots.OFF_CR] + 16, core[slots.UNDO_CR2])
                 return
     if vector == INT80:
         keep_int80_arguments(core)
@@ -166,7 +216,7 @@ def on_exception(uc, vector, core):
     deliver_from(uc, core, vector, error, software)
 
 
-@cfunc(types.boolean(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.boolean(types.int64, types.CPointer(types.int64)))
 def on_invalid(uc, core):
     """UC_HOOK_INSN_INVALID: #UD, `ud2` of BUG and WARN included."""
     store32(core[slots.ENV] + core[slots.OFF_OLD], 0xFFFFFFFF)
@@ -174,14 +224,14 @@ def on_invalid(uc, core):
     return True
 
 
-@cfunc(types.void(types.int64, types.CPointer(types.int64), types.int64), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.CPointer(types.int64), types.int64))
 def inject(uc, core, vector):
     """Deliver an external interrupt; called by Python between two runs, never inside one."""
     core[slots.COUNT_IRQS] += 1
     deliver_from(uc, core, vector, NO_ERROR, 0)
 
 
-@cfunc(types.void(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.CPointer(types.int64)))
 def on_syscall(uc, core):
     """UC_HOOK_INSN for `syscall`: answer the agent, or enter the kernel (SDM vol. 2B, SYSCALL)."""
     env = core[slots.ENV]
@@ -201,6 +251,11 @@ def on_syscall(uc, core):
     store64(env + R11, flags & ~RF)
     entry = load64(env + core[slots.OFF_LSTAR])
     if not load32(env + core[slots.OFF_HFLAGS]) & HF_CS64:
+        # ECX is the return address: the second argument comes in EBP, the sixth on the user's stack
+        # (arch/x86/entry/entry_64_compat.S, entry_SYSCALL_compat).
+        keep_int80_arguments(core)
+        core[slots.CALL_ARG1] = core[slots.CALL_ARG5]
+        core[slots.CALL_ARG5] = 0
         entry = load64(env + core[slots.OFF_CSTAR])
     selector = (load64(env + core[slots.OFF_STAR]) >> 32) & 0xFFFC
     enter_ring0(core, selector)
@@ -210,28 +265,18 @@ def on_syscall(uc, core):
     store64(env + core[slots.OFF_EIP], entry - 2)
 
 
-@cfunc(types.int32(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.int32(types.int64, types.CPointer(types.int64)))
 def on_rdtsc(_uc, core):
-    """UC_HOOK_INSN for `rdtsc` and `rdtscp`: virtual time, one tick a nanosecond; CPU 0 of node 0."""
+    """UC_HOOK_INSN for `rdtsc`: virtual time, one tick a nanosecond. This CPU model has no `rdtscp`."""
     env = core[slots.ENV]
     store64(env + RAX, core[slots.CLOCK] & 0xFFFFFFFF)
     store64(env + RDX, (core[slots.CLOCK] >> 32) & 0xFFFFFFFF)
     return 1
 
 
-@cfunc(types.int32(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
-def on_rdtscp(_uc, core):
-    """`rdtscp` also loads RCX with TSC_AUX, which Linux sets to (node << 12) | cpu: 0."""
-    env = core[slots.ENV]
-    store64(env + RAX, core[slots.CLOCK] & 0xFFFFFFFF)
-    store64(env + RDX, (core[slots.CLOCK] >> 32) & 0xFFFFFFFF)
-    store64(env + RCX, 0)
-    return 1
-
-
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
-def on_block(uc, vaddr, size, core):
-    """UC_HOOK_BLOCK: virtual time, and the first moment a waiting interrupt may be taken.
+@native
+def count_block(uc, vaddr, size, core):
+    """Count a block that is about to run; False if the CPU stops before it.
 
     A block at which the CPU stops has not run and will be seen again: it is not counted.
     """
@@ -240,31 +285,47 @@ def on_block(uc, vaddr, size, core):
         inhibited = load32(env + core[slots.OFF_HFLAGS]) & HF_INHIBIT_IRQ
         if load64(env + core[slots.OFF_EFLAGS]) & IF and not inhibited:
             stop(uc, core, slots.STOP_IRQ_WINDOW)
-            return
+            return False
     if core[slots.CLOCK] >= core[slots.DEADLINE]:
         stop(uc, core, slots.STOP_DEADLINE)
-        return
+        return False
     core[slots.CLOCK] += size
     core[slots.BLOCK_START] = vaddr
     core[slots.BLOCK_END] = vaddr + size
+    return True
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)))
+def on_block(uc, vaddr, size, core):
+    """UC_HOOK_BLOCK: virtual time, and the first moment a waiting interrupt may be taken."""
+    count_block(uc, vaddr, size, core)
+
+
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)))
 def on_iretq(uc, _vaddr, _size, core):
-    """Code hook at `iretq`: the way back into an interrupted isolated call (rules 4 and 9)."""
-    if core[slots.RESUME_RSP] == 0 or load64(core[slots.ENV] + RSP) != core[slots.RESUME_RSP]:
+    """Code hook at `iretq`: the way back into an interrupted isolated call (rules 4 and 9).
+
+    Where the call goes on as if nothing had been, its last block is again the one before the interruption.
+    Elsewhere (an exception was fixed up) the transfer is this `iretq`'s own.
+    """
+    rsp = load64(core[slots.ENV] + RSP)
+    if core[slots.RESUME_RSP] == 0 or rsp != core[slots.RESUME_RSP]:
         return
     core[slots.RESUME_RSP] = 0
+    rip, _mapped = load_virtual(core, load64(core[slots.ENV] + core[slots.OFF_CR] + 24), rsp)
+    if rip == core[slots.RESUME_RIP]:
+        core[slots.BLOCK_START] = core[slots.RESUME_BLOCK_START]
+        core[slots.BLOCK_END] = core[slots.RESUME_BLOCK_END]
     activate(uc, core)
 
 
-@cfunc(types.void(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.CPointer(types.int64)))
 def enter_table(uc, core):
     """`activate` for Python: at `do_syscall_64`, and when a task that slept in its call runs again."""
     activate(uc, core)
 
 
-@cfunc(types.void(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.CPointer(types.int64)))
 def leave_table(uc, core):
     """Back to the kernel's table: the call ended, or another task is about to run."""
     if core[slots.ACTIVE]:
@@ -272,15 +333,13 @@ def leave_table(uc, core):
         write_cr3(uc, core, core[slots.KERNEL_ROOT])
 
 
-@cfunc(
-    types.int64(types.int64, types.CPointer(types.int64), types.int64, types.int64, types.int64), cache=CACHE_COMPILED
-)
+@cfunc(types.int64(types.int64, types.CPointer(types.int64), types.int64, types.int64, types.int64))
 def grant_page(uc, core, vaddr, error, rip):
     """`grant_now` for Python, after the policy has said yes."""
     return grant_now(uc, core, vaddr, error, rip)
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)))
 def on_cr3_written(uc, _vaddr, _size, core):
     """Code hook behind `mov %reg, %cr3`: the kernel changed tables inside an isolated call.
 
@@ -290,19 +349,28 @@ def on_cr3_written(uc, _vaddr, _size, core):
     if not core[slots.ACTIVE]:
         return
     loaded = load64(core[slots.ENV] + core[slots.OFF_CR] + 24)
-    if loaded != core[slots.SCI_ROOT]:
+    if loaded == active_root(core):
+        return
+    if loaded != core[slots.KERNEL_ROOT]:
+        # Another address space: what is written from here on is not saved.
+        core[slots.UNDO] = 0
+    if core[slots.ACTIVE] == slots.ON_SCI:
         activate(uc, core)
+    elif loaded == core[slots.KERNEL_ROOT]:
+        write_cr3(uc, core, core[slots.UNDO_ROOT])
+    else:
+        core[slots.ACTIVE] = 0
 
 
 @native
 def hide_sci_root(core, register):
     """Replace the SCI root by the kernel's own in a register the kernel just read CR3 into."""
     at = core[slots.ENV] + 8 * register
-    if core[slots.ACTIVE] and load64(at) == core[slots.SCI_ROOT]:
+    if core[slots.ACTIVE] and load64(at) == active_root(core):
         store64(at, core[slots.KERNEL_ROOT])
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)))
 def on_cr3_read(_uc, _vaddr, _size, pair):
     """Code hook behind `mov %cr3, %reg`; `pair` is the address of `core` and the register's number."""
     hide_sci_root(words_at(pair[0]), pair[1])

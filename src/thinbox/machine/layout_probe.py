@@ -19,6 +19,7 @@ from typing import Any
 from unicorn import UC_ARCH_X86, UC_HOOK_INTR, UC_MODE_64, UC_PROT_ALL, Uc, UcError, x86_const
 
 from thinbox.errors import MachineError
+from thinbox.machine.sigint import SigintHold
 
 _GENERAL = (
     x86_const.UC_X86_REG_RAX,
@@ -60,6 +61,7 @@ class CpuLayout:
     error: int
     is_int: int
     old: int
+    retaddr: int
 
 
 def context_state(context: Any, regs: bytes) -> bytes:
@@ -104,6 +106,15 @@ def find_live_state(uc: Uc) -> int:
     for register, value in zip(_GENERAL, saved, strict=True):
         uc.reg_write(register, value)
     return int(found.pop())
+
+
+def read_host(address: int, size: int) -> bytes:
+    """Read up to `size` bytes of this process from `address` on; fewer where nothing is mapped."""
+    memory = os.open("/proc/self/mem", os.O_RDONLY)
+    try:
+        return _read(memory, address, size)
+    finally:
+        os.close(memory)
 
 
 def _read(memory: int, address: int, size: int) -> bytes:
@@ -248,8 +259,25 @@ def _probe_faults(scratch: _Scratch) -> dict[str, int]:
     found["old"] = _only(old or set(), "old_exception")
     faults = [(state, kind[3]) for state, kind in zip(states, kinds, strict=True) if kind[3] is not None]
     found["error"] = _only(_matching([s for s, _ in faults], [e for _, e in faults]), "error_code")
+    found["retaddr"] = _only(_pointers_into_host(states[0]) & _pointers_into_host(states[1]), "retaddr")
     found["is_int"] = _only(_matching(states, [int(kind[3] is None) for kind in kinds]), "exception_is_int")
     return found
+
+
+def _pointers_into_host(state: bytes) -> set[int]:
+    """Offsets of words that are addresses in executable memory of this process: translated code, to return to."""
+    spans = []
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            span, permissions = line.split()[:2]
+            if "x" in permissions:
+                start, end = (int(word, 16) for word in span.split("-"))
+                spans.append((start, end))
+    return {
+        8 * number
+        for number, (word,) in enumerate(struct.iter_unpack("<Q", state[: len(state) & ~7]))
+        if any(start <= word < end for start, end in spans)
+    }
 
 
 def _probe_mode(scratch: _Scratch) -> int:
@@ -272,10 +300,11 @@ def _probe_mode(scratch: _Scratch) -> int:
 def probe_layout() -> CpuLayout:
     """Find every field of `CpuLayout` by experiment; raise `MachineError` if one is not found exactly once."""
     try:
-        scratch = _Scratch()
-        faults = _probe_faults(scratch)
-        hflags = _probe_mode(scratch)
-        registers = _probe_registers(scratch)
+        with SigintHold():
+            scratch = _Scratch()
+            faults = _probe_faults(scratch)
+            hflags = _probe_mode(scratch)
+            registers = _probe_registers(scratch)
     except UcError as error:
         raise MachineError(f"the CPU engine failed its start-up probe: {error}; install unicorn 2.1.4") from error
     return CpuLayout(
@@ -293,4 +322,5 @@ def probe_layout() -> CpuLayout:
         error=faults["error"],
         is_int=faults["is_int"],
         old=faults["old"],
+        retaddr=faults["retaddr"],
     )

@@ -17,13 +17,16 @@ from thinbox.machine.cpu import Cpu
 from thinbox.machine.devices.cmos import Cmos
 from thinbox.machine.devices.pic import Pic
 from thinbox.machine.devices.pit import Pit
-from thinbox.machine.devices.uart import Uart
+from thinbox.machine.devices.uart import LINE_STATUS, Uart
 from thinbox.machine.layout_probe import probe_layout
 from thinbox.machine.memory import MIB, Memory
+from thinbox.machine.sigint import SigintHold
 
 TIMER_LINE = 0
 SLICE_NS = 20_000_000
 """Longest stretch without a look at signals: about 20 ms of host time."""
+_NO_EFFECT = frozenset((*Pit.PORTS, 0x3F8 + LINE_STATUS, 0x2F8 + LINE_STATUS))
+"""Ports that can be read without a change of what the CPU has to stop for; nearly all that a boot reads."""
 _KEYBOARD_COMMAND = 0x64
 _RESET_CPU = 0xFE
 _CONSOLE_KEPT_BYTES = 1 << 20
@@ -48,9 +51,15 @@ class Machine:
         self.serial = Uart(0x3F8, 4, self.pic, self._console_byte)
         self.doorbell = Uart(0x2F8, 3, self.pic, self.doorbell_output.append)
         self.check_signals: Callable[[], None] = lambda: None
+        self.look_at_input: Callable[[], None] = lambda: None
+        """Called between stretches of CPU, at least every `SLICE_NS`; may bring an interrupt."""
+        self._sigint = SigintHold()
         self.on_idle: Callable[[int | None], bool] = lambda _due_ns: False
         """Called at HLT with the next timer's time; True if it brought an interrupt by itself."""
-        self.stop_wanted = False
+        self.on_interrupt: Callable[[], None] = lambda: None
+        """Called when an external interrupt was delivered, before its handler runs."""
+        self.on_stop: Callable[[], None] = lambda: None
+        """Called between two runs of the CPU, before anything else is done."""
         self._readers, self._writers = self._port_maps()
         self.cpu.add_port_hooks(self._read_port, self._write_port)
 
@@ -75,7 +84,7 @@ class Machine:
         for port in Pic.PORTS:
             readers[port], writers[port] = self.pic.read, self.pic.write
         for port in Pit.PORTS:
-            readers[port] = lambda port: self.pit.read(port, self.now_ns)
+            readers[port] = self._read_timer
             writers[port] = lambda port, value: self.pit.write(port, value, self.now_ns)
         for port in Cmos.PORTS:
             readers[port], writers[port] = self.cmos.read, self.cmos.write
@@ -89,7 +98,12 @@ class Machine:
         if value == _RESET_CPU:
             raise GuestResetError("the guest asked for a reset")
 
+    def _read_timer(self, port: int) -> int:
+        return self.pit.read(port, self.slot[slots.CLOCK])
+
     def _read_port(self, port: int, size: int) -> int:
+        if port in _NO_EFFECT:
+            return self._readers[port](port)
         reader = self._readers.get(port)
         value = reader(port) if reader else (1 << 8 * size) - 1
         self._plan()
@@ -103,23 +117,41 @@ class Machine:
 
     def _plan(self) -> None:
         """Tell the block hook when to stop: at the next timer, or as soon as an interrupt can be taken."""
-        self.slot[slots.IRQ_WAITING] = self.pic.waiting
+        waiting = self.pic.waiting
         due, now = self.pit.due_ns, self.now_ns
-        self.slot[slots.DEADLINE] = now + SLICE_NS if due is None else min(due, now + SLICE_NS)
+        deadline = now + SLICE_NS if due is None else min(due, now + SLICE_NS)
+        self.slot[slots.IRQ_WAITING] = waiting
+        self.slot[slots.DEADLINE] = deadline
+        self.slot[slots.ATTENTION] = 0 if waiting else deadline
 
     # -- running --------------------------------------------------------------------------------------
     def run(self, until: Callable[[], bool]) -> None:
-        """Run until `until()` is true; it is asked whenever the CPU stops."""
+        """Run until `until()` is true; it is asked whenever the CPU stops.
+
+        `KeyboardInterrupt` for a Ctrl-C is raised from here at the next stop, and never lost in a callback.
+        """
+        with self._sigint:
+            self._run(until)
+
+    def look_at_signals(self) -> None:
+        """Raise or do what a signal asks for; called between stretches of CPU, and while `on_idle` waits."""
+        self._sigint.check()
+        self.check_signals()
+
+    def _run(self, until: Callable[[], bool]) -> None:
         while not until():
-            self.check_signals()
+            self.look_at_signals()
+            self.look_at_input()
             if self.pit.expire(self.now_ns):
                 self.pic.raise_line(TIMER_LINE)
             if self.pic.waiting and self.cpu.interrupts_enabled:
                 vector = self.pic.acknowledge()
                 if vector is not None:
                     self.cpu.inject(vector)
+                    self.on_interrupt()
             self._plan()
             reason = self.cpu.run()
+            self.on_stop()
             if reason == slots.STOP_TRIPLE_FAULT:
                 raise MachineError(f"triple fault at {self.cpu.rip:#x} (vector {self.slot[slots.STOP_DETAIL]})")
             if reason == slots.STOP_NONE:

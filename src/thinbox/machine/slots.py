@@ -34,6 +34,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     DEADLINE,  # stop at the first block at or after this time (ns)
     BLOCK_START,
     BLOCK_END,
+    ATTENTION,  # CLOCK from which the block hook has to look: DEADLINE, or 0 while IRQ_WAITING
     IRQ_WAITING,  # an unmasked interrupt waits: stop at the first block that may take it
     STOP,  # why the CPU stopped, see STOP_*
     STOP_DETAIL,
@@ -51,7 +52,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     ON_HYPERCALL,
     ON_JUDGE,
     # isolation
-    ACTIVE,  # 1 while the CPU runs on an SCI table
+    ACTIVE,  # ON_SCI while the CPU runs on an SCI table, ON_UNDO on the undo table, 0 on the kernel's
     SCI_ROOT,  # the SCI root of the current task's isolated call, 0 if it is not in one
     KERNEL_ROOT,  # what the kernel believes CR3 holds, while ACTIVE
     RESUME_RSP,  # RSP of the iretq that goes back into the interrupted isolated call, 0 if none
@@ -59,18 +60,53 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     APPROVED,  # host address of the table of approved fetch addresses
     APPROVED_MASK,
     STANDING_DATA,  # 1 if the policy grants kernel data for good
+    # undo (isolation.undo)
+    UNDO_MODE,  # 1: pages are granted read-only at first, the user half is mapped on demand
+    UNDO,  # 1 while the log of the current call is whole
+    UNDO_ROOT,  # the table on which exceptions inside a call run: everything granted, first writes saved
+    UNDO_CR2,  # what the guest must find in CR2 while its handler runs on the undo table
+    UNDO_POOL,  # host address of the pool of frames for copies and for that table
+    UNDO_LOG,
+    UNDO_COUNT,
+    UNDO_CAPACITY,
+    UNDO_SAVED,  # host address of the bits of pages saved
     LOG,  # host address of the fault log
     LOG_COUNT,
     LOG_CAPACITY,
+    TRACK_USE,  # 1: granted entries start without A and D, so that the CPU marks what is used (coverage)
     SCRATCH,
+    CALL_KEY,  # the number of the current task's isolated call, as `isolation.stack` keeps approvals by call
+    ROWS,  # host address of the table of approvals by block, by call number, and of stack frames
+    ROWS_MASK,
+    ROW_KINDS,  # which kinds of approval the table holds, see `isolation.stack.is_approved`
+    STACK_JUDGED,  # 1 if no fetch is granted without asking unless every frame of the stack was approved
+    ORC_IPS,
+    ORC,
+    ORC_COUNT,
+    STARTS,  # host address of the starts of functions
+    STARTS_COUNT,
+    BOTTOMS,  # host address of the return addresses below which there is no call
+    BOTTOMS_COUNT,
+    WALK,  # host address of three words for the walk
+    # the interrupted isolated call: its last block, and where it goes on
+    RESUME_BLOCK_START,
+    RESUME_BLOCK_END,
+    RESUME_RIP,
     COUNT_FAULTS,
     COUNT_SYSCALLS,
     COUNT_IRQS,
     COUNT_BLOCKS,
     COUNT_DELIVERED,  # exceptions and interrupts delivered through the guest's IDT
-    COUNT_GRANTS,  # pages put into SCI tables
+    COUNT_GRANTS,  # pages the policy put into SCI tables
+    # translated code and stores, see `coherence`
+    UC,  # Unicorn's handle
+    TLB_FILL,  # host addresses of functions of Unicorn
+    TLB_SET_PAGE,
+    TLB_FLUSH,
+    DROP_CODE,
+    PAGE_MARKS,  # host address of one word for each page of RAM
     FRAME,  # eight words: the exception frame being built
-) = range(58)
+) = range(91)
 
 SLOT_COUNT = FRAME + 8
 
@@ -79,6 +115,9 @@ STOP_DEADLINE = 1
 STOP_IRQ_WINDOW = 2
 STOP_PYTHON = 3
 STOP_TRIPLE_FAULT = 4
+
+ON_SCI = 1
+ON_UNDO = 2
 
 RETRY = 0
 """The fault was dealt with: run the instruction again."""

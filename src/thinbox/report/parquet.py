@@ -1,17 +1,25 @@
 """`--record DIR`: every call and every granted page as Parquet, for DuckDB and polars users."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from thinbox.coverage.results import RunCoverage
 from thinbox.errors import InputError
 from thinbox.session.records import RunRecord
 
 CALLS_SCHEMA = "thinbox.calls/1"
 FAULTS_SCHEMA = "thinbox.faults/1"
+COVERAGE_SCHEMA = "thinbox.coverage_uses/1"
 
 
 def write_record(record: RunRecord, folder: Path) -> None:
-    """Write `calls.parquet` and `faults.parquet` into `folder`, made if missing; the schema's name is metadata."""
+    """Write `calls.parquet` and `faults.parquet` into `folder`, made if missing; the schema's name is metadata.
+
+    A run with coverage adds `coverage.parquet`: for each name of a call, what its calls used, and in how many of
+    them; `kind` is entered, executed (functions), executed_page, data_page or written_page.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -40,13 +48,43 @@ def write_record(record: RunRecord, folder: Path) -> None:
             ("rip", pa.uint64()),
             ("kind", pa.string()),
             ("symbol", pa.string()),
+            ("writable", pa.bool_()),
         ],
         metadata={"schema": FAULTS_SCHEMA},
     )
+    uses = pa.schema(
+        [
+            ("call", pa.string()),
+            ("kind", pa.string()),
+            ("vaddr", pa.uint64()),
+            ("symbol", pa.string()),
+            ("calls", pa.int64()),
+        ],
+        metadata={"schema": COVERAGE_SCHEMA},
+    )
+    tables: list[tuple[str, Iterable[dict[str, Any]], Any]] = [
+        ("calls", map(asdict, record.calls), calls),
+        ("faults", map(asdict, record.faults), faults),
+    ]
+    if record.coverage is not None:
+        tables.append(("coverage", _uses(record.coverage), uses))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, rows, schema in (("calls", record.calls, calls), ("faults", record.faults, faults)):
-            table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+        for name, rows, schema in tables:
+            table = pa.Table.from_pylist(list(rows), schema=schema)
             parquet.write_table(table, folder / f"{name}.parquet", compression="zstd")
     except OSError as error:
         raise InputError(f"cannot write the record to {folder}: {error}") from error
+
+
+def _uses(coverage: RunCoverage) -> Iterator[dict[str, Any]]:
+    for entry in coverage.calls:
+        for kind, uses in (
+            ("entered", entry.entered),
+            ("executed", entry.executed),
+            ("executed_page", entry.executed_pages),
+            ("data_page", entry.data_pages),
+            ("written_page", entry.written_pages),
+        ):
+            for use in uses:
+                yield {"call": entry.name, "kind": kind, "vaddr": use.vaddr, "symbol": use.name, "calls": use.calls}

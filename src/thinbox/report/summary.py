@@ -31,7 +31,7 @@ def render_summary(record: RunRecord) -> str:
     console = Console(width=width, force_terminal=False, record=False, file=None)
     with console.capture() as captured:
         console.print(table)
-    return f"{captured.get().rstrip()}\n{_sums(record)}"
+    return "\n".join([captured.get().rstrip(), _sums(record), *_coverage(record)])
 
 
 def _faults(call: CallRecord) -> int:
@@ -58,3 +58,15 @@ def _sums(record: RunRecord) -> str:
         f"{totals['tables_made']} tables made, {totals['tables_freed']} freed "
         f"({totals['table_pages_made']:,} and {totals['table_pages_freed']:,} pages); times are virtual"
     )
+
+
+def _coverage(record: RunRecord) -> list[str]:
+    found = record.coverage
+    if found is None:
+        return []
+    line = (
+        f"coverage: {found.hap:,} kernel functions entered by these calls, {found.traceable:,} of them "
+        f"visible to ftrace; {found.executed_pages:,} pages of text executed"
+    )
+    lost = f"; {found.lost_blocks:,} blocks found no room: these are lower bounds" if found.lost_blocks else ""
+    return [line + lost]

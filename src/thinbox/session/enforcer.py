@@ -21,16 +21,18 @@ from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.isolation import fault, pagetable
-from thinbox.isolation.assembly import ONE_FUNCTION
 from thinbox.isolation.policies import Policy
-from thinbox.isolation.verdict import Access, AccessKind, Verdict, Violation
+from thinbox.isolation.verdict import Access, AccessKind, Verdict
 from thinbox.machine import cpu as registers
-from thinbox.machine import delivery, hooks, slots
-from thinbox.session.events import EventRecorder
+from thinbox.machine import slots
+from thinbox.machine.native import hook_address
+from thinbox.session.consequence import Consequence
+from thinbox.session.judge import COMPAT_KEY, Judge, kind_of
 from thinbox.session.records import CallRecord, FaultRecord, RunRecord
 from thinbox.session.sites import Sites
-from thinbox.session.tasks import OpenCall, TaskState
+from thinbox.session.tasks import OpenCall, TaskState, Watches
 from thinbox.session.teardown import Teardown
+from thinbox.session.undo import RESERVED_BYTES, Undo
 from thinbox.syscalls.table import call_name
 
 if TYPE_CHECKING:
@@ -38,10 +40,9 @@ if TYPE_CHECKING:
     from thinbox.machine.machine import Machine
 
 LOG_ROWS = 1 << 14
-APPROVED_SLOTS = 1 << 18
-"""Room for four times the 60,000 text symbols of a kernel, so that a probe is short."""
 SIGKILL = 9
 _ARGUMENT_SLOTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
+_NR_MASK = (1 << 32) - 1
 _POOL_EMPTY = Verdict(granted=False, rule="pool", reason="thinbox has no page left for this tenant's page tables")
 
 
@@ -53,21 +54,9 @@ class Isolation:
     isolates: Callable[[int], bool]
     isolates_compat: bool = True
     keep_faults: bool = False
-    keep_trace: bool = False
+    on_violation: str = "oops"
+    """"oops": the task ends as after a kernel oops; "undo": the call is rolled back first; "stop": the run ends."""
     tenant: str = "tenant"
-
-
-class _CallView:
-    """The call as a policy sees it."""
-
-    def __init__(self, enforcer: "Enforcer", state: TaskState, call: OpenCall) -> None:
-        self._enforcer, self._state = enforcer, state
-        self.granted_pages = call.granted_pages
-        self.notes = call.notes
-
-    def is_executable(self, vaddr: int) -> bool:
-        memory = self._enforcer.memory
-        return pagetable.is_executable(memory.quads, memory.total_bytes, self._state.root, vaddr)
 
 
 class Enforcer:
@@ -79,26 +68,34 @@ class Enforcer:
         self.machine, self.view, self.sites, self.record = machine, view, sites, record
         self.memory, self.cpu, self.slot = machine.memory, machine.cpu, machine.slot
         self.isolation = isolation
+        self.watch = Watches()
         self.tasks: dict[int, TaskState] = {}
         self._pool = np.zeros(1 + (self.memory.total_bytes - self.memory.guest_bytes) // 4096, dtype=np.int64)
-        self._approved = np.zeros(APPROVED_SLOTS, dtype=np.int64)
         self._log = np.zeros((LOG_ROWS, fault.LOG_COLUMNS), dtype=np.int64)
-        self._running: TaskState | None = None
+        self.running: TaskState | None = None
+        self.undo = Undo(machine, sites.undone_death) if isolation.on_violation == "undo" else None
+        self.consequence = Consequence(self)
         self._share_arrays()
+        self.judge = Judge(self)
         self._install_hooks()
-        self.events = EventRecorder(machine, view, sites, trace=isolation.keep_trace)
 
     def _share_arrays(self) -> None:
-        frames = range(self.memory.guest_bytes, self.memory.total_bytes, 4096)
+        frames = range(self.memory.guest_bytes, self.memory.total_bytes - (RESERVED_BYTES if self.undo else 0), 4096)
         self._pool[0] = len(frames)
-        self._pool[1:] = list(reversed(frames))
+        self._pool[1 : 1 + len(frames)] = list(reversed(frames))
+        self._full_pool = self._pool.copy()
         slot, keep = self.slot, self.cpu.keep_array
         slot[slots.POOL] = keep(self._pool)
-        slot[slots.APPROVED] = keep(self._approved)
-        slot[slots.APPROVED_MASK] = APPROVED_SLOTS - 1
-        slot[slots.STANDING_DATA] = int(getattr(self.isolation.policy, "grants_all_data", False))
         slot[slots.LOG] = keep(self._log)
         slot[slots.LOG_CAPACITY] = LOG_ROWS
+
+    def reset(self, record: RunRecord) -> None:
+        """Begin again with `record`, after the machine was restored; what the policy granted for good stays."""
+        self.record, self.tasks, self.running = record, {}, None
+        self._pool[:] = self._full_pool
+        self.consequence.reset()
+        for slot in (slots.ACTIVE, slots.SCI_ROOT, slots.KERNEL_ROOT, slots.RESUME_RSP, slots.LOG_COUNT):
+            self.slot[slot] = 0
 
     def _install_hooks(self) -> None:
         cpu, sites = self.cpu, self.sites
@@ -107,31 +104,26 @@ class Enforcer:
             cpu.add_code_hook(entry, self._enter if name == "do_syscall_64" else self._enter_compat)
         for vaddr in sites.returns:
             cpu.add_code_hook(vaddr, self._leave)
-        cpu.add_native_hook(sites.iretq, hooks.on_iretq.address)
+        cpu.add_native_hook(sites.iretq, hook_address("on_iretq"))
         for vaddr in sites.cr3_written:
-            cpu.add_native_hook(vaddr, hooks.on_cr3_written.address)
+            cpu.add_native_hook(vaddr, hook_address("on_cr3_written"))
         for vaddr, register in sites.cr3_read:
             pair = np.array([cpu.core.ctypes.data, register], dtype=np.int64)
-            cpu.add_native_hook(vaddr, hooks.on_cr3_read.address, cpu.keep_array(pair))
+            cpu.add_native_hook(vaddr, hook_address("on_cr3_read"), cpu.keep_array(pair))
         cpu.add_code_hook(sites.switch_out, self._switch_out)
         for vaddr in sites.switch_in:
             cpu.add_code_hook(vaddr, self._switch_in)
         cpu.add_code_hook(sites.new_task, self._new_task)
         Teardown(self).install()
+        self.judge.install()
         cpu.uc.ctl_flush_tb()
 
     # -- tasks --------------------------------------------------------------------------------------
     def adopt_current(self) -> TaskState:
         """Make the running task the tenant's first."""
         task = self.view.current
-        self._running = self._add_task(task, self.view.kernel_root)
-        self.events.begin()
-        return self._running
-
-    def release_current(self) -> None:
-        """Give the running task back: it did not become the tenant after all."""
-        self.tasks.pop(self.view.current, None)
-        self._running = None
+        self.running = self._add_task(task, self.view.kernel_root)
+        return self.running
 
     def _add_task(self, task: int, root: int) -> TaskState:
         state = TaskState(task=task, pid=self.view.pid_of(task, root), bytes_mark=self._executed())
@@ -148,24 +140,29 @@ class Enforcer:
 
     def _new_task(self) -> None:
         """`wake_up_new_task(p)`: a child of a tenant's task is the tenant's; it starts with no table (9)."""
-        if self._running is not None and self.view.current in self.tasks:
+        if self.running is not None and self.view.current in self.tasks:
             self._add_task(self.cpu.regs[registers.RDI], self.kernel_root)
 
     # -- enter and leave ------------------------------------------------------------------------------
     def _enter(self) -> None:
-        if self._running is not None:
+        if self.running is not None:
             nr = self.slot[slots.CALL_NR]
             self._open_call(nr, call_name(nr) if 0 <= nr < 1 << 31 else f"#{nr}")
 
     def _enter_compat(self) -> None:
-        if self._running is not None:
+        if self.running is not None:
             nr = self.slot[slots.CALL_NR] & 0xFFFFFFFF
             self._open_call(nr, f"i386#{nr}")
 
     def _open_call(self, nr: int, name: str) -> None:
-        state = self._running
-        if state is None or state.task != self.view.current or state.call is not None:
+        state = self.running
+        if state is None or state.task != self.view.current:
             return
+        if state.call is not None and state.call.entered_ns == self.slot[slots.CLOCK]:
+            return  # its first instruction faulted (with undo, the stack is read-only until then) and runs again
+        if state.call is not None:
+            # Going on would run this call, and every later one, outside the table.
+            raise MachineError(f"{name} began before the end of {state.call.record.name} was seen")
         root = self.view.kernel_root
         args = tuple(self.slot[slot] & U64 for slot in _ARGUMENT_SLOTS)
         record = CallRecord(len(self.record.calls), self.isolation.tenant, state.pid, nr, name, args)
@@ -176,16 +173,26 @@ class Enforcer:
         isolated = wanted and not state.killed
         call = OpenCall(record, regs, self.slot[slots.CLOCK], time.perf_counter(), isolated)
         state.call, state.bytes_mark = call, self._executed()
-        self.events.opened(record.seq)
         if isolated:
             record.isolated, record.verdict = True, "granted"
             if state.root == 0 and not self._make_table(state, root):
-                self._kill(state, call, _POOL_EMPTY, Access(self.cpu.rip, AccessKind.FETCH, self.cpu.rip, None, 0, 0))
+                access = Access(self.cpu.rip, AccessKind.FETCH, self.cpu.rip, None, 0, 0)
+                self.consequence.kill(state, call, _POOL_EMPTY, access)
                 self.cpu.jump(self.sites.death)
                 return
-            self.slot[slots.SCI_ROOT] = state.root
-            self.slot[slots.RESUME_RSP] = 0
+            self._use_table(state, call)
+            if self.undo:
+                self.undo.begin()
             self.cpu.enter_table()
+        self.watch.opened(state, call)
+
+    def _use_table(self, state: TaskState, call: OpenCall) -> None:
+        """Tell the compiled hooks whose call this is, and how it goes on if it was interrupted."""
+        slot = self.slot
+        slot[slots.SCI_ROOT] = state.root
+        slot[slots.CALL_KEY] = call.record.nr & _NR_MASK | (COMPAT_KEY if call.record.name.startswith("i386#") else 0)
+        slot[slots.RESUME_RSP], slot[slots.RESUME_RIP] = call.resume_rsp, call.resume_rip
+        slot[slots.RESUME_BLOCK_START], slot[slots.RESUME_BLOCK_END] = call.resume_block
 
     def _make_table(self, state: TaskState, root: int) -> bool:
         """Rules 1 to 3: clone the baseline into a table of the task's own; False when the pool is empty."""
@@ -198,6 +205,8 @@ class Enforcer:
         state.stack = self.view.stack_of(state.task, root)
         for vaddr in self.sites.baseline.pages(state.stack, self.view.stack_bytes):
             leaf = paging.walk_leaf(words, end, root, to_signed(vaddr))
+            if self.undo:
+                leaf &= ~paging.WRITABLE
             if leaf and pagetable.map_page(words, end, self._pool, state.root, to_signed(vaddr), leaf) < 0:
                 return False
         state.pages_made = before - int(self._pool[0])
@@ -205,60 +214,68 @@ class Enforcer:
         return True
 
     def _leave(self) -> None:
-        state = self._running
+        state = self.running
         if state is None or state.call is None or state.task != self.view.current:
             return
         call = state.call
         call.record.ret = self.memory.quads[(call.regs_paddr + self.view.ax_offset) >> 3]
-        self._close_call(state, call)
+        self.close_call(state, call)
 
-    def _close_call(self, state: TaskState, call: OpenCall) -> None:
+    def close_call(self, state: TaskState, call: OpenCall) -> None:
         """Rule 4 and 7: back to the kernel's table, and forget what the call was granted."""
         if call.isolated:
-            self._drain(state, call)
+            self.drain(state, call)
             self.cpu.leave_table()
             self.slot[slots.SCI_ROOT] = 0
             self.slot[slots.RESUME_RSP] = 0
-            self._forget(call)
+        self.watch.closed(state, call)
+        self.forget(call)
+        if call.isolated and self.undo:
+            self.undo.end()
         record = call.record
-        self.events.closed(record.seq)
         record.code_bytes += self._executed() - state.bytes_mark
         record.virtual_ns = self.slot[slots.CLOCK] - call.entered_ns
         if call.isolated and not call.slept and call.granted_pages:
             self.record.fault_us.append((time.perf_counter() - call.entered_host_s) * 1e6 / call.granted_pages)
         state.call = None
 
-    def _forget(self, call: OpenCall) -> None:
-        self.memory.words[call.entry_indexes] = 0
+    def forget(self, call: OpenCall) -> None:
+        """Rule 7: take back what the call was granted."""
+        for rows in reversed(call.rows):
+            # A row tells what its entry was before: nothing, or (with undo) a page of the baseline, read-only.
+            self.memory.words[rows[::-1, fault.LOG_INDEX]] = rows[::-1, fault.LOG_REPLACED]
         call.rows.clear()
 
     def isolated_calls(self) -> list[tuple[TaskState, OpenCall]]:
         """Every isolated call in progress, of running and sleeping tasks, its log drained."""
-        running = self._running
+        running = self.running
         if running is not None and running.call is not None and running.call.isolated:
-            self._drain(running, running.call)
+            self.drain(running, running.call)
         return [(s, s.call) for s in self.tasks.values() if s.call is not None and s.call.isolated]
 
-    def _drain(self, state: TaskState, call: OpenCall) -> None:
+    def drain(self, state: TaskState, call: OpenCall) -> None:
         """Move the log of the running call into its record."""
         count = self.slot[slots.LOG_COUNT]
         if count == 0:
             return
         rows = self._log[:count].copy()
         self.slot[slots.LOG_COUNT] = 0
+        call.rows.append(rows)
+        if self.undo:
+            rows = rows[~fault.is_aside(rows)]
+            count = len(rows)
         fetches = int(np.count_nonzero(rows[:, fault.LOG_ERROR] & paging.FAULT_FETCH))
         call.record.code_faults += fetches
         call.record.data_faults += count - fetches
         call.granted_pages += count
-        call.rows.append(rows)
-        self.events.granted(call.record.seq, rows)
+        self.watch.granted(state, call, rows)
         self._note_pages(state, int(self._pool[0]))
         if self.isolation.keep_faults:
             self._keep_faults(call.record.seq, rows)
 
     def _note_pages(self, state: TaskState, free: int) -> None:
         """Count table pages made since the last look: the pool shrinks only by them."""
-        total = len(self._pool) - 1
+        total = int(self._full_pool[0])
         live = sum(task.pages_made for task in self.tasks.values() if task is not state)
         now = total - free - live
         if state.root and now > state.pages_made:
@@ -266,14 +283,16 @@ class Enforcer:
             state.pages_made = now
 
     def _keep_faults(self, seq: int, rows: np.ndarray) -> None:
-        for vaddr, rip, error, _index, _replaced in rows.tolist():
+        for vaddr, rip, error, index, _replaced in rows.tolist():
+            kind = kind_of(error)
             place = self.view.symbols.describe(vaddr & U64)
-            self.record.faults.append(FaultRecord(seq, vaddr & U64, rip & U64, _kind_of(error).value, place))
+            writable = bool(self.memory.quads[index] & paging.WRITABLE)
+            self.record.faults.append(FaultRecord(seq, vaddr & U64, rip & U64, kind.value, place, writable))
 
     # -- context switches -----------------------------------------------------------------------------
     def _switch_out(self) -> None:
         """`__switch_to_asm(prev, next)`: nobody else runs on this task's table (9)."""
-        state = self._running
+        state = self.running
         if state is None:
             return
         call = state.call
@@ -281,13 +300,16 @@ class Enforcer:
             call.record.code_bytes += self._executed() - state.bytes_mark
             call.slept = True
             if call.isolated:
-                self._drain(state, call)
-                call.resume_rsp = self.slot[slots.RESUME_RSP]
+                self.drain(state, call)
+                call.resume_rsp, call.resume_rip = self.slot[slots.RESUME_RSP], self.slot[slots.RESUME_RIP]
+                call.resume_block = (self.slot[slots.RESUME_BLOCK_START], self.slot[slots.RESUME_BLOCK_END])
+                if self.undo:
+                    self.undo.end()
                 self.slot[slots.RESUME_RSP] = 0
                 self.cpu.leave_table()
                 self.slot[slots.SCI_ROOT] = 0
-            self.events.closed(call.record.seq, sleeps=True)
-        self._running = None
+            self.watch.paused(state, call)
+        self.running = None
 
     def _switch_in(self) -> None:
         """`finish_task_switch(prev)`, run by the next task: back into its isolated call, if it is in one (9)."""
@@ -295,19 +317,18 @@ class Enforcer:
         if previous in self.tasks:
             self._free_if_dead(previous)
         state = self.tasks.get(self.view.current)
-        self._running = state
+        self.running = state
         if state is None or state.call is None:
             return
         state.bytes_mark = self._executed()
         call = state.call
-        self.events.resumed(call.record.seq)
         if call.isolated:
-            self.slot[slots.SCI_ROOT] = state.root
-            self.slot[slots.RESUME_RSP] = call.resume_rsp
-            # Interrupted inside the call and switched away from there: its iretq goes back to the table.
-            if call.resume_rsp == 0:
-                self.cpu.enter_table()
-                self._admit_here(state)
+            self._use_table(state, call)
+        self.watch.resumed(state, call)
+        # Interrupted inside the call and switched away from there: its iretq goes back to the table.
+        if call.isolated and call.resume_rsp == 0:
+            self.cpu.enter_table()
+            self._admit_here(state)
 
     def _admit_here(self, state: TaskState) -> None:
         """Judge the instruction the task goes on at, the start of `finish_task_switch`.
@@ -318,7 +339,7 @@ class Enforcer:
         rip = self.cpu.rip
         if pagetable.is_executable(self.memory.quads, self.memory.total_bytes, state.root, to_signed(rip)):
             return
-        if self._judge(to_signed(rip), paging.FAULT_FETCH, to_signed(rip)) == slots.REDIRECTED:
+        if self._judge(to_signed(rip), paging.FAULT_FETCH, to_signed(rip), resumed=True) == slots.REDIRECTED:
             self.cpu.jump(self.sites.death)
 
     def _free_if_dead(self, task: int) -> None:
@@ -330,71 +351,39 @@ class Enforcer:
             call, state.call = state.call, None
             call.record.virtual_ns = self.slot[slots.CLOCK] - call.entered_ns
         if state.root:
-            freed = pagetable.free_table(self.memory.quads, self.memory.total_bytes, self._pool, state.root)
+            freed = pagetable.free_table(
+                self.memory.quads, self.memory.total_bytes, self._pool, state.root, whole=self.undo is not None
+            )
             self.record.tables_freed += 1
             self.record.table_pages_freed += freed
 
     # -- judging and killing ----------------------------------------------------------------------------
-    def _judge(self, vaddr: int, error: int, rip: int) -> int:
+    def _judge(self, vaddr: int, error: int, rip: int, *, resumed: bool = False) -> int:
         """Called by the fault hook when the policy has to be asked."""
-        state = self._running
+        state = self.running
         if state is None or state.call is None:
             raise MachineError("a fault on an SCI table outside an isolated call")
         call = state.call
-        self._drain(state, call)
-        access = self._access(vaddr & U64, error, rip & U64)
-        verdict = self.isolation.policy.check_access(access, _CallView(self, state, call))
+        self.drain(state, call)
+        if self.slot[slots.ACTIVE] == slots.ON_UNDO:
+            return self._grant_unasked(vaddr, error, rip)
+        access, verdict = self.judge.ask(state, call, vaddr, error, rip, resumed=resumed)
         if verdict.granted:
             result = self.cpu.grant_page(vaddr, error, rip)
             if result == fault.GRANTED:
-                if verdict.standing and access.kind is AccessKind.FETCH:
-                    self._approved[fault.approved_slot(self._approved, APPROVED_SLOTS - 1, vaddr)] = vaddr
                 return slots.RETRY
             if result == fault.GUEST:
                 return slots.DELIVER
             verdict = _POOL_EMPTY
-        self._kill(state, call, verdict, access)
-        # The guest's own way of ending a task after an oops: rewind its stack, then make_task_dead(SIGKILL).
-        self.cpu.set_rip(self.sites.death)
+        self.consequence.of(state, call, verdict, access)
         return slots.REDIRECTED
 
-    def _access(self, vaddr: int, error: int, rip: int) -> Access:
-        symbol = self.view.symbols.text_symbol_at(vaddr)
-        if symbol is None:
-            return Access(vaddr, _kind_of(error), rip, None, 0, 0)
-        name, start = symbol.name, symbol.start
-        if vaddr != start and name in ONE_FUNCTION:
-            whole = self.view.symbols.find(ONE_FUNCTION[name])
-            if whole is not None and whole < start:
-                name, start = ONE_FUNCTION[name], whole
-        return Access(vaddr, _kind_of(error), rip, name, start, symbol.end_exclusive)
-
-    def _kill(self, state: TaskState, call: OpenCall, verdict: Verdict, access: Access) -> None:
-        violation = Violation(
-            call=call.record.name,
-            reason=verdict.reason,
-            rule=verdict.rule,
-            vaddr=access.vaddr,
-            symbol=access.symbol,
-            offset=access.offset,
-            policy=self.isolation.policy.name,
-            kind=access.kind.value,
-        )
-        self.record.kills.append(violation)
-        if self.record.killed is None:
-            self.record.killed = violation
-        state.killed = True
-        state.killed_ns = self.slot[slots.CLOCK]
-        call.record.verdict = "killed"
-        self._close_call(state, call)
-        self.cpu.regs[registers.RDI] = SIGKILL
-        self.cpu.flags = self.cpu.flags & ~(delivery.TF | delivery.NT | _AC | _DF)
-
-
-_AC, _DF = 1 << 18, 1 << 10
-
-
-def _kind_of(error: int) -> AccessKind:
-    if error & paging.FAULT_FETCH:
-        return AccessKind.FETCH
-    return AccessKind.WRITE if error & paging.FAULT_WRITE else AccessKind.READ
+    def _grant_unasked(self, vaddr: int, error: int, rip: int) -> int:
+        """On the undo table the log or the pool was full: try again, or go on without undo, on the kernel's table."""
+        result = self.cpu.grant_page(vaddr, error, rip)
+        if result == fault.GUEST:
+            return slots.DELIVER
+        if result == fault.EXHAUSTED:
+            self.slot[slots.UNDO] = 0
+            self.cpu.leave_table()
+        return slots.RETRY

@@ -5,7 +5,7 @@ happen; which CR3 writes another mode of isolation would add follows from them (
 
 Rules of this file:
 - Counts are exact and always taken. The trace of pages is taken on request, for it doubles the time of a run.
-- Data is traced by guest-physical frame, code by virtual page (see `machine.tracing`).
+- Data is traced by guest-physical frame, code by virtual page (see `machine.tracing_hooks`).
 """
 
 import io
@@ -19,16 +19,20 @@ from thinbox import paging
 from thinbox.address import to_signed
 from thinbox.errors import InputError
 from thinbox.isolation import fault
-from thinbox.machine import slots, tracing
+from thinbox.machine import slots
+from thinbox.machine import tracing_slots as tracing
+from thinbox.machine.native import hook_address
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.machine.machine import Machine
     from thinbox.session.sites import Sites
+    from thinbox.session.tasks import OpenCall, TaskState
 
 COUNTERS = ("interrupts", "exceptions", "sleeps", "cr3_writes", "invlpg", "flushes_all", "flushes_local")
 """Columns of a call's row, after its number: while the call was on the CPU, except `sleeps`. `exceptions` are the
 guest's own faults and traps, `cr3_writes` the kernel's own outside its entry code (another mm, a flush)."""
+_SLEEPS = COUNTERS.index("sleeps")
 TRACE_SCHEMA = "thinbox.trace/1"
 TRACE_ROOM = 1 << 26
 """Words of trace kept: 512 MiB of address space, of which only what is written is used."""
@@ -37,10 +41,10 @@ _DIRECT_MAP_BYTES = 64 << 40
 
 @dataclass(slots=True)
 class PageTrace:
-    """What was touched, in order. `stream` indexes `words` (see `tracing`); `shifts` has log2 of the page size
-    of each word under the kernel's own table (0 for marks); `users` is 1 for a frame that user code touched.
-    `grants` has a row (call, page, is code) for each
-    GRANT mark, in the same order. `lost` counts words that found no room."""
+    """What was touched, in order. `stream` indexes `words` (see `machine.tracing_slots`); `shifts` has log2 of the
+    page size of each word under the kernel's own table (0 for marks); `users` is 1 for a frame that user code
+    touched. `grants` has a row (call, page, is code) for each GRANT mark, in the same order. `lost` counts words
+    that found no room."""
 
     stream: np.ndarray
     words: np.ndarray
@@ -139,7 +143,7 @@ class EventRecorder:
             (sites.flush_local, tracing.TRACE_FLUSH_LOCAL),
         ):
             for vaddr in vaddrs:
-                machine.cpu.add_native_hook(vaddr, tracing.on_count.address, address + 8 * counter)
+                machine.cpu.add_native_hook(vaddr, hook_address("on_count"), address + 8 * counter)
         if trace:
             self._start_trace(address)
 
@@ -160,31 +164,32 @@ class EventRecorder:
         self._word[tracing.TRACE_GRANTS] = self._slot[slots.COUNT_GRANTS]
         self._word[tracing.TRACE_ON] = int(self._buffer is not None)
 
-    def opened(self, seq: int) -> None:
-        """Call `seq` entered the kernel."""
-        while len(self.events.rows) <= seq:
-            self.events.rows.append([0] * len(COUNTERS))
-        self.resumed(seq)
+    def opened(self, _state: "TaskState", call: "OpenCall") -> None:
+        """The call entered the kernel."""
+        rows = self.events.rows
+        rows.extend([0] * len(COUNTERS) for _ in range(len(rows), call.record.seq + 1))
+        self._begin_stretch(call.record.seq)
 
-    def resumed(self, seq: int) -> None:
-        """Call `seq` runs from here on, or runs again after a sleep."""
-        self._mark = self._read()
-        self._put(tracing.OPEN, seq)
+    def paused(self, _state: "TaskState", call: "OpenCall") -> None:
+        """The call sleeps."""
+        self.events.rows[call.record.seq][_SLEEPS] += 1
+        self._end_stretch(call.record.seq)
 
-    def closed(self, seq: int, *, sleeps: bool = False) -> None:
-        """Call `seq` leaves the CPU: it returned, or `sleeps`."""
-        row = self.events.rows[seq]
-        for i, (now, then) in enumerate(zip(self._read(), self._mark, strict=True)):
-            row[i] += now - then
-        row[2] += sleeps
-        self._put(tracing.CLOSE, seq)
+    def resumed(self, _state: "TaskState", call: "OpenCall") -> None:
+        """The call runs again after a sleep."""
+        self._begin_stretch(call.record.seq)
 
-    def granted(self, seq: int, rows: np.ndarray) -> None:
-        """Keep the grants of call `seq` (rows of the fault log, their entries still in the table)."""
+    def closed(self, _state: "TaskState", call: "OpenCall") -> None:
+        """The call returned or was killed; one that was killed before it opened counts nothing."""
+        if call.record.seq < len(self.events.rows):
+            self._end_stretch(call.record.seq)
+
+    def granted(self, _state: "TaskState", call: "OpenCall", rows: np.ndarray) -> None:
+        """Keep the grants of the call (rows of the fault log, their entries still in the table)."""
         if self._buffer is None:
             return
         kept = np.empty((len(rows), 3), dtype=np.int64)
-        kept[:, 0] = seq
+        kept[:, 0] = call.record.seq
         kept[:, 1] = rows[:, fault.LOG_VADDR] >> 12
         kept[:, 2] = (rows[:, fault.LOG_ERROR] & paging.FAULT_FETCH) != 0
         self._grants.append(kept)
@@ -196,12 +201,22 @@ class EventRecorder:
         now = self._read()
         began = self._began or now
         self.events.totals = {name: now[i] - began[i] for i, name in enumerate(COUNTERS)}
-        self.events.totals["sleeps"] = sum(row[2] for row in self.events.rows)
+        self.events.totals["sleeps"] = sum(row[_SLEEPS] for row in self.events.rows)
         if self._buffer is not None:
             self.events.trace = self._collect(self._buffer[: self._word[tracing.TRACE_COUNT]], root)
         return self.events
 
     # -- within ---------------------------------------------------------------------------------------
+    def _begin_stretch(self, seq: int) -> None:
+        self._mark = self._read()
+        self._put(tracing.OPEN, seq)
+
+    def _end_stretch(self, seq: int) -> None:
+        row = self.events.rows[seq]
+        for i, (now, then) in enumerate(zip(self._read(), self._mark, strict=True)):
+            row[i] += now - then
+        self._put(tracing.CLOSE, seq)
+
     def _read(self) -> list[int]:
         slot, word = self._slot, self._word
         irqs = slot[slots.COUNT_IRQS]

@@ -10,6 +10,7 @@ import statistics
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from thinbox.coverage.results import CallCounts, RunCoverage
 from thinbox.isolation.verdict import Violation
 from thinbox.session.events import Events
 
@@ -34,17 +35,21 @@ class CallRecord:
     data_faults: int = 0
     code_bytes: int = 0
     virtual_ns: int = 0
+    coverage: CallCounts | None = None
+    """What it executed and touched; None where that was not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaultRecord:
-    """One granted page: which call, where, by which instruction."""
+    """One granted page: which call, where, by which instruction. `writable` is the mapping's own bit: a page
+    granted for a read may be written too if the kernel's mapping may."""
 
     seq: int
     vaddr: int
     rip: int
     kind: str
     symbol: str
+    writable: bool = False
 
 
 @dataclass(slots=True)
@@ -68,6 +73,9 @@ class RunRecord:
     fault_us: list[float] = field(default_factory=list)
     virtual_ns: int = 0
     events: Events = field(default_factory=Events)
+    coverage: RunCoverage | None = None
+    stopped: bool = False
+    """A violation ended the run at once (`--on-violation stop`)."""
     stuck: bool = False
     """A killed task could not end (it waits for a lock it holds); the guest was given up."""
 
@@ -99,7 +107,9 @@ class RunRecord:
             "exit_code": self.exit_code,
             "killed": None if self.killed is None else asdict(self.killed),
             "stuck": self.stuck,
+            "stopped": self.stopped,
             "calls": [asdict(call) for call in self.calls],
             "totals": self.totals,
             "events": self.events.to_json(),
+            "coverage": None if self.coverage is None else self.coverage.totals,
         }

@@ -3,12 +3,12 @@
 Why it exists: it is the Python API as well as the command: `run(guest, ["sh", "-c", "id"])`.
 """
 
-import select
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from thinbox.boot.ready import ReadyGuest
 from thinbox.errors import EXIT_KILLED, InputError
@@ -16,15 +16,21 @@ from thinbox.guest.conversation import Conversation, Work
 from thinbox.guest.kernel_view import KernelView
 from thinbox.guest.populate import ROOT, populate_root
 from thinbox.guest.tenant import TenantIo, TenantOptions, run_tenant
+from thinbox.guest.terminal import Terminal
 from thinbox.isolation.policies import Policy, load_policy
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
 from thinbox.session.enforcer import Enforcer, Isolation
+from thinbox.session.events import EventRecorder
+from thinbox.session.input import Input
+from thinbox.session.profile import require_same_kernel
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
 from thinbox.syscalls.table import call_number
 
-_INPUT_BYTES = 64 << 10
+if TYPE_CHECKING:
+    from thinbox.coverage.recorder import Recorder
+
 _DOORBELL = b"!"
 _NS = 1_000_000_000
 _DEATH_LIMIT_NS = 10 * _NS
@@ -33,7 +39,12 @@ _DEATH_LIMIT_NS = 10 * _NS
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How to run: `isolate` is "all", "none" or names of calls; `policy` a name or a policy object."""
+    """How to run: `isolate` is "all", "none" or names of calls; `policy` a name or a policy object.
+    `coverage` records which functions and pages each call uses, in `record.coverage`.
+
+    With a `terminal`, stdio is one: what the tenant writes to it comes as stdout, and `keys` may change, or act
+    on, what is typed.
+    """
 
     policy: str | Policy = "sci"
     isolate: str = "all"
@@ -42,7 +53,11 @@ class RunOptions:
     workdir: str = "/"
     keep_faults: bool = False
     keep_trace: bool = False
+    coverage: bool = False
+    on_violation: str = "oops"
     stdin: BinaryIO | None = None
+    terminal: Terminal | None = None
+    keys: Callable[[bytes], bytes] | None = None
     on_output: Callable[[int, bytes], None] | None = None
     on_machine: Callable[[Machine, Enforcer], None] | None = None
     progress: Callable[[str], None] | None = field(default=None)
@@ -72,13 +87,21 @@ def parse_isolate(text: str) -> Callable[[int], bool]:
     return lambda nr: nr in chosen
 
 
+def _read_file(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
 class Session:
     """One machine restored from `guest`, running one command."""
 
     def __init__(self, guest: ReadyGuest, command: Sequence[str], options: RunOptions) -> None:
         if not command:
             raise InputError("there is no program to run; use `thinbox run -- PROGRAM ARG…`")
-        policy = load_policy(options.policy) if isinstance(options.policy, str) else options.policy
+        policy = load_policy(options.policy, _read_file) if isinstance(options.policy, str) else options.policy
+        require_same_kernel(policy, guest.facts.sha256)
         isolates = parse_isolate(options.isolate)
         self._options, self._guest = options, guest
         self.machine = machine = Machine(guest.params.memory_mib)
@@ -90,27 +113,41 @@ class Session:
         self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command))
         compat = options.isolate != "none"
         isolation = Isolation(
-            policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults, keep_trace=options.keep_trace
+            policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults, on_violation=options.on_violation
         )
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
+        self._events = EventRecorder(machine, self.view, sites, trace=options.keep_trace)
+        self.enforcer.watch.add(self._events)
+        self._recorder = self._start_coverage(sites) if options.coverage else None
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
+        self._input = Input(options.stdin, typed=options.terminal is not None, keys=options.keys)
         self.io = TenantIo(
             options.on_output or self._keep, self._take_input, self._adopt, lambda: bool(self.enforcer.tasks)
         )
         root = ROOT if options.rootfs else "/"
         defaults = TenantOptions(tuple(command))
         environment = defaults.environment if options.environment is None else options.environment
-        self._tenant = TenantOptions(tuple(command), environment, root, options.workdir)
+        self._tenant = TenantOptions(tuple(command), environment, root, options.workdir, options.terminal)
         machine.on_idle = self._wait_for_input
+        if options.terminal is not None:
+            machine.look_at_input = self._look_at_keys
         if options.on_machine:
             options.on_machine(machine, self.enforcer)
+
+    def _start_coverage(self, sites: Sites) -> "Recorder":
+        from thinbox.coverage.recorder import Recorder
+
+        recorder = Recorder(self.machine, self.view, sites)
+        self.enforcer.watch.add(recorder)
+        return recorder
 
     def _keep(self, stream: int, data: bytes) -> None:
         self._output[stream] += data
 
     def _adopt(self) -> None:
         self.enforcer.adopt_current()
+        self._events.begin()
         self.talk.forget(self.view.current)
 
     def run(self) -> RunResult:
@@ -118,11 +155,13 @@ class Session:
         started, began_ns = time.perf_counter(), self.machine.now_ns
         self.talk.resume(self._work())
         try:
-            self.machine.run(lambda: self.talk.parked or self._is_stuck())
+            self.machine.run(lambda: self.talk.parked or self.record.stopped or self._is_stuck())
         finally:
             self.record.wall_s = time.perf_counter() - started
             self.record.virtual_ns = self.machine.now_ns - began_ns
-            self.record.events = self.enforcer.events.finish(self.enforcer.kernel_root)
+            self.record.events = self._events.finish(self.enforcer.kernel_root)
+        if self._recorder is not None:
+            self.record.coverage = self._recorder.finish(self.record.calls)
         self.record.exit_code = self._exit_code()
         console = self.machine.console.decode(errors="replace")
         return RunResult(self.record.exit_code, bytes(self._output[1]), bytes(self._output[2]), self.record, console)
@@ -152,39 +191,36 @@ class Session:
         self.io.signals.append(number)
         self.machine.doorbell.receive(_DOORBELL)
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the tenant's terminal another size; without a terminal nothing happens."""
+        self.io.window = (rows, columns)
+        self.machine.doorbell.receive(_DOORBELL)
+
     # -- stdin ------------------------------------------------------------------------------------------
     def _take_input(self) -> bytes | None:
-        """Bytes of stdin, b"" for none yet, None at its end. A regular file is read at once, a pipe or
-        terminal when it has something."""
-        stdin = self._options.stdin
-        if stdin is None:
-            return None
-        if not _is_regular(stdin) and not select.select([stdin], [], [], 0)[0]:
-            return b""
-        data = stdin.raw.read(_INPUT_BYTES) if hasattr(stdin, "raw") else stdin.read(_INPUT_BYTES)
-        return data or None
+        """As `Input.take`; a signal that came before goes to the tenant before what comes now."""
+        self.machine.check_signals()
+        return b"" if self.io.signals else self._input.take()
+
+    def _look_at_keys(self) -> None:
+        """Between stretches of CPU: what is typed reaches also a tenant that computes."""
+        if self._input.look() and not self.io.input_waits:
+            self.machine.doorbell.receive(_DOORBELL)
 
     def _wait_for_input(self, due_ns: int | None) -> bool:
         """The guest sleeps: if stdin may still bring something, wait for it as long as the guest would."""
-        stdin = self._options.stdin
-        if stdin is None or self.io.input_ended or _is_regular(stdin):
+        if self.io.input_ended or self.io.input_waits:
             return False
-        timeout = None if due_ns is None else max(0.0, (due_ns - self.machine.now_ns) / _NS)
-        if not select.select([stdin], [], [], timeout)[0]:
+        left_s = math.inf if due_ns is None else (due_ns - self.machine.now_ns) / _NS
+        if not self._input.wait(left_s, self._has_interrupt):
             return False
-        self.machine.doorbell.receive(_DOORBELL)
+        if not self.machine.pic.waiting:
+            self.machine.doorbell.receive(_DOORBELL)
         return True
 
-
-def _is_regular(stream: BinaryIO) -> bool:
-    import os
-    import stat
-
-    try:
-        mode = os.fstat(stream.fileno()).st_mode
-    except (OSError, ValueError):
-        return True
-    return stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not stream.isatty())
+    def _has_interrupt(self) -> bool:
+        self.machine.look_at_signals()
+        return bool(self.machine.pic.waiting)
 
 
 def run(guest: ReadyGuest, command: Sequence[str], options: RunOptions | None = None) -> RunResult:

@@ -18,17 +18,24 @@ if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.machine.memory import Memory
 
-CALL_ENTRIES = ("do_syscall_64", "do_int80_syscall_32", "do_fast_syscall_32", "do_SYSENTER_32", "do_int80_emulation")
+CALL_ENTRIES = ("do_syscall_64", "do_int80_syscall_32", "do_fast_syscall_32", "do_int80_emulation")
 """64-bit `syscall`; `int $0x80`, 32-bit `syscall` and `sysenter`, where the kernel has them."""
+CALL_STUBS = {"int80_emulation": "do_int80_emulation", "do_SYSENTER_32": "do_fast_syscall_32"}
+"""What the entry text calls instead of an entry, and jumps on to it (the first since the BHI mitigation, 6.1.85)."""
 RANGE_TEARDOWNS = ("__vunmap_range_noflush", "vunmap_range_noflush", "flush_tlb_kernel_range")
 WHOLE_TEARDOWNS = ("flush_tlb_all", "flush_tlb_one_kernel", "cpa_flush", "__flush_tlb_all")
+UNDONE_DEATH = "do_group_exit"
+"""What a fatal signal ends in (kernel/exit.c); a call that was rolled back to its entry holds nothing it could keep."""
 DEATHS = ("rewind_stack_and_make_dead", "rewind_stack_do_exit")
-_CR3_WRITE = re.compile(rb"\x41?\x0f\x22[\xd8-\xdf]")
-_CR3_READ = re.compile(rb"\x41?\x0f\x20[\xd8-\xdf]")
+_CR3_WRITE = re.compile(rb"\x0f\x22[\xd8-\xdf]")
+_CR3_READ = re.compile(rb"\x0f\x20[\xd8-\xdf]")
 _INVLPG = re.compile(rb"\x0f\x01[\x38-\x3b\x3e\x3f]")
 """`invlpg` of an address in a register, the only form the kernel uses (asm volatile, "m" of a pointer)."""
 _ENTRY_NAMES = ("error_entry", "paranoid_", "swapgs_restore", "entry_", "asm_exc_", "nmi", "end_repeat_nmi")
 """Page-table isolation's own switches (arch/x86/entry/calling.h), where they stand outside the entry text."""
+_MOVE_BYTES = 3
+"""Of each without prefixes; an optional prefix in the pattern would make the search of 14 MB five times slower."""
+_REX_B = 0x41
 _IRETQ = b"\x48\xcf"
 _CALL = b"\xe8"
 _ENTRY_AREA_BYTES = 0x40000
@@ -55,13 +62,14 @@ class Sites:
     flush_all: tuple[int, ...]
     flush_local: tuple[int, ...]
     death: int
+    undone_death: int
     entry_area: tuple[int, int]
     entry_text: tuple[int, int]
 
     @property
     def baseline(self) -> Baseline:
         """Rule 1 for this kernel."""
-        return Baseline(self.entry_area, self.entry_text, tuple(self.entries))
+        return Baseline(self.entry_area, self.entry_text, (*self.entries, *self.returns))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -87,7 +95,17 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
     entries: dict[int, str] = {vaddr: name for name in CALL_ENTRIES if (vaddr := symbols.find(name)) is not None}
     if "do_syscall_64" not in entries.values():
         raise MachineError("this kernel has no do_syscall_64; isolated calls cannot be entered")
-    returns = tuple(sorted(_calls_to(text, text_start, entry_text, set(entries))))
+    # The 32-bit entries lie behind the part of the entry text that the baseline maps.
+    entry_end = max(entry_text[1], symbols.find("__entry_text_end") or 0)
+    targets = {vaddr: vaddr for vaddr in entries}
+    for stub, name in CALL_STUBS.items():
+        place, entry = symbols.find(stub), symbols.find(name)
+        if place is not None and entry is not None:
+            targets[place] = entry
+    behind_calls = _calls_to(text, text_start, (entry_text[0], entry_end), targets)
+    returns = tuple(sorted(behind_calls))
+    for unseen in set(entries) - set(behind_calls.values()):
+        raise MachineError(f"the call of {entries[unseen]} is not in this kernel's entry text; its end would be missed")
     iretq = symbols.address_of("native_irq_return_iret")
     if text[iretq - text_start : iretq - text_start + 2] != _IRETQ:
         raise MachineError("native_irq_return_iret is not an iretq in this kernel")
@@ -95,11 +113,12 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
     switches = symbols.addresses_with_variants("finish_task_switch")
     if not returns or not switches:
         raise MachineError("this kernel's entry code or finish_task_switch was not found")
+    cr3_writes = _control_moves(view, text, text_start, outside, _CR3_WRITE)
     return Sites(
         entries=entries,
         returns=returns,
         iretq=iretq,
-        cr3_written=tuple(end for _start, end, _r in _control_moves(view, text, text_start, outside, _CR3_WRITE)),
+        cr3_written=tuple(end for _start, end, _r in cr3_writes),
         cr3_read=tuple((end, r) for _start, end, r in _control_moves(view, text, text_start, outside, _CR3_READ)),
         switch_out=symbols.address_of("__switch_to_asm"),
         switch_in=tuple(switches),
@@ -108,14 +127,13 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
         whole_teardowns=_present(view, WHOLE_TEARDOWNS),
         user_teardown=symbols.address_of("flush_tlb_mm_range"),
         cr3_switches=tuple(
-            start
-            for start, _end, _r in _control_moves(view, text, text_start, outside, _CR3_WRITE)
-            if not view.symbols.describe(start).startswith(_ENTRY_NAMES)
+            start for start, _end, _r in cr3_writes if not view.symbols.describe(start).startswith(_ENTRY_NAMES)
         ),
         invlpg=tuple(start for start, _end, _r in _control_moves(view, text, text_start, outside, _INVLPG)),
         flush_all=_absent_or_present(view, ("native_flush_tlb_global",)),
         flush_local=_absent_or_present(view, ("native_flush_tlb_local",)),
         death=_present(view, DEATHS)[0],
+        undone_death=symbols.address_of(UNDONE_DEATH),
         entry_area=(CPU_ENTRY_AREA, CPU_ENTRY_AREA + _ENTRY_AREA_BYTES),
         entry_text=entry_text,
     )
@@ -132,15 +150,15 @@ def _present(view: "KernelView", names: tuple[str, ...]) -> tuple[int, ...]:
     return found
 
 
-def _calls_to(text: bytes, text_start: int, span: tuple[int, int], targets: set[int]) -> set[int]:
-    """Return the addresses behind `call rel32` to one of `targets`, within the entry text."""
-    found = set()
+def _calls_to(text: bytes, text_start: int, span: tuple[int, int], targets: dict[int, int]) -> dict[int, int]:
+    """Return the addresses behind `call rel32` to a key of `targets`, with its value, within the entry text."""
+    found = {}
     at = text.find(_CALL, span[0] - text_start)
     while 0 <= at < span[1] - text_start:
         behind = text_start + at + 5
         (distance,) = struct.unpack_from("<i", text, at + 1)
         if behind + distance in targets:
-            found.add(behind)
+            found[behind] = targets[behind + distance]
         at = text.find(_CALL, at + 1)
     return found
 
@@ -148,7 +166,7 @@ def _calls_to(text: bytes, text_start: int, span: tuple[int, int], targets: set[
 def _control_moves(
     view: "KernelView", text: bytes, text_start: int, spans: list[tuple[int, int]], pattern: re.Pattern[bytes]
 ) -> list[tuple[int, int, int]]:
-    """Return (address, address behind, register) of each CR3 move, checked by decoding its whole function."""
+    """Return (address, address behind, register) of each match, checked by decoding its whole function."""
     import capstone
 
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
@@ -156,15 +174,14 @@ def _control_moves(
     found = []
     for start, end in spans:
         for match in pattern.finditer(text, start - text_start, end - text_start):
-            vaddr = text_start + match.start()
-            symbol = view.symbols.text_symbol_at(vaddr)
+            symbol = view.symbols.text_symbol_at(text_start + match.start())
             if symbol is None:
                 continue
-            first = symbol.start - text_start
-            code = text[first : match.end()]
+            behind = text_start + match.end()
+            code = text[symbol.start - text_start : match.end()]
             for address, size, _mnemonic, _operands in decoder.disasm_lite(code, symbol.start):
-                if address in (vaddr, vaddr - 1) and address + size == text_start + match.end():
-                    raw = text[address - text_start : match.end()]
-                    register = (raw[-1] & 7) | (8 if raw[0] == 0x41 else 0)
-                    found.append((address, address + size, register))
+                if address + size == behind and size >= _MOVE_BYTES:
+                    rex = text[match.start() - 1] if size > _MOVE_BYTES else 0
+                    register = (text[match.end() - 1] & 7) | (8 if rex & 0xF1 == _REX_B else 0)
+                    found.append((address, behind, register))
     return found

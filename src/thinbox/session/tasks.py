@@ -1,11 +1,10 @@
 """The state SCI keeps for each task of a tenant, and for the call it is in."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from thinbox.isolation.fault import LOG_INDEX
 from thinbox.session.records import CallRecord
 
 
@@ -21,15 +20,10 @@ class OpenCall:
     rows: list[np.ndarray] = field(default_factory=list)
     granted_pages: int = 0
     resume_rsp: int = 0
+    resume_rip: int = 0
+    resume_block: tuple[int, int] = (0, 0)
     slept: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def entry_indexes(self) -> np.ndarray:
-        """Word indexes of the entries granted during this call."""
-        if not self.rows:
-            return np.zeros(0, dtype=np.int64)
-        return np.concatenate([rows[:, LOG_INDEX] for rows in self.rows])
 
 
 @dataclass(slots=True)
@@ -45,3 +39,63 @@ class TaskState:
     killed: bool = False
     killed_ns: int = 0
     bytes_mark: int = 0
+
+
+class CallWatch(Protocol):
+    """Is told what becomes of the tenant's calls, by the enforcer."""
+
+    def opened(self, state: TaskState, call: OpenCall) -> None:
+        """A call begins; if it is isolated, on its table already."""
+        ...
+
+    def paused(self, state: TaskState, call: OpenCall) -> None:
+        """The call's task is switched away from."""
+        ...
+
+    def resumed(self, state: TaskState, call: OpenCall) -> None:
+        """The call's task runs again; it may be killed before its next instruction."""
+        ...
+
+    def granted(self, state: TaskState, call: OpenCall, rows: np.ndarray) -> None:
+        """The call was granted `rows`, in this order: told later, but before it pauses or closes."""
+        ...
+
+    def closed(self, state: TaskState, call: OpenCall) -> None:
+        """The call returned or was killed; unless it was rolled back, its grants are not forgotten yet."""
+        ...
+
+
+class Watches:
+    """Tells every watch that was added, in the order they came."""
+
+    def __init__(self) -> None:
+        self._watches: list[CallWatch] = []
+
+    def add(self, watch: CallWatch) -> None:
+        """Tell `watch` too, from now on."""
+        self._watches.append(watch)
+
+    def opened(self, state: TaskState, call: OpenCall) -> None:
+        """As `CallWatch.opened`."""
+        for watch in self._watches:
+            watch.opened(state, call)
+
+    def paused(self, state: TaskState, call: OpenCall) -> None:
+        """As `CallWatch.paused`."""
+        for watch in self._watches:
+            watch.paused(state, call)
+
+    def resumed(self, state: TaskState, call: OpenCall) -> None:
+        """As `CallWatch.resumed`."""
+        for watch in self._watches:
+            watch.resumed(state, call)
+
+    def granted(self, state: TaskState, call: OpenCall, rows: np.ndarray) -> None:
+        """As `CallWatch.granted`."""
+        for watch in self._watches:
+            watch.granted(state, call, rows)
+
+    def closed(self, state: TaskState, call: OpenCall) -> None:
+        """As `CallWatch.closed`."""
+        for watch in self._watches:
+            watch.closed(state, call)

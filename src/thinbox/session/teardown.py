@@ -44,7 +44,7 @@ class Teardown:
         if not self._enforcer.tasks:
             return
         start, end = to_signed(self._cpu.regs[registers.RDI]), to_signed(self._cpu.regs[registers.RSI])
-        self._drop(lambda _root, vaddrs: (vaddrs >= start & ~0xFFF) & (vaddrs < end))
+        self._drop(lambda rows: (rows[:, fault.LOG_VADDR] >= start & ~0xFFF) & (rows[:, fault.LOG_VADDR] < end))
 
     def _drop_changed(self) -> None:
         """The kernel flushes everything: keep only what its own table still maps alike."""
@@ -53,11 +53,10 @@ class Teardown:
         kernel_root, words, end = self._enforcer.kernel_root, self._memory.quads, self._memory.total_bytes
         compared = paging.FRAME_MASK | paging.WRITABLE | paging.USER
 
-        def changed(root: int, vaddrs: np.ndarray) -> np.ndarray:
+        def changed(rows: np.ndarray) -> np.ndarray:
             out = []
-            for vaddr in vaddrs.tolist():
-                leaf = paging.walk_leaf(words, end, kernel_root, vaddr)
-                own = paging.walk_leaf(words, end, root, vaddr)
+            for vaddr, index in rows[:, (fault.LOG_VADDR, fault.LOG_INDEX)].tolist():
+                leaf, own = paging.walk_leaf(words, end, kernel_root, vaddr), words[index]
                 # Data grants are NX where the kernel's page is not; the other way round it was taken away.
                 lost_execute = leaf & paging.NO_EXECUTE and not own & paging.NO_EXECUTE
                 out.append(not leaf or bool((leaf ^ own) & compared) or bool(lost_execute))
@@ -65,19 +64,21 @@ class Teardown:
 
         self._drop(changed)
 
-    def _drop(self, goes: Callable[[int, np.ndarray], np.ndarray]) -> None:
+    def _drop(self, goes: Callable[[np.ndarray], np.ndarray]) -> None:
         dropped = False
-        for state, call in self._enforcer.isolated_calls():
+        for _state, call in self._enforcer.isolated_calls():
             for rows in call.rows:
-                gone = rows[goes(state.root, rows[:, fault.LOG_VADDR])]
+                gone = rows[goes(rows)]
                 if len(gone):
                     self._memory.words[gone[:, fault.LOG_INDEX]] = 0
                     dropped = True
         if dropped and self._slot[slots.ACTIVE]:
-            self._cpu.load_cr3(self._slot[slots.SCI_ROOT])
+            self._cpu.load_cr3(self._cpu.cr3)
 
     def _sync_user_half(self) -> None:
         """`flush_tlb_mm_range`: user page-table pages may be freed behind it; follow the kernel's table."""
-        if self._slot[slots.ACTIVE]:
+        if self._slot[slots.UNDO_MODE]:
+            self._drop(lambda rows: rows[:, fault.LOG_VADDR] >= 0)
+        elif self._slot[slots.ACTIVE]:
             pagetable.sync_user_half(self._memory.quads, self._slot[slots.SCI_ROOT], self._slot[slots.KERNEL_ROOT])
             self._cpu.load_cr3(self._slot[slots.SCI_ROOT])

@@ -5,7 +5,7 @@ kernel and the program touch before and after. Unicorn calls a block hook with a
 memory hook with a guest-physical one, so code is noted by virtual page and data by frame.
 
 Rules of this file:
-- Compiled with Numba, cached on disk; `t` is the array of `TRACE_*` words, `core` the array of `slots`.
+- Compiled with Numba; `t` is the array of `tracing_slots`, `core` the array of `slots`.
 - A page is noted once between two marks unless another page of the same filter slot came between: such a
   repeated touch hits in any TLB with at least `FILTER_SLOTS` sets (Puzak's trace stripping), and is counted only.
 - A full buffer stops the noting, never the guest; what was lost is counted.
@@ -15,40 +15,33 @@ from numba import cfunc, types
 
 from thinbox import paging
 from thinbox.machine import slots
-from thinbox.machine.compiled import CACHE_COMPILED
 from thinbox.machine.delivery import native
 from thinbox.machine.intrinsics import load64, store64, words_at
-
-CODE, DATA, MARK = 0, 1, 2
-"""Low two bits of a trace word. Above them: a virtual page (signed), a frame, or a mark."""
-STATE, GRANT, OPEN, CLOSE = 0, 1, 2, 3
-"""Marks: word = payload << 4 | kind << 2 | MARK. STATE: root frame << 2 | on an SCI table << 1 | user;
-GRANT: none; OPEN: the call's number, also when a sleeping call goes on; CLOSE: likewise, also when it sleeps."""
-
-FILTER_SLOTS = 16
-(
-    TRACE_COUNT,
-    TRACE_CAPACITY,
+from thinbox.machine.tracing_slots import (
+    CODE,
+    CODE_FILTER,
+    DATA,
+    DATA_FILTER,
+    EMPTY,
+    FILTER_SLOTS,
+    GRANT,
+    MARK,
+    STATE,
     TRACE_BUFFER,
-    TRACE_CORE,
-    TRACE_ON,
-    TRACE_STATE,
-    TRACE_GRANTS,
-    TRACE_USER,
-    TRACE_ROOT_MASK,
+    TRACE_CAPACITY,
     TRACE_CODE_REFS,
+    TRACE_CORE,
+    TRACE_COUNT,
     TRACE_DATA_REFS,
-    TRACE_LOST,
-    TRACE_INVLPG,
-    TRACE_FLUSH_ALL,
-    TRACE_FLUSH_LOCAL,
+    TRACE_GRANTS,
     TRACE_LAST_CODE,
-    TRACE_CR3,
-) = range(17)
-CODE_FILTER = 17
-DATA_FILTER = CODE_FILTER + FILTER_SLOTS
-TRACE_WORDS = DATA_FILTER + FILTER_SLOTS
-EMPTY = 1 << 62
+    TRACE_LOST,
+    TRACE_ON,
+    TRACE_ROOT_MASK,
+    TRACE_STATE,
+    TRACE_USER,
+    TRACE_WORDS,
+)
 
 
 @native
@@ -71,6 +64,12 @@ def clear_filter(t):
 
 
 @native
+def on_sci(core):
+    """Return 1 on an SCI table; the undo table stands for the kernel's own."""
+    return 1 if core[slots.ACTIVE] == slots.ON_SCI else 0
+
+
+@native
 def note_marks(t, core):
     """Write marks for grants, and for a change of table or of privilege."""
     granted = core[slots.COUNT_GRANTS]
@@ -79,10 +78,10 @@ def note_marks(t, core):
             append(t, GRANT << 2 | MARK)
         t[TRACE_GRANTS] = granted
         clear_filter(t)
-    active = core[slots.ACTIVE]
     root = load64(core[slots.ENV] + core[slots.OFF_CR] + 24)
-    if active:
+    if core[slots.ACTIVE]:
         root = core[slots.KERNEL_ROOT]
+    active = on_sci(core)
     state = ((root & paging.FRAME_MASK & t[TRACE_ROOT_MASK]) >> 12) << 2 | active << 1 | t[TRACE_USER]
     if state != t[TRACE_STATE]:
         t[TRACE_STATE] = state
@@ -102,7 +101,7 @@ def note_code(t, page):
         append(t, page << 2 | CODE)
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)))
 def on_trace_block(_uc, vaddr, size, t):
     """UC_HOOK_BLOCK: the one or two code pages of a block."""
     if not t[TRACE_ON]:
@@ -115,17 +114,14 @@ def on_trace_block(_uc, vaddr, size, t):
         note_code(t, (vaddr + size - 1) >> 12)
 
 
-@cfunc(
-    types.void(types.int64, types.int32, types.int64, types.int32, types.int64, types.CPointer(types.int64)),
-    cache=CACHE_COMPILED,
-)
+@cfunc(types.void(types.int64, types.int32, types.int64, types.int32, types.int64, types.CPointer(types.int64)))
 def on_trace_memory(_uc, _kind, paddr, _size, _value, t):
     """UC_HOOK_MEM_READ and _WRITE: the frame of one data access."""
     if not t[TRACE_ON]:
         return
     t[TRACE_DATA_REFS] += 1
     core = words_at(t[TRACE_CORE])
-    if core[slots.COUNT_GRANTS] != t[TRACE_GRANTS] or core[slots.ACTIVE] != (t[TRACE_STATE] >> 1) & 1:
+    if core[slots.COUNT_GRANTS] != t[TRACE_GRANTS] or on_sci(core) != (t[TRACE_STATE] >> 1) & 1:
         note_marks(t, core)
     frame = paddr >> 12
     slot = DATA_FILTER + (frame & (FILTER_SLOTS - 1))
@@ -134,7 +130,7 @@ def on_trace_memory(_uc, _kind, paddr, _size, _value, t):
         append(t, frame << 2 | DATA)
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)))
 def on_count(_uc, _vaddr, _size, counter):
     """Code hook that counts: `counter` is the address of one word."""
     counter[0] += 1

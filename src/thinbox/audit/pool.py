@@ -1,0 +1,136 @@
+"""Worker processes for the audit: each has a lab of its own, all share one frozen machine.
+
+Why it exists: cases are independent, and a case that brings down its process (the CPU engine is C) must cost
+its own result only.
+
+Rules of this file:
+- Workers are forked, so that the ready guest, the compiled hooks and the frozen RAM are shared, not sent.
+- Results come in any order; whoever calls puts them in order. A dead worker is replaced.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING
+
+from thinbox.audit.case import Case
+from thinbox.audit.record import AuditEntry, Grant
+from thinbox.errors import MachineError
+
+if TYPE_CHECKING:
+    from thinbox.audit.lab import Lab
+
+_PAGE_MASK = ~0xFFF
+
+
+def audit_case(lab: "Lab", case: Case) -> AuditEntry:
+    """Run one case both ways and compare."""
+    entry = AuditEntry(case.call, case.name, case.success)
+    plain = lab.run(case, isolated=False)
+    entry.ret = plain.ret
+    entry.virtual_ns = plain.record.virtual_ns if plain.record else 0
+    if plain.problem is not None:
+        entry.reason = plain.problem
+        return entry
+    entry.exercised = True
+    isolated = lab.run(case, isolated=True)
+    record = isolated.record
+    if record is not None:
+        entry.isolated_ret, entry.isolated_virtual_ns = record.ret, record.virtual_ns
+        entry.code_faults, entry.data_faults = record.code_faults, record.data_faults
+        entry.grants = [
+            Grant(fault.vaddr & _PAGE_MASK, fault.kind, fault.symbol)
+            for fault in lab.enforcer.record.faults
+            if fault.seq == record.seq
+        ]
+    entry.killed = isolated.killed
+    same_result = case.varies or entry.ret == entry.isolated_ret
+    if isolated.killed:
+        entry.reason = "killed"
+    elif isolated.problem is not None:
+        entry.reason = isolated.problem
+    elif not same_result:
+        entry.reason = f"returned {entry.isolated_ret} instead of {entry.ret}"
+    elif plain.memory != isolated.memory:
+        entry.reason = "user memory differs"
+    else:
+        entry.same = True
+    return entry
+
+
+class Worker:
+    """One forked process that answers case numbers with entries."""
+
+    def __init__(self, cases: Sequence[Case], make_lab: "Callable[[], Lab]") -> None:
+        context = multiprocessing.get_context("fork")
+        self.pipe, theirs = context.Pipe()
+        self.case: int | None = None
+        self._process = context.Process(target=_serve, args=(theirs, cases, make_lab), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def give(self, number: int) -> None:
+        """Let the worker run case `number`."""
+        self.case = number
+        self.pipe.send(number)
+
+    def end(self) -> str:
+        """Stop the process; return how it ended, in words."""
+        self.pipe.close()
+        self._process.join(timeout=1)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
+        code = self._process.exitcode or 0
+        return f"signal {-code}" if code < 0 else f"status {code}"
+
+
+def _serve(pipe: Connection, cases: Sequence[Case], make_lab: "Callable[[], Lab]") -> None:
+    # Ctrl-C is the parent's to handle: it ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lab = make_lab()
+    while True:
+        try:
+            number = pipe.recv()
+        except EOFError:
+            os._exit(0)
+        case = cases[number]
+        try:
+            entry = audit_case(lab, case)
+        except MachineError as error:
+            entry = AuditEntry(case.call, case.name, case.success, reason=f"the machine failed: {error}")
+            lab = make_lab()
+        pipe.send(entry)
+
+
+def run_cases(
+    cases: Sequence[Case], make_lab: "Callable[[], Lab]", jobs: int, todo: Sequence[int]
+) -> Iterator[tuple[int, AuditEntry]]:
+    """Run the cases numbered `todo` in `jobs` processes; yield (number, entry) as they are done."""
+    queue = list(reversed(todo))
+    workers = [Worker(cases, make_lab) for _ in range(max(1, min(jobs, len(queue))))]
+    try:
+        for worker in workers:
+            worker.give(queue.pop())
+        while any(worker.case is not None for worker in workers):
+            busy = {worker.pipe: worker for worker in workers if worker.case is not None}
+            for pipe in wait(list(busy)):
+                worker = busy[pipe]  # type: ignore[index]
+                number = worker.case
+                assert number is not None
+                worker.case = None
+                try:
+                    entry = worker.pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    case = cases[number]
+                    reason = f"the worker process died ({worker.end()})"
+                    entry = AuditEntry(case.call, case.name, case.success, reason=reason)
+                    workers[workers.index(worker)] = worker = Worker(cases, make_lab)
+                if queue:
+                    worker.give(queue.pop())
+                yield number, entry
+    finally:
+        for worker in workers:
+            worker.end()

@@ -1,0 +1,128 @@
+"""`thinbox audit`: every system call on its own, isolated and not."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from thinbox.cli.options import machine_options
+from thinbox.cli.progress import ProgressLine
+from thinbox.errors import InputError
+
+if TYPE_CHECKING:
+    from thinbox.audit.record import AuditRecord
+
+EXIT_FOUND = 1
+
+
+@click.command()
+@machine_options
+@click.option("--all", "everything", is_flag=True, help="The whole corpus.")
+@click.option("--policy", default="sci", show_default=True, metavar="NAME", help="As for `thinbox run`.")
+@click.option("--jobs", "-j", default=1, show_default=True, metavar="N", help="Processes.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted audit stopped.")
+@click.option("--list", "listing", is_flag=True, help="List calls and cases, run nothing.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON (- for stdout).")
+@click.option("--grants", is_flag=True, help="List every granted page in the JSON.")
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Compare with this baseline; status 1 for a new kill, difference or grant.",
+)
+@click.option("--update-baseline", is_flag=True, help="Write the --baseline file instead.")
+@click.argument("calls", nargs=-1, metavar="[CALL…]")
+def audit(
+    kernel_spec: str | None,
+    memory: int,
+    append: str,
+    quiet: bool,
+    everything: bool,
+    policy: str,
+    jobs: int,
+    resume: bool,
+    listing: bool,
+    json_path: str | None,
+    grants: bool,
+    baseline: Path | None,
+    update_baseline: bool,
+    calls: tuple[str, ...],
+) -> None:
+    """Run system calls one by one from a clean snapshot, un-isolated and isolated, and compare.
+
+    Compared are the result, errno, and the user memory written. Exit status 1: a case did not do even un-isolated
+    what it must, or the audit is worse than its --baseline.
+
+    \b
+    thinbox audit getpid open pipe clone execve mmap
+    thinbox audit --all --jobs 2 --policy function --json audit.json
+    """
+    from thinbox.audit.run import AuditOptions
+    from thinbox.audit.run import audit as run_audit
+
+    if listing:
+        _print_list(calls)
+        return
+    if everything == bool(calls):
+        raise InputError("name the calls to audit, or use --all (and not both); `thinbox audit --list` shows them")
+    if update_baseline and baseline is None:
+        raise InputError("--update-baseline needs --baseline FILE")
+    from thinbox.audit.run import choose_cases
+    from thinbox.boot.params import BootParams
+    from thinbox.boot.ready import prepare
+
+    choose_cases(calls)
+    progress = ProgressLine(quiet=quiet)
+    try:
+        guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
+        record = run_audit(guest, AuditOptions(calls, policy, jobs, resume, progress.say, progress.step))
+    finally:
+        progress.clear()
+    if json_path:
+        _write_json(record, json_path, with_grants=grants)
+    if json_path != "-":
+        from thinbox.report.audit import render_audit
+
+        click.echo(render_audit(record))
+    worse = _compare(record, baseline, update=update_baseline) if baseline else []
+    for line in worse:
+        click.echo(f"thinbox: {line}", err=True)
+    if worse or record.broken:
+        raise click.exceptions.Exit(EXIT_FOUND)
+
+
+def _print_list(calls: tuple[str, ...]) -> None:
+    from thinbox.audit.case import reasons_not_exercised
+    from thinbox.audit.run import choose_cases
+
+    for case in choose_cases(calls):
+        click.echo(f"{case.call:24} {'success' if case.success else 'error  '}  {case.name}")
+    if not calls:
+        for name, reason in sorted(reasons_not_exercised().items()):
+            click.echo(f"{name:24} no success path: {reason}")
+
+
+def _write_json(record: "AuditRecord", path: str, *, with_grants: bool) -> None:
+    text = json.dumps(record.to_json(with_grants=with_grants), indent=1) + "\n"
+    try:
+        if path == "-":
+            sys.stdout.write(text)
+        else:
+            Path(path).write_text(text)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; give --json another file") from error
+
+
+def _compare(record: "AuditRecord", path: Path, *, update: bool) -> list[str]:
+    from thinbox.audit.baseline import compare_with_baseline, make_baseline
+
+    try:
+        if update:
+            path.write_text(make_baseline(record))
+            return []
+        text = path.read_text()
+    except OSError as error:
+        raise InputError(f"cannot use the baseline {path}: {error.strerror}") from error
+    return compare_with_baseline(record, text)

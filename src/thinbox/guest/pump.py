@@ -1,0 +1,166 @@
+"""The pump: moves bytes between the tenant's ends of its pipes or terminal and the user.
+
+Why it exists: one loop of the agent, asleep in `poll`, serves output, input, signals, window sizes and the end
+of the first process; the user's side of it is `TenantIo`.
+
+Rules of this file:
+- What is in pipes and terminal when the first process has ended is still delivered.
+- The agent never blocks but in `poll`: what it writes to does not block, and it reads what is ready.
+"""
+
+import errno
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from thinbox.guest.conversation import Conversation, Work, call, must
+from thinbox.guest.setup import DOORBELL_FD
+from thinbox.guest.terminal import END_OF_INPUT, resize
+
+POLLIN, POLLOUT = 1, 4
+READ_BYTES = 512 << 10
+WRITE_BYTES = 64 << 10
+BUFFER_AT = 64 << 10
+"""Offset in the scratch of the agent's transfer buffer; what is below it holds call arguments."""
+_TABLES_AT = 128 << 10
+
+
+@dataclass(slots=True)
+class TenantIo:
+    """The run's ends outside the guest. `take_input` returns bytes, b"" for none yet, None for the end.
+
+    `window` is the (rows, columns) the terminal is to get next; `input_waits` says that the tenant has not yet
+    taken what it was given, so that more is of no use.
+    """
+
+    output: Callable[[int, bytes], None]
+    take_input: Callable[[], bytes | None]
+    adopt: Callable[[], None]
+    has_tasks: Callable[[], bool]
+    signals: list[int] = field(default_factory=list)
+    window: tuple[int, int] | None = None
+    wait_status: int | None = None
+    input_ended: bool = False
+    input_waits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TenantEnds:
+    """Descriptors of the agent: `outputs` maps each one read to 1 or 2, `stdin` is written to.
+
+    `handle` is the pidfd of the first process, `child` its pid. `terminal` is the master of its terminal, -1 if
+    it has none.
+    """
+
+    child: int
+    handle: int
+    outputs: dict[int, int]
+    stdin: int
+    terminal: int = -1
+
+
+class Pump:
+    """Serves one tenant until it is done."""
+
+    def __init__(self, talk: Conversation, io: TenantIo, ends: TenantEnds) -> None:
+        self._talk, self._io, self._ends = talk, io, ends
+        self._outputs = dict(ends.outputs)
+        self._waiting_input = b""
+        self._last_input = b"\n"
+        self._stdin_open = True
+        self._done = False
+
+    def run(self) -> Work:
+        """Poll, move, repeat; ends when the first process has ended and the pipes are empty."""
+        while not self._done:
+            yield from self._feed()
+            ready = yield from self._poll(-1)
+            if DOORBELL_FD in ready:
+                yield from self._answer_doorbell()
+            for descriptor in [d for d in self._outputs if d in ready]:
+                yield from self._carry(descriptor)
+            if self._ends.handle in ready:
+                yield from self._reap()
+        while self._outputs:
+            ready = yield from self._poll(0)
+            found = [d for d in self._outputs if d in ready]
+            if not found:
+                return
+            for descriptor in found:
+                yield from self._carry(descriptor)
+
+    def _poll(self, timeout: int) -> Work:
+        """Return the set of ready descriptors (as a generator's value)."""
+        wanted = [(descriptor, POLLIN) for descriptor in self._outputs]
+        if timeout:
+            wanted += [(DOORBELL_FD, POLLIN), (self._ends.handle, POLLIN)]
+            if self._stdin_open and self._waiting_input:
+                wanted.append((self._ends.stdin, POLLOUT))
+        table = b"".join(struct.pack("<ihh", descriptor, events, 0) for descriptor, events in wanted)
+        place = self._talk.area() + _TABLES_AT
+        self._talk.write(place, table)
+        yield from must("poll", place, len(wanted), timeout)
+        raw = self._talk.read(place, len(table))
+        return {descriptor for descriptor, _events, back in struct.iter_unpack("<ihh", raw) if back}
+
+    def _carry(self, descriptor: int) -> Work:
+        place = self._talk.area() + BUFFER_AT + _TABLES_AT
+        count = yield from must("read", descriptor, place, READ_BYTES)
+        if count == 0:
+            yield from must("close", descriptor)
+            del self._outputs[descriptor]
+            return
+        target = self._outputs[descriptor]
+        self._io.output(target, self._talk.read(place, count))
+
+    def _feed(self) -> Work:
+        """Give the tenant what stdin has; at the end close its pipe, or type Ctrl-D on its terminal."""
+        while self._stdin_open:
+            self._take()
+            self._io.input_waits = bool(self._waiting_input)
+            if not self._waiting_input:
+                if self._io.input_ended:
+                    self._stdin_open = False
+                    yield from must("close", self._ends.stdin)
+                return
+            place = self._talk.area() + BUFFER_AT + _TABLES_AT
+            chunk = self._waiting_input[:WRITE_BYTES]
+            self._talk.write(place, chunk)
+            count = yield from call("write", self._ends.stdin, place, len(chunk))
+            if count == -errno.EAGAIN:
+                return
+            if count < 0:
+                # The tenant closed its stdin (EPIPE): what is left has no reader.
+                self._waiting_input, self._io.input_ended = b"", True
+                continue
+            self._waiting_input = self._waiting_input[count:]
+
+    def _take(self) -> None:
+        if self._waiting_input or self._io.input_ended:
+            return
+        data = self._io.take_input()
+        if data is None:
+            self._io.input_ended = True
+            if self._ends.terminal >= 0:
+                # In the middle of a line the first Ctrl-D only hands that line over.
+                self._waiting_input = END_OF_INPUT * (1 if self._last_input == b"\n" else 2)
+        elif data:
+            self._waiting_input, self._last_input = data, data[-1:]
+
+    def _answer_doorbell(self) -> Work:
+        place = self._talk.area() + BUFFER_AT
+        yield from call("read", DOORBELL_FD, place, 256)
+        if self._io.window and self._ends.terminal >= 0:
+            (rows, columns), self._io.window = self._io.window, None
+            yield from resize(self._ends.terminal, rows, columns)
+        while self._io.signals:
+            yield from call("kill", -self._ends.child, self._io.signals.pop(0))
+
+    def _reap(self) -> Work:
+        place = self._talk.area() + BUFFER_AT
+        yield from must("wait4", self._ends.child, place, 0, 0)
+        self._io.wait_status = int.from_bytes(self._talk.read(place, 4), "little")
+        self._done = True
+
+
+__all__ = ["Pump", "TenantEnds", "TenantIo"]

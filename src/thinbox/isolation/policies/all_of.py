@@ -1,0 +1,56 @@
+"""Combinations: granted only if every policy grants (`--policy sci+transfer`).
+
+Cannot see: what none of its parts sees. Its cost is that of its slowest part; a verdict is remembered as
+narrowly as the narrowest part allows.
+"""
+
+from typing import Any
+
+from thinbox.errors import InputError
+from thinbox.isolation.policies import CallView, Policy
+from thinbox.isolation.verdict import Access, AccessKind, Verdict
+
+
+class _Part:
+    """The call as one part sees it: with notes of its own."""
+
+    def __init__(self, call: CallView, notes: dict[str, Any]) -> None:
+        self._call, self.notes = call, notes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+
+class AllOf:
+    """Grants what all of `parts` grant; the first refusal is the verdict, with its policy's name."""
+
+    def __init__(self, parts: tuple[Policy, ...]) -> None:
+        if not parts:
+            raise InputError("a combination needs at least one policy")
+        self.parts = parts
+        self.name = "+".join(part.name for part in parts)
+        self.grants_all_data = all(getattr(part, "grants_all_data", False) for part in parts)
+        self.judges_stack = any(getattr(part, "judges_stack", False) for part in parts)
+        self.needs_graph = any(getattr(part, "needs_graph", False) for part in parts)
+
+    def check_access(self, access: Access, call: CallView) -> Verdict:
+        """Judge one access by each part in order."""
+        granted = []
+        for index, part in enumerate(self.parts):
+            if access.kind is not AccessKind.FETCH and getattr(part, "grants_all_data", False):
+                continue
+            view: Any = _Part(call, call.notes.setdefault(f"part {index}", {}))
+            verdict = part.check_access(access, view)
+            if not verdict.granted:
+                return Verdict(granted=False, rule=f"{verdict.rule} of {part.name}", reason=verdict.reason)
+            granted.append(verdict)
+        if not granted:
+            return Verdict(granted=True, rule="6", reason="kernel data", standing=True)
+        return Verdict(
+            granted=True,
+            rule=" and ".join(verdict.rule for verdict in granted),
+            reason="; ".join(verdict.reason for verdict in granted),
+            standing=all(verdict.standing for verdict in granted),
+            only_from_here=any(verdict.only_from_here for verdict in granted),
+            only_in_this_call=any(verdict.only_in_this_call for verdict in granted),
+        )

@@ -1,0 +1,62 @@
+"""Granting a page, compiled: what a hook does once nobody has to be asked.
+
+Why it exists: it runs some sixty times in every isolated call; the decision is `isolation.fault`'s.
+
+Rules of this file:
+- Compiled with Numba; `core` is the array of `slots`.
+- With undo, a page is saved before the table lets the first write through.
+"""
+
+from thinbox import paging
+from thinbox.isolation import fault
+from thinbox.machine import slots
+from thinbox.machine.compiled import compiled
+from thinbox.machine.delivery import mark_touched, native, save_for_undo, walk_leaf, write_cr3
+from thinbox.machine.intrinsics import words_at
+
+grant = compiled(fault.grant)
+is_row_aside = compiled(fault.is_row_aside)
+
+
+@native
+def active_root(core):
+    """Return the SCI table, or the undo table while an exception inside a call runs on that."""
+    if core[slots.ACTIVE] == slots.ON_UNDO:
+        return core[slots.UNDO_ROOT]
+    return core[slots.SCI_ROOT]
+
+
+@native
+def save_before_grant(core, vaddr, error):
+    """With undo: do what the CPU does to the user's own tables, and save a page that is about to be written."""
+    write = 1 if error & paging.FAULT_WRITE else 0
+    kernel_root = core[slots.KERNEL_ROOT]
+    mark_touched(core, kernel_root, vaddr, write)
+    if write:
+        leaf = walk_leaf(words_at(core[slots.WORDS]), core[slots.FRAME_END], kernel_root, vaddr)
+        if leaf and (leaf & paging.FRAME_MASK) + 4096 <= core[slots.FRAME_END]:
+            save_for_undo(core, leaf & paging.FRAME_MASK)
+
+
+@native
+def grant_now(uc, core, vaddr, error, rip):
+    """Grant the page of `vaddr` and log it; return what `fault.grant` returns."""
+    row = words_at(core[slots.LOG] + 8 * fault.LOG_COLUMNS * core[slots.LOG_COUNT])
+    words, root, undo_mode = words_at(core[slots.WORDS]), active_root(core), core[slots.UNDO_MODE]
+    pool = words_at(core[slots.UNDO_POOL if core[slots.ACTIVE] == slots.ON_UNDO else slots.POOL])
+    if undo_mode:
+        save_before_grant(core, vaddr, error)
+    end, kernel_root = core[slots.FRAME_END], core[slots.KERNEL_ROOT]
+    result = grant(words, end, pool, root, kernel_root, vaddr, error, rip, row, undo_mode)
+    if result == fault.GRANTED:
+        if core[slots.ACTIVE] == slots.ON_UNDO or vaddr >= 0:
+            row[fault.LOG_ERROR] |= fault.LOG_ASIDE
+        if not undo_mode or not is_row_aside(row):
+            core[slots.COUNT_GRANTS] += 1
+        core[slots.LOG_COUNT] += 1
+        if core[slots.TRACK_USE]:
+            words[row[fault.LOG_INDEX]] &= ~(paging.ACCESSED | paging.DIRTY)
+        if row[fault.LOG_REPLACED] & paging.PRESENT:
+            # The old translation may be cached; a table that only grew needs no flush.
+            write_cr3(uc, core, root)
+    return result

@@ -1,0 +1,110 @@
+"""What becomes of a refused access: the task ends as after an oops, the call is undone first, or the run stops.
+
+Why it exists: `--on-violation`. Whatever it is, the violation is in the record before anything else happens.
+
+Rules of this file:
+- A kill takes the guest's own ways of ending a task: `rewind_stack_and_make_dead` for an oops,
+  `do_group_exit` for a call that was rolled back.
+- A call that cannot be rolled back any more dies by the oops path, and its record says `undone: false`.
+"""
+
+from typing import TYPE_CHECKING
+
+from thinbox import paging
+from thinbox.errors import MachineError
+from thinbox.isolation.verdict import Access, Verdict, Violation
+from thinbox.machine import cpu as registers
+from thinbox.machine import slots
+from thinbox.machine.state_bits import NT, TF
+from thinbox.session.undo import SIGKILL
+
+if TYPE_CHECKING:
+    from thinbox.session.enforcer import Enforcer
+    from thinbox.session.tasks import OpenCall, TaskState
+
+_AC, _DF = 1 << 18, 1 << 10
+
+
+class Consequence:
+    """Ends calls and tasks for one enforcer."""
+
+    def __init__(self, enforcer: "Enforcer") -> None:
+        self._enforcer = enforcer
+        self._cpu, self._slot = enforcer.cpu, enforcer.slot
+        self._to_undo: tuple[TaskState, OpenCall] | None = None
+        enforcer.machine.on_stop = self._after_stop
+
+    def reset(self) -> None:
+        """Begin again after the machine was restored."""
+        self._to_undo = None
+        if self._enforcer.undo:
+            self._enforcer.undo.reset()
+
+    def of(self, state: "TaskState", call: "OpenCall", verdict: Verdict, access: Access) -> None:
+        """Act on a refused access, from inside the fault hook: the CPU goes on somewhere else."""
+        undo = self._enforcer.undo
+        if undo is not None and undo.possible:
+            self._note(state, call, verdict, access, undone=True)
+            self._to_undo = (state, call)
+            self._cpu.stop()
+            return
+        self.kill(state, call, verdict, access)
+        # The guest's own way of ending a task after an oops: rewind its stack, then make_task_dead(SIGKILL).
+        self._cpu.set_rip(self._enforcer.sites.death)
+
+    def violate_here(self, verdict: Verdict) -> None:
+        """Treat where the running isolated call stands as a violation: between two runs of the CPU, for tests and
+        for watchers that see more than page faults.
+
+        Raises:
+            MachineError: no isolated call is running.
+        """
+        running = self._enforcer.running
+        if running is None or running.call is None or not running.call.isolated:
+            raise MachineError("no isolated call is running")
+        access = self._enforcer.judge.describe(self._cpu.rip, paging.FAULT_FETCH, self._cpu.rip)
+        self.of(running, running.call, verdict, access)
+        self._after_stop()
+
+    def kill(self, state: "TaskState", call: "OpenCall", verdict: Verdict, access: Access) -> None:
+        """Note the kill, leave the call, and make the registers those of `make_task_dead(SIGKILL)`."""
+        self._note(state, call, verdict, access, undone=False)
+        self._enforcer.close_call(state, call)
+        self._cpu.regs[registers.RDI] = SIGKILL
+        self._cpu.flags = self._cpu.flags & ~(TF | NT | _AC | _DF)
+
+    def _after_stop(self) -> None:
+        """Between two runs of the CPU: roll a killed call back."""
+        undo = self._enforcer.undo
+        if self._to_undo is None or undo is None:
+            return
+        (state, call), self._to_undo = self._to_undo, None
+        self._enforcer.drain(state, call)
+        self._cpu.leave_table()
+        self._enforcer.forget(call)
+        undo.roll_back()
+        self._enforcer.close_call(state, call)
+        undo.die()
+
+    def _note(self, state: "TaskState", call: "OpenCall", verdict: Verdict, access: Access, *, undone: bool) -> None:
+        enforcer = self._enforcer
+        violation = Violation(
+            call=call.record.name,
+            reason=verdict.reason,
+            rule=verdict.rule,
+            vaddr=access.vaddr,
+            symbol=access.symbol,
+            offset=access.offset,
+            policy=enforcer.isolation.policy.name,
+            kind=access.kind.value,
+            undone=undone,
+        )
+        record = enforcer.record
+        record.kills.append(violation)
+        if record.killed is None:
+            record.killed = violation
+        state.killed = True
+        state.killed_ns = self._slot[slots.CLOCK]
+        call.record.verdict = "killed"
+        if enforcer.isolation.on_violation == "stop":
+            record.stopped = True
