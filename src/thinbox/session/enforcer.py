@@ -171,7 +171,8 @@ class Enforcer:
         regs = paging.translate(self.memory.quads, self.memory.total_bytes, root, regs_vaddr)
         wanted = self.isolation.isolates_compat if name.startswith("i386#") else self.isolation.isolates(nr)
         isolated = wanted and not state.killed
-        call = OpenCall(record, regs, self.slot[slots.CLOCK], time.perf_counter(), isolated)
+        user_ip = self.memory.quads[(regs + self.view.ip_offset) >> 3]
+        call = OpenCall(record, regs, self.slot[slots.CLOCK], time.perf_counter(), isolated, user_ip)
         state.call, state.bytes_mark = call, self._executed()
         if isolated:
             record.isolated, record.verdict = True, "granted"
@@ -218,7 +219,7 @@ class Enforcer:
         if state is None or state.call is None or state.task != self.view.current:
             return
         call = state.call
-        call.record.ret = self.memory.quads[(call.regs_paddr + self.view.ax_offset) >> 3]
+        call.record.ret = self.view.result_of(call.regs_paddr, call.user_ip, call.record.name)
         self.close_call(state, call)
 
     def close_call(self, state: TaskState, call: OpenCall) -> None:

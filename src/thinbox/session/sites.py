@@ -22,8 +22,11 @@ CALL_ENTRIES = ("do_syscall_64", "do_int80_syscall_32", "do_fast_syscall_32", "d
 """64-bit `syscall`; `int $0x80`, 32-bit `syscall` and `sysenter`, where the kernel has them."""
 CALL_STUBS = {"int80_emulation": "do_int80_emulation", "do_SYSENTER_32": "do_fast_syscall_32"}
 """What the entry text calls instead of an entry, and jumps on to it (the first since the BHI mitigation, 6.1.85)."""
-RANGE_TEARDOWNS = ("__vunmap_range_noflush", "vunmap_range_noflush", "flush_tlb_kernel_range")
-WHOLE_TEARDOWNS = ("flush_tlb_all", "flush_tlb_one_kernel", "cpa_flush", "__flush_tlb_all")
+RANGE_TEARDOWNS = ("__vunmap_range_noflush", "vunmap_range_noflush")
+"""Called before the entries are cleared."""
+WHOLE_TEARDOWNS = ("flush_tlb_all", "flush_tlb_kernel_range", "flush_tlb_one_kernel", "cpa_flush", "__flush_tlb_all")
+"""Called after the entries were changed. The range of a lazy flush is no help: it joins what was unmapped here and
+there (mm/vmalloc.c, `__purge_vmap_area_lazy`) and may span the whole text of the kernel."""
 UNDONE_DEATH = "do_group_exit"
 """What a fatal signal ends in (kernel/exit.c); a call that was rolled back to its entry holds nothing it could keep."""
 DEATHS = ("rewind_stack_and_make_dead", "rewind_stack_do_exit")

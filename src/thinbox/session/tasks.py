@@ -17,6 +17,7 @@ class OpenCall:
     entered_ns: int
     entered_host_s: float
     isolated: bool
+    user_ip: int = 0
     rows: list[np.ndarray] = field(default_factory=list)
     granted_pages: int = 0
     resume_rsp: int = 0

@@ -85,7 +85,7 @@ class Profile:
         """Judge one access."""
         if access.kind is not AccessKind.FETCH:
             return DATA
-        if access.symbol is None:
+        if access.symbol is None or access.generated:
             return NO_SYMBOL
         learned = self._calls.get(call.name)
         if learned is None:
