@@ -218,17 +218,10 @@ class Cpu:
 
         # Straight to ctypes: the binding's own wrapper doubles the cost of some 70,000 port accesses of a boot.
         def on_in(_uc: int, port: int, size: int, _data: int) -> int:
-            try:
-                return read(port, size)
-            except BaseException as error:
-                self._fail(error)
-                return 0
+            return int(self._guarded(read, port, size))
 
         def on_out(_uc: int, port: int, size: int, value: int, _data: int) -> None:
-            try:
-                write(port, size, value)
-            except BaseException as error:
-                self._fail(error)
+            self._guarded(write, port, size, value)
 
         for callback, insn in ((_PortIn(on_in), x86_const.UC_X86_INS_IN), (_PortOut(on_out), x86_const.UC_X86_INS_OUT)):
             self._kept.append(callback)

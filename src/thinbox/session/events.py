@@ -238,7 +238,8 @@ class EventRecorder:
         words, stream = np.unique(buffer, return_inverse=True)
         grants = np.concatenate(self._grants) if self._grants else np.zeros((0, 3), dtype=np.int64)
         user = self._user_frames(buffer)
-        small = user | self._outside_direct_map(grants)
+        direct_map = self._direct_map(root)
+        small = user | self._outside_direct_map(grants, direct_map)
         shifts, users = np.zeros(len(words), dtype=np.int8), np.zeros(len(words), dtype=np.int8)
         for i, word in enumerate(words.tolist()):
             kind = word & 3
@@ -247,7 +248,7 @@ class EventRecorder:
             elif kind == tracing.DATA:
                 frame = word >> 2
                 users[i] = frame in user
-                shifts[i] = 12 if frame in small else self._leaf_shift(root, self._direct_map + (frame << 12))
+                shifts[i] = 12 if frame in small else self._leaf_shift(root, direct_map + (frame << 12))
         word = self._word
         refs = (word[tracing.TRACE_CODE_REFS], word[tracing.TRACE_DATA_REFS], word[tracing.TRACE_LOST])
         return PageTrace(stream.astype(np.int32), words, shifts, users, grants.astype(np.int64), *refs)
@@ -261,24 +262,22 @@ class EventRecorder:
             user[marks[0] :] = np.repeat(((buffer[marks] >> 4) & 1).astype(bool), lengths)
         return set(np.unique(buffer[user & (buffer & 3 == tracing.DATA)] >> 2).tolist())
 
-    def _outside_direct_map(self, grants: np.ndarray) -> set[int]:
-        """Frames that the kernel reached through vmalloc and its like, in 4 KiB pages."""
+    def _outside_direct_map(self, grants: np.ndarray, first: int) -> set[int]:
+        """Frames the kernel reached through vmalloc and its like, in 4 KiB pages; `first` begins the direct map."""
         frames: set[int] = set()
         if len(grants):
             vaddrs, all_frames = grants[:, 1] << 12, np.concatenate(self._frames)
-            first = self._direct_map
             text = to_signed(self._view.symbols.text_start)
             outside = ((vaddrs < first) | (vaddrs >= first + _DIRECT_MAP_BYTES)) & (vaddrs < text)
             frames |= set(np.unique(all_frames[outside]).tolist())
         return frames
 
-    @property
-    def _direct_map(self) -> int:
+    def _direct_map(self, root: int) -> int:
         """PAGE_OFFSET (Documentation/arch/x86/x86_64/mm.rst), which KASLR may move."""
         symbol = self._view.symbols.find("page_offset_base")
         if symbol is None:
             return to_signed(0xFFFF_8880_0000_0000)
-        return to_signed(self._view.read_u64(symbol, self._view.kernel_root))
+        return to_signed(self._view.read_u64(symbol, root))
 
     def _leaf_shift(self, root: int, vaddr: int) -> int:
         """Return log2 of the size of the page that maps `vaddr`, 12 when nothing does any more."""

@@ -159,7 +159,7 @@ class Session:
         finally:
             self.record.wall_s = time.perf_counter() - started
             self.record.virtual_ns = self.machine.now_ns - began_ns
-            self.record.events = self._events.finish(self.enforcer.kernel_root)
+        self.record.events = self._events.finish(self.enforcer.kernel_root)
         if self._recorder is not None:
             self.record.coverage = self._recorder.finish(self.record.calls)
         self.record.exit_code = self._exit_code()
