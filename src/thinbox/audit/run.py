@@ -104,7 +104,7 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
                 step(f"{len(done)} of {len(cases)} cases: {entry.title}")
     journal.remove()
     entries = [done[number] for number in range(len(cases))]
-    implemented = _implemented_names(guest)
+    implemented = implemented_names(guest)
     record = AuditRecord(
         guest.facts.release,
         guest.facts.sha256,
@@ -119,7 +119,8 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
     return record
 
 
-def _implemented_names(guest: "ReadyGuest") -> tuple[str, ...]:
+def implemented_names(guest: "ReadyGuest") -> tuple[str, ...]:
+    """Return the names of the calls this kernel has, by number."""
     from thinbox.syscalls.table import call_info
 
     missing, count = guest.facts.unimplemented, len(guest.facts.sys_call_table)
@@ -130,7 +131,7 @@ def _implemented_names(guest: "ReadyGuest") -> tuple[str, ...]:
 def _unimplemented_names(guest: "ReadyGuest") -> frozenset[str]:
     from thinbox.syscalls.table import all_calls
 
-    return frozenset(info.name for info in all_calls()) - frozenset(_implemented_names(guest))
+    return frozenset(info.name for info in all_calls()) - frozenset(implemented_names(guest))
 
 
 def _why_not(record: AuditRecord) -> dict[str, str]:
