@@ -30,6 +30,7 @@ from thinbox.syscalls.table import call_number
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
     from thinbox.isolation.policies import Policy
+    from thinbox.session.profile import KnownPages
 
 _CASE_LIMIT_NS = 60 * 1_000_000_000
 """Virtual time a case may take."""
@@ -117,7 +118,14 @@ def _first_process(talk: Conversation) -> Work:
 class Lab:
     """Runs cases from one template under one policy."""
 
-    def __init__(self, guest: "ReadyGuest", template: Template, policy: "Policy", on_violation: str = "oops") -> None:
+    def __init__(
+        self,
+        guest: "ReadyGuest",
+        template: Template,
+        policy: "Policy",
+        on_violation: str = "oops",
+        prefault: "KnownPages | None" = None,
+    ) -> None:
         self._guest, self._template, self._policy = guest, template, policy
         self.machine = machine = Machine(guest.params.memory_mib)
         machine.memory.attach(template.ram)
@@ -126,7 +134,12 @@ class Lab:
         self.view = KernelView(machine, guest.facts)
         sites = Sites.from_json(guest.snapshot.notes["sites"])
         isolation = Isolation(
-            policy, self._isolates, isolates_compat=False, keep_faults=True, on_violation=on_violation
+            policy,
+            self._isolates,
+            isolates_compat=False,
+            keep_faults=True,
+            on_violation=on_violation,
+            prefault=prefault,
         )
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self._new_record())
         self._isolating = self._measuring = self._finished = False

@@ -40,6 +40,7 @@ def audit_case(lab: "Lab", case: Case) -> AuditEntry:
     if record is not None:
         entry.isolated_ret, entry.isolated_virtual_ns = record.ret, record.virtual_ns
         entry.code_faults, entry.data_faults = record.code_faults, record.data_faults
+        entry.prefaulted = record.prefaulted
         entry.grants = [
             Grant(fault.vaddr & _PAGE_MASK, fault.kind, fault.symbol)
             for fault in lab.enforcer.record.faults

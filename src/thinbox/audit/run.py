@@ -21,6 +21,7 @@ from thinbox.errors import InputError
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
+    from thinbox.session.profile import KnownPages, Touched
 
 Progress = Callable[[str], None]
 
@@ -34,8 +35,17 @@ class AuditOptions:
     policy: str = "sci"
     jobs: int = 1
     resume: bool = False
+    prefault: "KnownPages | None" = None
     progress: Progress | None = field(default=None)
     step: Progress | None = field(default=None)
+
+
+def touched_in(record: AuditRecord) -> "list[Touched]":
+    """Return what each case's measured call touched, killed ones left out: what a profile is learned from."""
+    from thinbox.session.profile import Touched
+
+    wanted = [entry for entry in record.entries if entry.exercised and entry.killed is None]
+    return [Touched(entry.call, tuple((grant.page, grant.kind) for grant in entry.grants)) for entry in wanted]
 
 
 def choose_cases(calls: Sequence[str]) -> tuple[Case, ...]:
@@ -70,6 +80,8 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
     policy = load_policy(options.policy)
     unimplemented = _unimplemented_names(guest)
     cases = [case for case in choose_cases(options.calls) if case.call not in unimplemented]
+    if options.prefault and options.prefault.kernel_sha256 != guest.facts.sha256:
+        raise InputError("the --prefault profile was learned on another kernel; make one with --save-profile")
     if not cases:
         raise InputError(
             "this kernel implements none of the calls named; `thinbox audit --list` shows what can be audited"
@@ -77,20 +89,22 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
     started = time.perf_counter()
     say("freezing a machine for the audit")
     template = make_template(guest)
-    journal = Journal(_journal_path(guest, options.policy, cases))
+    journal = Journal(_journal_path(guest, f"{options.policy} {options.prefault!r}", cases))
     done = journal.read(cases) if options.resume else {}
     todo = [number for number in range(len(cases)) if number not in done]
     with journal:
         for entry in done.values():
             journal.add(entry)
         if todo:
-            for number, entry in run_cases(cases, lambda: Lab(guest, template, policy), options.jobs, todo):
+            for number, entry in run_cases(
+                cases, lambda: Lab(guest, template, policy, prefault=options.prefault), options.jobs, todo
+            ):
                 done[number] = entry
                 journal.add(entry)
                 step(f"{len(done)} of {len(cases)} cases: {entry.title}")
     journal.remove()
     entries = [done[number] for number in range(len(cases))]
-    implemented = _implemented_names(guest)
+    implemented = implemented_names(guest)
     record = AuditRecord(
         guest.facts.release,
         guest.facts.sha256,
@@ -105,7 +119,8 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
     return record
 
 
-def _implemented_names(guest: "ReadyGuest") -> tuple[str, ...]:
+def implemented_names(guest: "ReadyGuest") -> tuple[str, ...]:
+    """Return the names of the calls this kernel has, by number."""
     from thinbox.syscalls.table import call_info
 
     missing, count = guest.facts.unimplemented, len(guest.facts.sys_call_table)
@@ -116,7 +131,7 @@ def _implemented_names(guest: "ReadyGuest") -> tuple[str, ...]:
 def _unimplemented_names(guest: "ReadyGuest") -> frozenset[str]:
     from thinbox.syscalls.table import all_calls
 
-    return frozenset(info.name for info in all_calls()) - frozenset(_implemented_names(guest))
+    return frozenset(info.name for info in all_calls()) - frozenset(implemented_names(guest))
 
 
 def _why_not(record: AuditRecord) -> dict[str, str]:

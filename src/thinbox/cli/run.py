@@ -17,6 +17,7 @@ from thinbox.errors import InputError
 if TYPE_CHECKING:
     from thinbox.cli.terminal import UserTerminal
     from thinbox.guest.terminal import Terminal
+    from thinbox.session.profile import KnownPages
     from thinbox.session.records import RunRecord
     from thinbox.session.session import RunResult, Session
     from thinbox.surface.run_surface import RunSurface
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 @click.option(
     "--tty/--no-tty", "-t/-T", "wants_tty", default=None, help="A terminal as stdio. [default: if yours is one]"
 )
+@click.option(
+    "--prefault", type=click.Path(path_type=Path), metavar="FILE", help="Map what each call is known to need."
+)
+@click.option("--save-profile", type=click.Path(path_type=Path), metavar="FILE", help="Write what each call touched.")
 @click.option(
     "--on-violation",
     type=click.Choice(("undo", "oops", "stop")),
@@ -102,7 +107,8 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
             rootfs=options["rootfs"],
             environment=_environment(options["environment"], terminal),
             workdir=options["workdir"],
-            keep_faults=options["record"] is not None or options["surface"],
+            keep_faults=bool(options["record"] or options["surface"] or options["save_profile"]),
+            prefault=_known_pages(options["prefault"]),
             keep_trace=options["events"],
             coverage=options["coverage_path"] is not None,
             on_violation=options["on_violation"],
@@ -120,6 +126,11 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
         progress.clear()
     if options["coverage_path"] and result.record.coverage is not None:
         _write_json(result.record.coverage.to_json(), options["coverage_path"])
+    if options["save_profile"]:
+        from thinbox.cli.options import save_profile
+        from thinbox.session.profile import touched_by
+
+        save_profile(options["save_profile"], touched_by(result.record), guest.facts)
     surface = tabulate(result.record) if tabulate else None
     _report(result, options["json_path"], options["record"], surface, quiet=quiet)
     raise click.exceptions.Exit(result.exit_code)
@@ -131,6 +142,12 @@ def _prepare_surface(session: "Session", progress: ProgressLine) -> "Callable[[R
 
     surface = load_surface(session, progress.say)
     return lambda record: tabulate(record, surface)
+
+
+def _known_pages(path: Path | None) -> "KnownPages | None":
+    from thinbox.session.profile import KnownPages
+
+    return None if path is None else KnownPages.load(path)
 
 
 def _stdin() -> Any:

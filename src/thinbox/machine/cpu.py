@@ -129,6 +129,7 @@ class Cpu:
         self._call_inject = self._exported(hook_address("inject"), None, 1)
         self._call_enter = self._exported(hook_address("enter_table"), None, 0)
         self._call_leave = self._exported(hook_address("leave_table"), None, 0)
+        self._call_prefault = self._exported(hook_address("prefault"), None, 2)
         self._call_grant = self._exported(hook_address("grant_page"), ctypes.c_int64, 3)
 
     @staticmethod
@@ -309,6 +310,10 @@ class Cpu:
     def grant_page(self, vaddr: int, error: int, rip: int) -> int:
         """Grant one page on the current SCI table; return what `isolation.fault.grant` returns."""
         return self._call_grant(self._handle, self.core.ctypes.data, to_signed(vaddr), error, to_signed(rip))
+
+    def prefault(self, pages: int, count: int) -> None:
+        """Map `count` pages of the list at host address `pages` (see `hooks.prefault`) on the current SCI table."""
+        self._call_prefault(self._handle, self.core.ctypes.data, pages, count)
 
     # -- saving -----------------------------------------------------------------------------------
     def save(self) -> bytes:

@@ -28,6 +28,8 @@ from thinbox.machine import slots
 from thinbox.machine.native import hook_address
 from thinbox.session.consequence import Consequence
 from thinbox.session.judge import COMPAT_KEY, Judge, kind_of
+from thinbox.session.prefault import Prefault
+from thinbox.session.profile import KnownPages
 from thinbox.session.records import CallRecord, FaultRecord, RunRecord
 from thinbox.session.sites import Sites
 from thinbox.session.tasks import OpenCall, TaskState, Watches
@@ -56,6 +58,7 @@ class Isolation:
     keep_faults: bool = False
     on_violation: str = "oops"
     """"oops": the task ends as after a kernel oops; "undo": the call is rolled back first; "stop": the run ends."""
+    prefault: KnownPages | None = None
     tenant: str = "tenant"
 
 
@@ -75,6 +78,8 @@ class Enforcer:
         self.running: TaskState | None = None
         self.undo = Undo(machine, sites.undone_death) if isolation.on_violation == "undo" else None
         self.consequence = Consequence(self)
+        known = isolation.prefault
+        self.prefault = Prefault(self.cpu, known, view.symbols.text_start) if known else None
         self._share_arrays()
         self.judge = Judge(self)
         self._install_hooks()
@@ -185,6 +190,8 @@ class Enforcer:
             if self.undo:
                 self.undo.begin()
             self.cpu.enter_table()
+            if self.prefault:
+                self.prefault.enter(name)
         self.watch.opened(state, call)
 
     def _use_table(self, state: TaskState, call: OpenCall) -> None:
@@ -262,7 +269,10 @@ class Enforcer:
         rows = self._log[:count].copy()
         self.slot[slots.LOG_COUNT] = 0
         call.rows.append(rows)
-        if self.undo:
+        kept = rows
+        if self.undo or self.prefault:
+            kept = rows[rows[:, fault.LOG_ERROR] & fault.LOG_ASIDE == 0]
+            call.record.prefaulted += int(np.count_nonzero(kept[:, fault.LOG_ERROR] & fault.LOG_PREFAULT))
             rows = rows[~fault.is_aside(rows)]
             count = len(rows)
         fetches = int(np.count_nonzero(rows[:, fault.LOG_ERROR] & paging.FAULT_FETCH))
@@ -272,7 +282,7 @@ class Enforcer:
         self.watch.granted(state, call, rows)
         self._note_pages(state, int(self._pool[0]))
         if self.isolation.keep_faults:
-            self._keep_faults(call.record.seq, rows)
+            self._keep_faults(call.record.seq, kept)
 
     def _note_pages(self, state: TaskState, free: int) -> None:
         """Count table pages made since the last look: the pool shrinks only by them."""

@@ -33,6 +33,8 @@ class CallRecord:
     verdict: str = "pass"
     code_faults: int = 0
     data_faults: int = 0
+    prefaulted: int = 0
+    """Pages mapped at its entry by `--prefault`; they are no faults."""
     code_bytes: int = 0
     virtual_ns: int = 0
     coverage: CallCounts | None = None

@@ -23,7 +23,7 @@ from thinbox.machine.snapshot import restore_snapshot
 from thinbox.session.enforcer import Enforcer, Isolation
 from thinbox.session.events import EventRecorder
 from thinbox.session.input import Input
-from thinbox.session.profile import require_same_kernel
+from thinbox.session.profile import KnownPages, require_same_kernel
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
 from thinbox.syscalls.table import call_number
@@ -55,6 +55,7 @@ class RunOptions:
     keep_trace: bool = False
     coverage: bool = False
     on_violation: str = "oops"
+    prefault: KnownPages | None = None
     stdin: BinaryIO | None = None
     terminal: Terminal | None = None
     keys: Callable[[bytes], bytes] | None = None
@@ -102,6 +103,8 @@ class Session:
             raise InputError("there is no program to run; use `thinbox run -- PROGRAM ARG…`")
         policy = load_policy(options.policy, _read_file) if isinstance(options.policy, str) else options.policy
         require_same_kernel(policy, guest.facts.sha256)
+        if options.prefault and options.prefault.kernel_sha256 != guest.facts.sha256:
+            raise InputError("the --prefault profile was learned on another kernel; make one with --save-profile")
         isolates = parse_isolate(options.isolate)
         self._options, self._guest = options, guest
         self.machine = machine = Machine(guest.params.memory_mib)
@@ -113,7 +116,12 @@ class Session:
         self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command))
         compat = options.isolate != "none"
         isolation = Isolation(
-            policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults, on_violation=options.on_violation
+            policy,
+            isolates,
+            isolates_compat=compat,
+            keep_faults=options.keep_faults,
+            on_violation=options.on_violation,
+            prefault=options.prefault,
         )
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
