@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 from support.tiny_program import loop_command
+from thinbox.cost.workload import workload_of_record
+from thinbox.errors import InputError
 from thinbox.isolation.policies.sci import MIDDLE, Sci
 from thinbox.isolation.verdict import Verdict
 from thinbox.machine import tracing_slots as tracing
+from thinbox.session.profile import KnownPages, Pages
 from thinbox.session.session import RunOptions, run
 
 from .conftest import GETPPID
@@ -65,6 +68,17 @@ def test_the_grants_of_a_killed_call_stay_in_the_trace(guest, way):
     trace, call = record.events.trace, record.calls[seq]
     assert np.count_nonzero(trace.grants[:, 0] == seq) == call.code_faults + call.data_faults > 0
     assert grant_marks(trace) == len(trace.grants) == granted(record)
+
+
+def test_a_prefaulted_run_is_no_workload(guest, plain):
+    vaddr = guest.facts.symbols.address_of("__x64_sys_getppid")
+    page = (vaddr - guest.facts.symbols.text_start) >> 12
+    known = KnownPages({"getppid": Pages((page,), ())}, guest.facts.sha256)
+    record = run(guest, LOOP, RunOptions(prefault=known, keep_trace=True)).record
+    trace = record.events.trace
+    assert grant_marks(trace) == len(trace.grants) == granted(record) < granted(plain)
+    with pytest.raises(InputError, match="--prefault"):
+        workload_of_record(record)
 
 
 def test_coverage_beside_it_changes_no_event(guest, plain):

@@ -93,6 +93,8 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
     _require_record_extra(options["record"])
     if options["events"] and options["json_path"] in (None, "-"):
         raise click.UsageError("--events needs --json FILE; the trace is written beside it")
+    if options["events"] and options["prefault"]:
+        raise click.UsageError("--events takes no --prefault; `thinbox cost` works out what known pages save")
     progress = ProgressLine(quiet=quiet)
     try:
         guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
