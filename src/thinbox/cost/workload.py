@@ -36,9 +36,7 @@ def workload_of(data: dict[str, Any], trace: PageTrace | None, title: str = "") 
         calls = data["calls"]
         if any(call.get("prefaulted") for call in calls):
             # The faults it was spared are not in it; a mode of `cost.modes` works prefaulting out of all faults.
-            raise InputError(
-                "the record is of a run with --prefault: run it without; `cost` works it out itself"
-            )
+            raise InputError("the record is of a run with --prefault: run it without; `cost` works it out itself")
         names = [str(call["name"]) for call in calls]
         events = data.get("events") or {"columns": [], "calls": []}
         columns = {name: i for i, name in enumerate(events["columns"])}
