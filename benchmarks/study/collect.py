@@ -21,7 +21,7 @@ from thinbox.surface.residual import Grants, Surface
 from thinbox.surface.run_surface import load_surface
 
 SCHEMA = "thinbox.study/1"
-POLICIES = ("sci", "patch", "function", "live", "transfer", "live+transfer", "callgraph", "profile")
+POLICIES = ("sci", "patch", "function", "live", "transfer", "callgraph", "profile", "live+transfer")
 PIPELINE = ("sh", "-c", "echo hello | wc -c; ls -l /; cat /proc/self/status; uname -a")
 COMMON = (
     "read", "write", "open", "openat", "close", "stat", "fstat", "newfstatat", "lstat", "poll", "lseek", "mmap",
@@ -43,14 +43,20 @@ def collect(folder: Path, jobs: int, say: Say) -> dict[str, Any]:
     profile.write_bytes(_learn_workload(guest))
     specs = {name: f"profile:{profile}" if name == "profile" else name for name in POLICIES}
     audits: dict[str, AuditRecord] = {}
+    plain: dict[str, AuditEntry] = {}
     for name, spec in specs.items():
-        options = AuditOptions(policy=spec, jobs=jobs, progress=say, step=_named(say, name))
+        options = AuditOptions(policy=spec, jobs=jobs, plain=plain, progress=say, step=_named(say, name))
         audits[name] = _audited(guest, options, folder / f"{name}.audit.json")
+        plain = plain or {entry.title: entry for entry in audits[name].entries if entry.memory}
     surface = load_surface(Session(guest, ("true",), RunOptions()), say, jobs)
     known = folder / "corpus.json"
     known.write_bytes(profile_from(touched_in(audits["live"]), guest.facts.symbols, guest.facts.sha256))
     options = AuditOptions(
-        policy="live", jobs=jobs, prefault=KnownPages.load(known), step=_named(say, "live, prefaulted")
+        policy="live",
+        jobs=jobs,
+        prefault=KnownPages.load(known),
+        plain=plain,
+        step=_named(say, "live, prefaulted"),
     )
     early = _audited(guest, options, folder / "prefault.audit.json")
     say("workloads")

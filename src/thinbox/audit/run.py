@@ -10,7 +10,7 @@ Rules of this file:
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -29,13 +29,15 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
     """`calls`: names of calls, empty for all. `policy` as for a run. `jobs`: processes. `resume`: go on where an
-    interrupted audit of the same things stopped. `progress` hears of each phase, `step` of each case."""
+    interrupted audit of the same things stopped. `plain`: entries by title of another audit of this thinbox on this
+    kernel, whose un-isolated runs are taken over. `progress` hears of each phase, `step` of each case."""
 
     calls: tuple[str, ...] = ()
     policy: str = "sci"
     jobs: int = 1
     resume: bool = False
     prefault: "KnownPages | None" = None
+    plain: "Mapping[str, AuditEntry] | None" = None
     progress: Progress | None = field(default=None)
     step: Progress | None = field(default=None)
 
@@ -97,7 +99,11 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
             journal.add(entry)
         if todo:
             for number, entry in run_cases(
-                cases, lambda: Lab(guest, template, policy, prefault=options.prefault), options.jobs, todo
+                cases,
+                lambda: Lab(guest, template, policy, prefault=options.prefault),
+                options.jobs,
+                todo,
+                options.plain,
             ):
                 done[number] = entry
                 journal.add(entry)

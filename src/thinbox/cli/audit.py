@@ -84,7 +84,7 @@ def audit(
     progress = ProgressLine(quiet=quiet)
     try:
         guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
-        options = AuditOptions(calls, policy, jobs, resume, known, progress.say, progress.step)
+        options = AuditOptions(calls, policy, jobs, resume, known, progress=progress.say, step=progress.step)
         record = run_audit(guest, options)
     finally:
         progress.clear()
