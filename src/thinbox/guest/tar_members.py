@@ -33,7 +33,7 @@ from thinbox.guest.rootfs_entry import (
 )
 from thinbox.guest.rootfs_tree import normalise_name
 
-_READ_LIMIT_BYTES = 32 << 10
+HEADER_LIMIT_BYTES = 32 << 10
 """Most that one read may ask for. tarfile reads long names and pax headers whole: two names of 4 KiB and some
 attributes. Its pax parser takes quadratic time (CVE-2024-6232; 22 s for 120 KiB here, 1.5 s for 32 KiB).
 Contents are read in pieces of at most this too."""
@@ -54,7 +54,7 @@ _MAGICS: tuple[tuple[bytes, Callable[[BinaryIO], object]], ...] = (
 )
 """First bytes of each compressed format (RFC 1952, bzip2, xz and RFC 8878 specifications)."""
 
-_BROKEN = (
+BROKEN = (
     tarfile.TarError,
     OSError,
     EOFError,
@@ -87,11 +87,31 @@ _KINDS = {
 }
 
 
-class _ForwardStream(io.RawIOBase):
+class ReadLimit:
+    """How many bytes may still be unpacked, shared by the archives of one image; a bomb ends here."""
+
+    __slots__ = ("_left_bytes", "_limit_bytes")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = self._left_bytes = limit_bytes
+
+    def require(self, count: int) -> None:
+        """Raise RootfsError unless `count` more bytes are allowed."""
+        if count > self._left_bytes:
+            raise RootfsError(f"it unpacks to more than {self._limit_bytes >> 20} MiB; no guest has memory for that")
+
+    def use(self, count: int) -> None:
+        """Count bytes that were unpacked; raises as `require`."""
+        self.require(count)
+        self._left_bytes -= count
+
+
+class ForwardStream(io.RawIOBase):
     """A readable, seekable-forward view of a decompressed stream, the one tarfile is given."""
 
-    def __init__(self, source: BinaryIO, *, hashed: bool = False) -> None:
+    def __init__(self, source: BinaryIO, *, hashed: bool = False, limit: ReadLimit | None = None) -> None:
         self._source = source
+        self._limit = limit
         self._position_bytes = 0
         self._hash = hashlib.sha256() if hashed else None
         self.last_read = b""
@@ -105,7 +125,7 @@ class _ForwardStream(io.RawIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return exactly `size` bytes unless the stream ends first; refuses more than 32 KiB at once."""
-        if size is None or not 0 <= size <= _READ_LIMIT_BYTES:
+        if size is None or not 0 <= size <= HEADER_LIMIT_BYTES:
             raise tarfile.ReadError(f"a header announces {size} bytes of itself")
         pieces: list[bytes] = []
         while size > 0 and (piece := self._source.read(size)):
@@ -115,6 +135,8 @@ class _ForwardStream(io.RawIOBase):
         if self._hash is not None:
             self._hash.update(self.last_read)
         self._position_bytes += len(self.last_read)
+        if self._limit is not None:
+            self._limit.use(len(self.last_read))
         return self.last_read
 
     def tell(self) -> int:
@@ -124,8 +146,10 @@ class _ForwardStream(io.RawIOBase):
         """Skip forward to `offset`; stops at the end of the stream."""
         if whence != io.SEEK_SET or offset < self._position_bytes:
             raise tarfile.StreamError("the archive can only be read forward")
+        if self._limit is not None:  # before the bytes of a bomb are skipped, not after
+            self._limit.require(offset - self._position_bytes)
         while self._position_bytes < offset:
-            if not self.read(min(_READ_LIMIT_BYTES, offset - self._position_bytes)):
+            if not self.read(min(HEADER_LIMIT_BYTES, offset - self._position_bytes)):
                 break
         return self._position_bytes
 
@@ -140,7 +164,9 @@ def open_decompressed(raw: BinaryIO) -> BinaryIO:
     return raw
 
 
-def read_members(raw: BinaryIO, where: str, *, sha256: str | None = None) -> Iterator[RootfsEntry]:
+def read_members(
+    raw: BinaryIO, where: str, *, sha256: str | None = None, limit: ReadLimit | None = None
+) -> Iterator[RootfsEntry]:
     """Yield the members of the archive `raw` (plain, gzip, bzip2, xz or zstd) in its order, as they are named.
 
     The `path` is normalised but not resolved; that of the root itself is b"". A hard link's `link_target` is
@@ -150,7 +176,8 @@ def read_members(raw: BinaryIO, where: str, *, sha256: str | None = None) -> Ite
     """
     source = open_decompressed(raw)
     try:
-        yield from _MemberReader(_ForwardStream(source, hashed=sha256 is not None), where, sha256).members()
+        stream = ForwardStream(source, hashed=sha256 is not None, limit=limit)
+        yield from _MemberReader(stream, where, sha256).members()
     except OSError as error:
         raise RootfsError(f"{where}: cannot be read: {error.strerror or error}") from error
     finally:
@@ -163,7 +190,7 @@ class _MemberReader:
 
     __slots__ = ("_generation", "_last_name", "_sha256", "_stream", "_where")
 
-    def __init__(self, stream: _ForwardStream, where: str, sha256: str | None) -> None:
+    def __init__(self, stream: ForwardStream, where: str, sha256: str | None) -> None:
         self._stream = stream
         self._where = where
         self._sha256 = sha256
@@ -182,13 +209,13 @@ class _MemberReader:
     def _open_tar(self) -> tarfile.TarFile:
         try:
             return tarfile.TarFile(fileobj=cast("BinaryIO", self._stream), encoding="utf-8", errors="surrogateescape")
-        except _BROKEN as error:
+        except BROKEN as error:
             raise RootfsError(f"{self._where}: not a tar archive, or damaged: {_one_line(error)}") from error
 
     def _next_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
         try:
             member = tar.next()
-        except _BROKEN as error:
+        except BROKEN as error:
             raise self._broken(error) from error
         # tarfile remembers every member for look-ups by name, which nobody here does.
         tar.members.clear()  # type: ignore[attr-defined]  # missing from typeshed
@@ -204,13 +231,15 @@ class _MemberReader:
         if self._stream.last_read not in ends:
             raise self._broken(EOFError("no end marker"))
         try:
-            for _ in range(_DRAIN_LIMIT_BYTES // _READ_LIMIT_BYTES):
-                if not self._stream.read(_READ_LIMIT_BYTES):
+            for _ in range(_DRAIN_LIMIT_BYTES // HEADER_LIMIT_BYTES):
+                if not self._stream.read(HEADER_LIMIT_BYTES):
                     break
-        except _BROKEN as error:
+        except BROKEN as error:
             raise self._broken(error) from error
         if self._sha256 is not None and self._stream.digest() != self._sha256:
-            raise RootfsError(f"{self._where}: does not have the SHA-256 {self._sha256} its image gives; fetch it again")
+            raise RootfsError(
+                f"{self._where}: does not have the SHA-256 {self._sha256} its image gives; fetch it again"
+            )
 
     def _entry(self, tar: tarfile.TarFile, member: tarfile.TarInfo, path: bytes) -> RootfsEntry:
         kind = _KINDS.get(member.type)
@@ -252,10 +281,10 @@ class _MemberReader:
                 raise ValueError(f"{show_path(path)}: read after the next entry was taken")
             try:
                 content = tar.extractfile(member)
-                piece_bytes = min(chunk_bytes, _READ_LIMIT_BYTES)
+                piece_bytes = min(chunk_bytes, HEADER_LIMIT_BYTES)
                 while content is not None and (chunk := content.read(piece_bytes)):
                     yield chunk
-            except _BROKEN as error:
+            except BROKEN as error:
                 raise RootfsError(f"{show_path(path)}: truncated or damaged archive: {_one_line(error)}") from error
 
         return chunks
