@@ -1,7 +1,10 @@
 """Services out of container images, made of Debian packages here, run isolated as a container engine would run them."""
 
+import importlib.util
+import marshal
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from thinbox.image.deb import deb_member, iter_deb_files
 from thinbox.image.source import fetch_package
 from thinbox.session.session import RunOptions, RunResult, run
 
-APPLETS = "cat grep id ls nc sleep wget".split()
+APPLETS = "cat grep id ls mkfifo sleep wget".split()
 
 CLIENT = """#!/opt/bb/sh
 PATH=/opt/bb:$PATH
@@ -93,11 +96,16 @@ def test_busybox_from_a_docker_archive(guest: ReadyGuest, tmp_path: Path) -> Non
 
 
 def test_a_service_of_shell_scripts_from_an_oci_layout(guest: ReadyGuest, tmp_path: Path) -> None:
-    service = (
-        b"#!/bin/sh\nmkfifo /run/in /run/out\nwhile read -r a b </run/in; do echo sum $((a + b)) >/run/out; done\n"
-    )
-    ask = b"#!/bin/sh\n/service &\nuntil [ -p /run/out ]; do :; done\nfor n in 1 2 3; do echo $n 40 >/run/in; cat /run/out; done\nkill $!\n"
-    layers = [layer_of(rootfs_folder("dash")), layer_with({"service": service, "ask": ask})]
+    service = b"""#!/bin/sh
+while read -r a b </run/in; do echo sum $((a + b)) >/run/out; done
+"""
+    ask = b"""#!/bin/sh
+/opt/bb/mkfifo /run/in /run/out || exit 3
+/service &
+for n in 1 2 3; do echo $n 40 >/run/in; /opt/bb/cat /run/out; done
+kill $!
+"""
+    layers = [layer_of(rootfs_folder("dash")), *tools(), layer_with({"service": service, "ask": ask})]
     path = write_oci_layout(tmp_path / "service", layers, compression=ZSTD, Cmd=["/ask"])
     result = run_image(guest, path, policy="function")
     require_clean(result, 100)
@@ -114,11 +122,29 @@ def test_sqlite3_from_an_oci_archive(guest: ReadyGuest, tmp_path: Path) -> None:
     assert result.stdout == b"42\n"
 
 
+def bytecode(root: Path) -> bytes:
+    """A layer with bytecode of what http.server imports, as an image's build would leave it; without it, slower only."""
+    names = "import sys, http.server; print(*(m.__name__ for m in sys.modules.values() if getattr(m, '__cached__', 0)))"
+    listed = subprocess.run([sys.executable, "-S", "-c", names], check=True, capture_output=True, text=True)
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    files = {}
+    for module in listed.stdout.split():
+        for name in (f"{module.replace('.', '/')}.py", f"{module.replace('.', '/')}/__init__.py"):
+            source = root / "usr/lib" / f"python{version}" / name
+            if source.is_file():
+                place = Path(importlib.util.cache_from_source(f"usr/lib/python{version}/{name}"))
+                code = compile(source.read_bytes(), f"/usr/lib/python{version}/{name}", "exec", dont_inherit=True)
+                # Flags 1: never compared with its source (PEP 552).
+                data = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(code)
+                files[str(place)] = data
+    return layer_with(files)
+
+
 def test_pythons_http_server_answers_on_loopback(guest: ReadyGuest, tmp_path: Path) -> None:
     served = {"srv/hello.txt": b"hello from python\n", **client("wget -q -O - http://127.0.0.1:8000/hello.txt")}
     path = write_oci_archive(
         tmp_path / "python.tar",
-        [layer_of(rootfs_folder("python3")), *tools(), layer_with(served)],
+        [layer_of(rootfs_folder("python3")), *tools(), layer_with(served), bytecode(rootfs_folder("python3"))],
         compression=ZSTD,
         Entrypoint=["/client.sh"],
         Cmd=["python3", "-S", "-m", "http.server", "--bind", "127.0.0.1", "8000"],
@@ -211,7 +237,7 @@ def test_a_program_linked_with_musl_runs(guest: ReadyGuest, tmp_path: Path) -> N
     lib = sdk / "usr/lib/x86_64-linux-musl"
     include = sdk / "usr/include/x86_64-linux-musl"
     compiler = ["cc", "-nostdinc", "-isystem", include, "-nostdlib", "-no-pie", "-fno-stack-protector"]
-    parts = [lib / "crt1.o", lib / "crti.o", source, libc, lib / "crtn.o"]
+    parts = [lib / "crt1.o", lib / "crti.o", source, f"-L{tmp_path}", "-l:libc.so", lib / "crtn.o"]
     subprocess.run(
         [*compiler, f"-Wl,--dynamic-linker,/{MUSL_LOADER}", "-o", program, *parts], check=True, capture_output=True
     )

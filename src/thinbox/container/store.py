@@ -85,6 +85,7 @@ class ArchiveStore:
 
     def __init__(self, file: BinaryIO, where: str) -> None:
         self._file = file
+        file.seek(0)
         self._places: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
         for count, member in enumerate(_members(_CappedFile(file), where)):
