@@ -40,7 +40,7 @@ Members = Callable[[ReadLimit | None], Iterator[RootfsEntry]]
 
 @dataclass(frozen=True, slots=True)
 class ContainerImage:
-    """What an image holds: how it is to be run, and its merged files. `name` is what the user gave."""
+    """What an image holds: how it is to be run, and its merged files. `name` is what the user gave, made printable."""
 
     name: str
     config: ImageConfig
@@ -91,6 +91,7 @@ def load_image(spec: str, workdir: str | None = None) -> ContainerImage:
     missing, damaged, for another platform, hostile or too large.
     """
     path, reference = _split(spec)
+    name = show_path(spec.encode("utf-8", "surrogateescape"))
     where = show_path(str(path).encode("utf-8", "surrogateescape"))
     try:
         config, layers = _open(path, where, reference)
@@ -101,7 +102,7 @@ def load_image(spec: str, workdir: str | None = None) -> ContainerImage:
             for member_number, member in enumerate(members(limit)):
                 tree.apply(member, member_number)
         _add_what_engines_add(tree, config, workdir)
-        return ContainerImage(spec, config, tree.place(), layers)
+        return ContainerImage(name, config, tree.place(), layers)
     except OSError as error:
         raise RootfsError(f"{where}: cannot be read: {error.strerror or error}") from error
     except RootfsError as error:
@@ -121,7 +122,7 @@ def _split(spec: str) -> tuple[Path, str | None]:
     except (OSError, ValueError) as error:
         raise RootfsError(f"{spec[:200]!a}: no usable name of a file") from error
     raise RootfsError(
-        f"{spec}: no such file or folder; give an archive (docker save, skopeo copy … oci-archive:), an OCI layout, or "
+        f"{show_path(spec.encode('utf-8', 'surrogateescape'))}: no such file or folder; give an archive (docker save, skopeo copy … oci-archive:), an OCI layout, or "
         "a root file system"
     )
 
