@@ -121,10 +121,9 @@ def _split(spec: str) -> tuple[Path, str | None]:
                 return Path(spec[:at]), spec[at + 1 :]
     except (OSError, ValueError) as error:
         raise RootfsError(f"{spec[:200]!a}: no usable name of a file") from error
-    raise RootfsError(
-        f"{show_path(spec.encode('utf-8', 'surrogateescape'))}: no such file or folder; give an archive (docker save, skopeo copy … oci-archive:), an OCI layout, or "
-        "a root file system"
-    )
+    shown = show_path(spec.encode("utf-8", "surrogateescape"))
+    hint = "give an archive (docker save, skopeo copy … oci-archive:…), an OCI layout, or a root file system"
+    raise RootfsError(f"{shown}: no such file or folder; {hint}")
 
 
 def _open(path: Path, where: str, reference: str | None) -> tuple[ImageConfig, tuple[Members, ...]]:
