@@ -26,7 +26,7 @@ from thinbox.machine.snapshot import restore_snapshot
 from thinbox.session.enforcer import Enforcer, Isolation
 from thinbox.session.events import EventRecorder
 from thinbox.session.input import Input
-from thinbox.session.profile import KnownPages, require_same_kernel
+from thinbox.session.profile import KnownPages, read_policy_file, require_same_kernel
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
 from thinbox.syscalls.table import call_number
@@ -96,20 +96,13 @@ def parse_isolate(text: str) -> Callable[[int], bool]:
     return lambda nr: nr in chosen
 
 
-def _read_file(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-
-
 class Session:
     """One machine restored from `guest`, running one command."""
 
     def __init__(self, guest: ReadyGuest, command: Sequence[str], options: RunOptions) -> None:
         if not command:
             raise InputError("there is no program to run; use `thinbox run -- PROGRAM ARG…`")
-        policy = load_policy(options.policy, _read_file) if isinstance(options.policy, str) else options.policy
+        policy = load_policy(options.policy, read_policy_file) if isinstance(options.policy, str) else options.policy
         require_same_kernel(policy, guest.facts.sha256)
         if options.prefault and options.prefault.kernel_sha256 != guest.facts.sha256:
             raise InputError("the --prefault profile was learned on another kernel; make one with --save-profile")
