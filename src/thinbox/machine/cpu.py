@@ -31,7 +31,7 @@ from unicorn import (
 
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
-from thinbox.machine import delivery, hooks, slots
+from thinbox.machine import delivery, hooks, slots, viewing
 from thinbox.machine.layout_probe import CpuLayout, context_state, find_live_state
 from thinbox.machine.memory import Memory
 
@@ -116,6 +116,7 @@ class Cpu:
         self._call_enter = self._exported(hooks.enter_table.address, None, 0)
         self._call_leave = self._exported(hooks.leave_table.address, None, 0)
         self._call_grant = self._exported(hooks.grant_page.address, ctypes.c_int64, 3)
+        self._call_drop = self._exported(viewing.drop_unseen.address, ctypes.c_int64, 3)
 
     @staticmethod
     def _exported(address: int, result: Any, arguments: int) -> Callable[..., int]:
@@ -280,6 +281,16 @@ class Cpu:
     def grant_page(self, vaddr: int, error: int, rip: int) -> int:
         """Grant one page on the current SCI table; return what `isolation.fault.grant` returns."""
         return self._call_grant(self._handle, self.core.ctypes.data, to_signed(vaddr), error, to_signed(rip))
+
+    def drop_unseen(self, rows: np.ndarray, kernel_root: int) -> int:
+        """Take back the data grants of log rows (n, `fault.LOG_COLUMNS`) that the view no longer plainly allows.
+
+        Preconditions: `slots.VIEW` is that of the rows' call, `kernel_root` its kernel table. Translations are not
+        flushed. Returns how many.
+        """
+        kept = np.ascontiguousarray(rows)
+        at = int(kept.ctypes.data)
+        return self._call_drop(self._handle, self.core.ctypes.data, at, len(kept), kernel_root)
 
     # -- saving -----------------------------------------------------------------------------------
     def save(self) -> bytes:
