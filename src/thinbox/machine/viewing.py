@@ -10,7 +10,7 @@ from numba import cfunc, types
 from thinbox import paging
 from thinbox.isolation import fault, view
 from thinbox.machine import slots
-from thinbox.machine.compiled import CACHE_COMPILED, compiled
+from thinbox.machine.compiled import compiled
 from thinbox.machine.delivery import native
 from thinbox.machine.intrinsics import words_at
 
@@ -24,9 +24,7 @@ def is_visible(core, kernel_root, leaf):
     return is_plainly_visible(words, end, kernel_root, words_at(core[slots.VIEW]), leaf & paging.FRAME_MASK)
 
 
-@cfunc(
-    types.int64(types.int64, types.CPointer(types.int64), types.int64, types.int64, types.int64), cache=CACHE_COMPILED
-)
+@cfunc(types.int64(types.int64, types.CPointer(types.int64), types.int64, types.int64, types.int64))
 def drop_unseen(_uc, core, rows_at, count, kernel_root):
     """Take back the data grants (log rows at a host address) whose pages are no longer plainly the tenant's to see.
 
