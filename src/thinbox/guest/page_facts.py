@@ -134,8 +134,8 @@ class PageReader:
             css = self._pointer(memcg + self._css_at + self._parent_at, root)
             memcg = css - self._css_at if css else 0
 
-    def facts(self, paddr: int, vaddr: int, root: int, owner_of: "Callable[[int], str | None]") -> PageFacts:
-        """Return the facts of the page of `paddr`, touched at `vaddr`; `owner_of` names a memory cgroup's tenant.
+    def facts(self, paddr: int, root: int, owner_of: "Callable[[int], str | None]") -> PageFacts:
+        """Return the facts of the page of `paddr` (the very address touched); `owner_of` names a cgroup's tenant.
 
         `root` is the kernel's table.
         """
@@ -171,7 +171,7 @@ class PageReader:
         self, page: _Page, paddr: int, data: int, root: int, owner_of: "Callable[[int], str | None]"
     ) -> PageFacts:
         words = self.words.data
-        cache = self._pointer_at(page.head + self._cache_at)
+        cache = self._word(page.head + self._cache_at)
         detail = self._string(self._pointer(cache + self._cache_name_at, root), root)
         if not data & view.DATA_OBJCGS:
             return PageFacts(PageKind.SLAB, detail=detail)
@@ -193,9 +193,6 @@ class PageReader:
         """Return the bytes from the start of a compound page to `paddr`."""
         # Struct pages of one compound page lie in one run of the array, and its physical pages likewise.
         return (page.paddr - page.head) // self.words.data[view.PAGE_BYTES] * 4096 + (paddr & 0xFFF)
-
-    def _pointer_at(self, paddr: int) -> int:
-        return self._word(paddr)
 
     def _string(self, vaddr: int, root: int) -> str:
         try:
