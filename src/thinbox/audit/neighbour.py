@@ -17,7 +17,7 @@ SECRETS = {
     "file": b"\x94file-secret-of-the-neighbour!!\x18",
     "pipe": b"\x95pipe-secret-of-the-neighbour!!\x19",
 }
-SECRET_FILE = "/tmp/neighbour"
+NEIGHBOUR_FILE = "/tmp/neighbour"
 SECRET_OFFSET = 256
 """Where in its page the secret in memory, and the one in the file, lies."""
 _PAGE_BYTES = 4096
@@ -44,7 +44,7 @@ def _live(talk: Conversation, area: int) -> Work:
     yield from must("read", reader, memory + SECRET_OFFSET, len(SECRETS["memory"]))
     # The pipe keeps the page it was copied through for the next write (fs/pipe.c, tmp_page): this is the next write.
     yield from _send(talk, writer, place, SECRETS["pipe"])
-    handle = yield from must("open", SECRET_FILE, _O_CREAT_RDWR, 0o600)
+    handle = yield from must("open", NEIGHBOUR_FILE, _O_CREAT_RDWR, 0o600)
     talk.write(place, SECRETS["file"])
     yield from must("pwrite64", handle, place, len(SECRETS["file"]), SECRET_OFFSET)
     talk.write(place, bytes(_PAGE_BYTES))

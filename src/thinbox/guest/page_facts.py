@@ -19,6 +19,7 @@ import numpy as np
 from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
+from thinbox.guest.held_files import HeldFiles
 from thinbox.isolation import view
 from thinbox.isolation.hidden import PageFacts, PageKind
 
@@ -70,6 +71,7 @@ class PageReader:
             self._mounts_at = types.offset_of("nsproxy", "mnt_ns"), types.offset_of("mnt_namespace", "list")
             mount_link = types.offset_of("mount", "mnt_list")
             self._mount_super_at = types.offset_of("mount", "mnt.mnt_sb") - mount_link
+            self._held = HeldFiles(kernel, self._pointer)
             self._parent_at = types.offset_of("cgroup_subsys_state", "parent")
             self._css_at = types.offset_of("mem_cgroup", "css")
             self._direct_map = self._pointer(symbols.address_of("page_offset_base"))
@@ -205,8 +207,8 @@ class PageReader:
         inode = self._pointer(mapping + self._host_at, root)
         mode = self._pointer(inode + (self._mode_at & ~7), root) >> 8 * (self._mode_at & 7) & 0xFFFF
         superblock = self._pointer(inode + self._super_at, root)
-        shared = bool(mode & _OTHERS_READ) and superblock in self._mounted(root)
-        return PageFacts(PageKind.FILE, owners, is_shared_file=shared)
+        public = bool(mode & _OTHERS_READ) and superblock in self._mounted(root)
+        return PageFacts(PageKind.FILE, owners, is_public=public, is_held=self._held.holds(mapping, root))
 
     def _mounted(self, root: int) -> set[int]:
         """Return the super blocks mounted in the running task's mount namespace."""
@@ -229,10 +231,12 @@ class PageReader:
             if first and self._has_type(first.paddr, _BUDDY) and self._word(first.paddr + self._private_at) >= order:
                 return PageFacts(PageKind.FREE)
         before = self._find((number & ~1) << 12, root) if number & 1 else None
-        if before is not None:
-            data = self._word(before.paddr + words[view.MEMCG_AT])
-            mm = self._word(before.paddr + self._pgd_mm_at)
-            if mm and self._pointer(mm + self._pgd_at, root) == (self._direct_map + ((number & ~1) << 12)) & U64:
-                owner = owner_of(self._memcg_of(data & ~view.DATA_FLAGS, root)) if data & view.DATA_KMEM else None
-                return PageFacts(PageKind.TABLE, frozenset({owner}))
-        return PageFacts(PageKind.UNKNOWN)
+        if before is None:
+            return PageFacts(PageKind.UNKNOWN)
+        data = self._word(before.paddr + words[view.MEMCG_AT])
+        owner = owner_of(self._memcg_of(data & ~view.DATA_FLAGS, root)) if data & view.DATA_KMEM else None
+        mm = self._word(before.paddr + self._pgd_mm_at)
+        if mm and self._pointer(mm + self._pgd_at, root) == (self._direct_map + ((number & ~1) << 12)) & U64:
+            return PageFacts(PageKind.TABLE, frozenset({owner}))
+        # While a PGD is being made, it is not yet its mm's.
+        return PageFacts(PageKind.UNKNOWN, here=owner)

@@ -59,7 +59,7 @@ class Views:
         MachineError if it is the root cgroup while the tenant has a view: then nothing could be told apart.
         """
         memcg = self.cgroups.memcg_of(task, root)
-        if memcg == self._words[view.ROOT] & U64:
+        if memcg == int(self._words[view.ROOT]) & U64:
             if view_rule(tenant.isolation.view) != view.NONE:
                 raise MachineError(f"tenant {tenant.name} has a view but no memory cgroup of its own")
             return
