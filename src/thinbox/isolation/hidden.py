@@ -76,7 +76,12 @@ LINKING = (
     "vma_interval_tree_iter_first",
     "vma_interval_tree_iter_next",
     "vma_interval_tree_augment_rotate",
+    "anon_vma_interval_tree_insert",
+    "anon_vma_interval_tree_remove",
+    "anon_vma_interval_tree_iter_first",
+    "anon_vma_interval_tree_iter_next",
     "__anon_vma_interval_tree_subtree_search",
+    "__anon_vma_interval_tree_augment_rotate",
     "__rb_insert_augmented",
     "__rb_erase_color",
     # Wait queues and locks: a waiter's entry lies on its own stack.
