@@ -25,6 +25,7 @@ from thinbox.session.input import Input
 from thinbox.session.profile import require_same_kernel
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
+from thinbox.session.views import view_rule
 from thinbox.syscalls.table import call_number
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class RunOptions:
     keep_faults: bool = False
     coverage: bool = False
     on_violation: str = "oops"
+    view: str = "none"
     stdin: BinaryIO | None = None
     terminal: Terminal | None = None
     keys: Callable[[bytes], bytes] | None = None
@@ -92,13 +94,18 @@ def _read_file(path: str) -> bytes:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
+def choose_policy(policy: str | Policy) -> Policy:
+    """Return the policy of a name, or the one given; `InputError` for a name there is not."""
+    return load_policy(policy, _read_file) if isinstance(policy, str) else policy
+
+
 class Session:
     """One machine restored from `guest`, running one command."""
 
     def __init__(self, guest: ReadyGuest, command: Sequence[str], options: RunOptions) -> None:
         if not command:
             raise InputError("there is no program to run; use `thinbox run -- PROGRAM ARG…`")
-        policy = load_policy(options.policy, _read_file) if isinstance(options.policy, str) else options.policy
+        policy = choose_policy(options.policy)
         require_same_kernel(policy, guest.facts.sha256)
         isolates = parse_isolate(options.isolate)
         self._options, self._guest = options, guest
@@ -111,7 +118,12 @@ class Session:
         self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command))
         compat = options.isolate != "none"
         isolation = Isolation(
-            policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults, on_violation=options.on_violation
+            policy,
+            isolates,
+            isolates_compat=compat,
+            keep_faults=options.keep_faults,
+            on_violation=options.on_violation,
+            view=options.view,
         )
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
@@ -124,7 +136,8 @@ class Session:
         root = ROOT if options.rootfs else "/"
         defaults = TenantOptions(tuple(command))
         environment = defaults.environment if options.environment is None else options.environment
-        self._tenant = TenantOptions(tuple(command), environment, root, options.workdir, options.terminal)
+        cgroup = "tenant" if view_rule(options.view) else None
+        self._tenant = TenantOptions(tuple(command), environment, root, options.workdir, options.terminal, cgroup)
         machine.on_idle = self._wait_for_input
         if options.terminal is not None:
             machine.look_at_input = self._look_at_keys
