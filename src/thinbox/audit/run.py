@@ -27,11 +27,12 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """`calls`: names of calls, empty for all. `policy` as for a run. `jobs`: processes. `resume`: go on where an
+    """`calls`: names of calls, empty for all. `policy` and `view` as for a run. `jobs`: processes. `resume`: go on where an
     interrupted audit of the same things stopped. `progress` hears of each phase, `step` of each case."""
 
     calls: tuple[str, ...] = ()
     policy: str = "sci"
+    view: str = "none"
     jobs: int = 1
     resume: bool = False
     progress: Progress | None = field(default=None)
@@ -76,15 +77,17 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
         )
     started = time.perf_counter()
     say("freezing a machine for the audit")
-    template = make_template(guest)
-    journal = Journal(_journal_path(guest, options.policy, cases))
+    template = make_template(guest, tenants=options.view != "none")
+    journal = Journal(_journal_path(guest, f"{options.policy} {options.view}", cases))
     done = journal.read(cases) if options.resume else {}
     todo = [number for number in range(len(cases)) if number not in done]
     with journal:
         for entry in done.values():
             journal.add(entry)
         if todo:
-            for number, entry in run_cases(cases, lambda: Lab(guest, template, policy), options.jobs, todo):
+            for number, entry in run_cases(
+                cases, lambda: Lab(guest, template, policy, view=options.view), options.jobs, todo
+            ):
                 done[number] = entry
                 journal.add(entry)
                 step(f"{len(done)} of {len(cases)} cases: {entry.title}")

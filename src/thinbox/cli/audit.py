@@ -21,6 +21,13 @@ EXIT_FOUND = 1
 @machine_options
 @click.option("--all", "everything", is_flag=True, help="The whole corpus.")
 @click.option("--policy", default="sci", show_default=True, metavar="NAME", help="As for `thinbox run`.")
+@click.option(
+    "--view",
+    type=click.Choice(("none", "permissive", "strict")),
+    default="none",
+    show_default=True,
+    help="Beside a second tenant, whose data is hidden.",
+)
 @click.option("--jobs", "-j", default=1, show_default=True, metavar="N", help="Processes.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted audit stopped.")
 @click.option("--list", "listing", is_flag=True, help="List calls and cases, run nothing.")
@@ -41,6 +48,7 @@ def audit(
     quiet: bool,
     everything: bool,
     policy: str,
+    view: str,
     jobs: int,
     resume: bool,
     listing: bool,
@@ -77,7 +85,7 @@ def audit(
     progress = ProgressLine(quiet=quiet)
     try:
         guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
-        record = run_audit(guest, AuditOptions(calls, policy, jobs, resume, progress.say, progress.step))
+        record = run_audit(guest, AuditOptions(calls, policy, view, jobs, resume, progress.say, progress.step))
     finally:
         progress.clear()
     if json_path:

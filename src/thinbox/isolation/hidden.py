@@ -84,6 +84,10 @@ LINKING = (
     "__anon_vma_interval_tree_augment_rotate",
     "__rb_insert_augmented",
     "__rb_erase_color",
+    # Freed objects that wait for a grace period: one list for all.
+    "rcu_segcblist_pend_cbs",
+    "rcu_segcblist_enqueue",
+    "rcu_cblist_enqueue",
     # Wait queues and locks: a waiter's entry lies on its own stack.
     "add_wait_queue",
     "add_wait_queue_exclusive",
@@ -113,6 +117,12 @@ LINKING = (
     "__up",
     "complete",
     "try_to_wake_up",
+    "_raw_spin_lock",
+    "_raw_spin_lock_irq",
+    "_raw_spin_lock_irqsave",
+    "_raw_spin_unlock",
+    "_raw_spin_unlock_irq",
+    "_raw_spin_unlock_irqrestore",
 )
 """Functions that follow the kernel's own links from one tenant's object to the next one's."""
 
@@ -125,6 +135,8 @@ LINKED_CACHES = frozenset(
         "pid",  # hash chains of pids
         "cred_jar",  # compared at each permission check between tasks
         "dentry",  # one hash table of names for the whole kernel
+        "mnt_cache",  # trees of mounts, propagated between namespaces
+        "user_namespace",  # counted by whoever drops the last reference to a task's memory
         "kernfs_node_cache",  # trees of sysfs and cgroups
         "shmem_inode_cache",  # inodes: a list for each super block, one hash table for all
         "proc_inode_cache",

@@ -179,6 +179,9 @@ class TenantsSession:
             each.io.signals.append(number)
         self.machine.doorbell.receive(_DOORBELL)
 
+    def resize(self, _rows: int, _columns: int) -> None:
+        """No tenant of several has a terminal: nothing happens."""
+
 
 def _isolation(spec: TenantSpec, guest: ReadyGuest) -> Isolation:
     policy = choose_policy(spec.policy)
