@@ -27,8 +27,8 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """`calls`: names of calls, empty for all. `policy` and `view` as for a run. `jobs`: processes. `resume`: go on where an
-    interrupted audit of the same things stopped. `progress` hears of each phase, `step` of each case."""
+    """`calls`: names of calls, empty for all. `policy` and `view` as for a run. `jobs`: processes. `resume`: go on
+    where an interrupted audit of the same things stopped. `progress` hears of each phase, `step` of each case."""
 
     calls: tuple[str, ...] = ()
     policy: str = "sci"

@@ -17,15 +17,15 @@ _INSISTENT = (signal.SIGINT, signal.SIGTERM)
 _TERMINALS = (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
 
 
-_Result = TypeVar("_Result", covariant=True)
+ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 
-class Runs(Protocol[_Result]):
+class Runs(Protocol[ResultT_co]):
     """A session: of one tenant, or of several."""
 
     @property
     def machine(self) -> "Machine": ...
-    def run(self) -> _Result: ...
+    def run(self) -> ResultT_co: ...
     def signal(self, number: int) -> None: ...
     def resize(self, rows: int, columns: int) -> None: ...
 
@@ -63,7 +63,7 @@ class _Signals:
         self._session.resize(*terminal.size)
 
 
-def run_with_signals(session: Runs[_Result], terminal: UserTerminal | None = None) -> _Result:
+def run_with_signals(session: Runs[ResultT_co], terminal: UserTerminal | None = None) -> ResultT_co:
     """Run `session`, forwarding signals; `terminal`, if given, is raw meanwhile and its size follows the user's."""
     signals = _Signals(session, terminal)
     numbers = _FORWARDED + (_TERMINALS if terminal else ())
