@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench docs clean
+.PHONY: help setup demo test check bench study docs clean
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
@@ -29,6 +29,10 @@ check: $(STAMP) ## lint and types
 
 bench: $(STAMP) ## thinbox's own speed, as ratios
 	$(BIN)/thinbox bench
+
+study: $(STAMP) ## measure what isolation does to every call, and write docs/study.md (20 minutes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[plot]'
+	$(BIN)/python -m benchmarks.study
 
 docs: $(STAMP) ## check that the documents' commands and links hold
 	$(BIN)/python -m pytest tests/test_documents.py

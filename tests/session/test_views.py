@@ -195,7 +195,7 @@ def test_under_strict_no_page_of_several_tenants_stays_mapped(labs):
         def opened(self, *_):
             pass
 
-        paused = resumed = opened
+        paused = resumed = granted = opened
 
     before, lab.enforcer.watch = lab.enforcer.watch, Look()
     try:
@@ -234,8 +234,10 @@ def test_a_page_that_changes_hands_while_the_call_sleeps_is_taken_back(labs):
     found = {}
 
     class Look:
-        def opened(self, state, call):
+        def opened(self, *_):
             pass
+
+        granted = opened
 
         def paused(self, state, call):
             if not call.isolated or found:

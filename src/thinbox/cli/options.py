@@ -1,11 +1,17 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from thinbox.boot.params import DEFAULT_MEMORY_MIB
+from thinbox.errors import InputError
+
+if TYPE_CHECKING:
+    from thinbox.image.facts import KernelFacts
+    from thinbox.session.profile import Touched
 
 
 def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,3 +31,13 @@ def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def save_profile(path: Path, calls: "Sequence[Touched]", facts: "KernelFacts") -> None:
+    """Write the profile of these calls, for `--prefault FILE` and `--policy profile:FILE`."""
+    from thinbox.session.profile import profile_from
+
+    try:
+        path.write_bytes(profile_from(calls, facts.symbols, facts.sha256))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; give --save-profile another file") from error

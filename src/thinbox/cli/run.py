@@ -17,6 +17,7 @@ from thinbox.errors import InputError
 if TYPE_CHECKING:
     from thinbox.cli.terminal import UserTerminal
     from thinbox.guest.terminal import Terminal
+    from thinbox.session.profile import KnownPages
     from thinbox.session.records import RunRecord
     from thinbox.session.session import RunResult, Session
     from thinbox.surface.run_surface import RunSurface
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 @click.option(
     "--tty/--no-tty", "-t/-T", "wants_tty", default=None, help="A terminal as stdio. [default: if yours is one]"
 )
+@click.option(
+    "--prefault", type=click.Path(path_type=Path), metavar="FILE", help="Map what each call is known to need."
+)
+@click.option("--save-profile", type=click.Path(path_type=Path), metavar="FILE", help="Write what each call touched.")
 @click.option(
     "--on-violation",
     type=click.Choice(("undo", "oops", "stop")),
@@ -71,6 +76,9 @@ if TYPE_CHECKING:
 @click.option(
     "--surface", is_flag=True, help="Measure what each call leaves to an exploit: code pages, gadgets, functions."
 )
+@click.option(
+    "--events", is_flag=True, help="Trace the pages touched, for `thinbox cost`: FILE.trace beside --json FILE."
+)
 @click.argument("command", nargs=-1, metavar="-- PROGRAM ARG… | FILE.toml")
 def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any) -> None:
     """Run PROGRAM on a real kernel, in this process, its system calls isolated.
@@ -99,6 +107,10 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
     from thinbox.cli.signals import run_with_signals
 
     _require_record_extra(options["record"])
+    if options["events"] and options["json_path"] in (None, "-"):
+        raise click.UsageError("--events needs --json FILE; the trace is written beside it")
+    if options["events"] and options["prefault"]:
+        raise click.UsageError("--events takes no --prefault; `thinbox cost` works out what known pages save")
     progress = ProgressLine(quiet=quiet)
     try:
         guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
@@ -113,7 +125,9 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
             rootfs=options["rootfs"],
             environment=_environment(options["environment"], terminal),
             workdir=options["workdir"],
-            keep_faults=options["record"] is not None or options["surface"],
+            keep_faults=bool(options["record"] or options["surface"] or options["save_profile"]),
+            prefault=_known_pages(options["prefault"]),
+            keep_trace=options["events"],
             coverage=options["coverage_path"] is not None,
             on_violation=options["on_violation"],
             view=options["view"] or "none",
@@ -131,6 +145,11 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
         progress.clear()
     if options["coverage_path"] and result.record.coverage is not None:
         _write_json(result.record.coverage.to_json(), options["coverage_path"])
+    if options["save_profile"]:
+        from thinbox.cli.options import save_profile
+        from thinbox.session.profile import touched_by
+
+        save_profile(options["save_profile"], touched_by(result.record), guest.facts)
     surface = tabulate(result.record) if tabulate else None
     _report(result, options["json_path"], options["record"], surface, quiet=quiet)
     raise click.exceptions.Exit(result.exit_code)
@@ -190,6 +209,12 @@ def _prepare_surface(session: "Session", progress: ProgressLine) -> "Callable[[R
 
     surface = load_surface(session, progress.say)
     return lambda record: tabulate(record, surface)
+
+
+def _known_pages(path: Path | None) -> "KnownPages | None":
+    from thinbox.session.profile import KnownPages
+
+    return None if path is None else KnownPages.load(path)
 
 
 def _stdin() -> Any:
@@ -282,6 +307,10 @@ def _report(
     result: "RunResult", json_path: str | None, folder: Path | None, surface: "RunSurface | None", *, quiet: bool
 ) -> None:
     record = result.record
+    if json_path and record.events.trace is not None:
+        trace_path = Path(f"{json_path}.trace")
+        record.events.trace.save(trace_path)
+        record.events.trace_file = trace_path.name
     if json_path:
         _write_json(record.to_json() | ({} if surface is None else {"surface": surface.to_json()}), json_path)
     if folder:

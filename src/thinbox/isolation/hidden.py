@@ -162,13 +162,13 @@ def check_page(rule: int, own: str, facts: PageFacts, function: str | None) -> V
     if kind is PageKind.FREE:
         return _refused("V4", "it belongs to nobody: a free page still holds what its last owner left", None, function)
     if kind is PageKind.UNKNOWN:
+        if rule == view.PERMISSIVE:
+            return _granted("V5", "nobody's, as far as can be told")
         if function in CLEARING:
             return ViewVerdict(_grant("V5", "nobody's yet: it is being cleared"), is_brief=True)
         if facts.here == own and function == "pgd_alloc":
             return ViewVerdict(_grant("V5", "the second page of a top-level table being made"), is_brief=True)
-        if rule == view.STRICT:
-            return _refused("V5", f"it cannot be told whose it is: {kind.value}", None, function)
-        return _granted("V5", "nobody's, as far as can be told")
+        return _refused("V5", f"it cannot be told whose it is: {kind.value}", None, function)
     if kind is PageKind.FILE:
         return _check_file(rule, own, facts, other, function)
     if kind is PageKind.SLAB:

@@ -21,8 +21,9 @@ from thinbox.isolation.policies import Policy, load_policy
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
 from thinbox.session.enforcer import Enforcer, Isolation
+from thinbox.session.events import EventRecorder
 from thinbox.session.input import Input
-from thinbox.session.profile import require_same_kernel
+from thinbox.session.profile import KnownPages, require_same_kernel
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
 from thinbox.session.views import view_rule
@@ -52,9 +53,11 @@ class RunOptions:
     environment: tuple[str, ...] | None = None
     workdir: str = "/"
     keep_faults: bool = False
+    keep_trace: bool = False
     coverage: bool = False
     on_violation: str = "oops"
     view: str = "none"
+    prefault: KnownPages | None = None
     stdin: BinaryIO | None = None
     terminal: Terminal | None = None
     keys: Callable[[bytes], bytes] | None = None
@@ -107,6 +110,8 @@ class Session:
             raise InputError("there is no program to run; use `thinbox run -- PROGRAM ARG…`")
         policy = choose_policy(options.policy)
         require_same_kernel(policy, guest.facts.sha256)
+        if options.prefault and options.prefault.kernel_sha256 != guest.facts.sha256:
+            raise InputError("the --prefault profile was learned on another kernel; make one with --save-profile")
         isolates = parse_isolate(options.isolate)
         self._options, self._guest = options, guest
         self.machine = machine = Machine(guest.params.memory_mib)
@@ -124,9 +129,12 @@ class Session:
             keep_faults=options.keep_faults,
             on_violation=options.on_violation,
             view=options.view,
+            prefault=options.prefault,
         )
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
+        self._events = EventRecorder(machine, self.view, sites, trace=options.keep_trace)
+        self.enforcer.watch.add(self._events)
         self._recorder = self._start_coverage(sites) if options.coverage else None
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
         self._input = Input(options.stdin, typed=options.terminal is not None, keys=options.keys)
@@ -148,7 +156,7 @@ class Session:
         from thinbox.coverage.recorder import Recorder
 
         recorder = Recorder(self.machine, self.view, sites)
-        self.enforcer.watch = recorder
+        self.enforcer.watch.add(recorder)
         return recorder
 
     def _keep(self, stream: int, data: bytes) -> None:
@@ -156,6 +164,7 @@ class Session:
 
     def _adopt(self) -> None:
         self.enforcer.adopt_current()
+        self._events.begin()
         self.talk.forget(self.view.current)
 
     def run(self) -> RunResult:
@@ -167,6 +176,7 @@ class Session:
         finally:
             self.record.wall_s = time.perf_counter() - started
             self.record.virtual_ns = self.machine.now_ns - began_ns
+        self.record.events = self._events.finish(self.enforcer.kernel_root)
         if self._recorder is not None:
             self.record.coverage = self._recorder.finish(self.record.calls)
         self.record.exit_code = self._exit_code()

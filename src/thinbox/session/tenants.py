@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from thinbox.machine.memory import Memory
     from thinbox.session.enforcer import Isolation
     from thinbox.session.judge import Judge
+    from thinbox.session.prefault import Prefault
     from thinbox.session.records import RunRecord
 
 _MOST_TASKS = 1 << 16
@@ -35,6 +36,7 @@ class Tenant:
     isolation: "Isolation"
     record: "RunRecord"
     judge: "Judge"
+    prefault: "Prefault | None" = None
     memcg: int = 0
 
     @property
