@@ -180,8 +180,6 @@ class Enforcer:
         parent = self.tasks.get(self.view.current)
         if self.running is not None and parent is not None:
             task, root = self.cpu.regs[registers.RDI], self.kernel_root
-            if parent.tenant.memcg and self.views.cgroups.owner_of_task(task, root) != parent.tenant.name:
-                raise MachineError(f"a child of tenant {parent.tenant.name} is not in its memory cgroup")
             self._add_task(task, root, parent.tenant)
 
     # -- enter and leave ------------------------------------------------------------------------------
