@@ -28,12 +28,13 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """`calls`: names of calls, empty for all. `policy` as for a run. `jobs`: processes. `resume`: go on where an
-    interrupted audit of the same things stopped. `plain`: entries by title of another audit of this thinbox on this
-    kernel, whose un-isolated runs are taken over. `progress` hears of each phase, `step` of each case."""
+    """`calls`: names of calls, empty for all. `policy` and `view` as for a run. `jobs`: processes. `resume`: go on
+    where an interrupted audit of the same things stopped. `plain`: entries by title of another audit of this thinbox
+    on this kernel, whose un-isolated runs are taken over. `progress` hears of each phase, `step` of each case."""
 
     calls: tuple[str, ...] = ()
     policy: str = "sci"
+    view: str = "none"
     jobs: int = 1
     resume: bool = False
     prefault: "KnownPages | None" = None
@@ -92,8 +93,8 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
         )
     started = time.perf_counter()
     say("freezing a machine for the audit")
-    template = make_template(guest)
-    journal = Journal(_journal_path(guest, f"{options.policy} {options.prefault!r}", cases))
+    template = make_template(guest, tenants=options.view != "none")
+    journal = Journal(_journal_path(guest, f"{options.policy} {options.view} {options.prefault!r}", cases))
     done = journal.read(cases) if options.resume else {}
     todo = [number for number in range(len(cases)) if number not in done]
     with journal:
@@ -102,7 +103,7 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
         if todo:
             for number, entry in run_cases(
                 cases,
-                lambda: Lab(guest, template, policy, prefault=options.prefault),
+                lambda: Lab(guest, template, policy, view=options.view, prefault=options.prefault),
                 options.jobs,
                 todo,
                 options.plain,

@@ -21,6 +21,13 @@ EXIT_FOUND = 1
 @machine_options
 @click.option("--all", "everything", is_flag=True, help="The whole corpus.")
 @click.option("--policy", default="sci", show_default=True, metavar="NAME", help="As for `thinbox run`.")
+@click.option(
+    "--view",
+    type=click.Choice(("none", "permissive", "strict")),
+    default="none",
+    show_default=True,
+    help="Beside a second tenant, whose data is hidden.",
+)
 @click.option("--jobs", "-j", default=1, show_default=True, metavar="N", help="Processes.")
 @click.option("--prefault", type=click.Path(path_type=Path), metavar="FILE", help="As for `thinbox run`.")
 @click.option("--save-profile", type=click.Path(path_type=Path), metavar="FILE", help="Write what each call touched.")
@@ -43,6 +50,7 @@ def audit(
     quiet: bool,
     everything: bool,
     policy: str,
+    view: str,
     jobs: int,
     prefault: Path | None,
     save_profile: Path | None,
@@ -84,7 +92,7 @@ def audit(
     progress = ProgressLine(quiet=quiet)
     try:
         guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
-        options = AuditOptions(calls, policy, jobs, resume, known, progress=progress.say, step=progress.step)
+        options = AuditOptions(calls, policy, view, jobs, resume, known, progress=progress.say, step=progress.step)
         record = run_audit(guest, options)
     finally:
         progress.clear()

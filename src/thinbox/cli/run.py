@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -55,6 +55,15 @@ if TYPE_CHECKING:
     show_default=True,
     help="Roll the call back and kill its process; kill as a kernel oops does; or end the run.",
 )
+@click.option(
+    "--view",
+    type=click.Choice(("none", "permissive", "strict")),
+    help="Hide other tenants' data. [default: none; with several tenants permissive]",
+)
+@click.option("--tenant", "tenants", multiple=True, metavar="NAME=COMMAND", help="Run several at once. Repeatable.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="DIR", help="Several tenants: their output, in files."
+)
 @click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON (- for stdout).")
 @click.option(
     "--coverage", "coverage_path", metavar="FILE", help="Write the functions and pages each call used (- for stdout)."
@@ -71,7 +80,7 @@ if TYPE_CHECKING:
 @click.option(
     "--events", is_flag=True, help="Trace the pages touched, for `thinbox cost`: FILE.trace beside --json FILE."
 )
-@click.argument("command", nargs=-1, metavar="-- PROGRAM ARG…")
+@click.argument("command", nargs=-1, metavar="-- PROGRAM ARG… | FILE.toml")
 def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any) -> None:
     """Run PROGRAM, or what an image says, on a real kernel, in this process, its system calls isolated.
 
@@ -87,7 +96,12 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
     thinbox run --rootfs ./root -- /usr/bin/python3 -c 'print(1)'
     thinbox run --image redis.tar -- redis-server --version
     thinbox run --policy patch --json - -- mkdir /tmp/x
+    thinbox run --tenant a='sh -c "id; ls /proc"' --tenant b=id
     """
+    if options["tenants"] or _is_tenants_file(options["command"]):
+        _run_tenants(kernel_spec, memory, append, quiet=quiet, options=options)
+    if options["output"]:
+        raise InputError("--output is for several tenants; one tenant's output is yours")
     from thinbox.boot.params import BootParams
     from thinbox.boot.ready import prepare
     from thinbox.cli.signals import run_with_signals
@@ -122,6 +136,7 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
             keep_trace=options["events"],
             coverage=options["coverage_path"] is not None,
             on_violation=options["on_violation"],
+            view=options["view"] or "none",
             stdin=stdin,
             terminal=terminal,
             keys=_keys(yours),
@@ -144,6 +159,54 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
     surface = tabulate(result.record) if tabulate else None
     _report(result, options["json_path"], options["record"], surface, quiet=quiet)
     raise click.exceptions.Exit(result.exit_code)
+
+
+def _is_tenants_file(command: tuple[str, ...]) -> bool:
+    return len(command) == 1 and command[0].endswith(".toml")
+
+
+def _run_tenants(
+    kernel_spec: str | None, memory: int, append: str, *, quiet: bool, options: dict[str, Any]
+) -> NoReturn:
+    """Run several tenants; ends with their exit status."""
+    from thinbox.boot.params import BootParams
+    from thinbox.boot.ready import prepare
+    from thinbox.cli import tenants as several
+    from thinbox.cli.signals import run_with_signals
+
+    alone = ("coverage_path", "record", "surface", "wants_tty", "environment")
+    wrong = [name for name in alone if options[name]]
+    if wrong or (options["tenants"] and options["command"]):
+        raise InputError("with several tenants, use no program, terminal, --env, --coverage, --record or --surface")
+    given = {name: options[name] for name in ("policy", "isolate", "on_violation", "workdir", "rootfs")}
+    defaults = given | {"view": options["view"] or "permissive"}
+    if options["tenants"]:
+        specs = several.parse_tenants(options["tenants"], defaults)
+    else:
+        specs = several.load_tenants(Path(options["command"][0]), defaults)
+    progress = ProgressLine(quiet=quiet)
+    prefixed = several.Prefixed([spec.name for spec in specs])
+    try:
+        guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
+        from thinbox.session.several import TenantsSession
+
+        output = several.file_output(options["output"]) if options["output"] else prefixed.take
+        session = TenantsSession(guest, specs, output)
+        progress.clear()
+        results = run_with_signals(session)
+        prefixed.end()
+    finally:
+        progress.clear()
+    if options["json_path"]:
+        _write_json(several.tenants_json(results), options["json_path"])
+    for name, result in results.items():
+        for violation in result.record.kills:
+            click.echo(f"thinbox: {name}: {violation.sentence()}", err=True)
+        if not quiet:
+            from thinbox.report.summary import render_summary
+
+            click.echo(f"tenant {name}:\n{render_summary(result.record)}", err=True)
+    raise click.exceptions.Exit(several.exit_status(results))
 
 
 def _prepare_surface(session: "Session", progress: ProgressLine) -> "Callable[[RunRecord], RunSurface]":

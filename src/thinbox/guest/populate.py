@@ -47,34 +47,36 @@ def require_room(talk: Conversation, need_bytes: int, memory_mib: int, maximum_m
     raise RootfsError(f"{said}, and {free_bytes >> 20} MiB are free; use --memory {steps * _MEMORY_STEP_MIB}")
 
 
-def populate_root(talk: Conversation, entries: Iterable[RootfsEntry]) -> Work:
-    """Make a tmpfs at `ROOT` and fill it with `entries`.
+def populate_root(talk: Conversation, entries: Iterable[RootfsEntry], root: str = ROOT, first_id: int = 0) -> Work:
+    """Make a tmpfs at `root` and fill it with `entries`.
+
+    `first_id` is added to every user and group: the first of a tenant's user namespace.
 
     Raises `RootfsError` when it does not fit or an entry cannot be made.
     """
-    yield from must("mkdir", ROOT, 0o755)
-    yield from must("mount", "tmpfs", ROOT, "tmpfs", 0, "size=90%,nr_inodes=0,mode=0755")
+    yield from must("mkdir", root, 0o755)
+    yield from must("mount", "tmpfs", root, "tmpfs", 0, "size=90%,nr_inodes=0,mode=0755")
     for entry in entries:
-        result = yield from _make(talk, entry)
+        result = yield from _make(talk, entry, root, first_id)
         if result < 0:
             hint = "; use a larger --memory" if result in (-errno.ENOSPC, -errno.ENOMEM) else ""
             raise RootfsError(f"cannot put {show_path(entry.path)} into the guest: {os.strerror(-result)}{hint}")
 
 
-def share_mounts() -> Work:
+def share_mounts(root: str = ROOT) -> Work:
     """Show the guest's own proc, sys and dev in the root, and make tmp and run if they are missing."""
     for name in ("proc", "sys", "dev", "tmp", "run"):
-        yield from call("mkdir", f"{ROOT}/{name}", 0o1777 if name == "tmp" else 0o755)
+        yield from call("mkdir", f"{root}/{name}", 0o1777 if name == "tmp" else 0o755)
     for name in ("proc", "sys", "dev"):
-        yield from must("mount", f"/{name}", f"{ROOT}/{name}", 0, _BIND | _REC, 0)
+        yield from must("mount", f"/{name}", f"{root}/{name}", 0, _BIND | _REC, 0)
 
 
-def _target(entry: RootfsEntry) -> bytes:
-    return ROOT.encode() + b"/" + entry.path + b"\0"
+def _target(entry: RootfsEntry, root: str) -> bytes:
+    return root.encode() + b"/" + entry.path + b"\0"
 
 
-def _make(talk: Conversation, entry: RootfsEntry) -> Work:
-    target = _target(entry)
+def _make(talk: Conversation, entry: RootfsEntry, root: str, first_id: int) -> Work:
+    target = _target(entry, root)
     if entry.replaces:
         yield from call("unlink", target)
     if entry.kind is EntryKind.DIRECTORY:
@@ -88,7 +90,7 @@ def _make(talk: Conversation, entry: RootfsEntry) -> Work:
         result = yield from call("symlink", (entry.link_target or b"") + b"\0", target)
     elif entry.kind is EntryKind.HARDLINK:
         yield from call("unlink", target)
-        source = ROOT.encode() + b"/" + (entry.link_target or b"") + b"\0"
+        source = root.encode() + b"/" + (entry.link_target or b"") + b"\0"
         result = yield from call("link", source, target)
         return result
     else:
@@ -98,8 +100,8 @@ def _make(talk: Conversation, entry: RootfsEntry) -> Work:
         result = yield from call("mknod", target, _NODE_KINDS[entry.kind] | (entry.mode & 0o7777), number)
     if result < 0:
         return result
-    if entry.uid or entry.gid:
-        yield from call("lchown", target, entry.uid, entry.gid)
+    if entry.uid or entry.gid or first_id:
+        yield from call("lchown", target, entry.uid + first_id, entry.gid + first_id)
     if entry.kind is not EntryKind.SYMLINK:
         # After chown, which clears set-user-id bits.
         yield from call("chmod", target, entry.mode & 0o7777)

@@ -13,6 +13,7 @@ from thinbox.machine import slots
 from thinbox.machine.compiled import compiled
 from thinbox.machine.delivery import mark_touched, native, save_for_undo, walk_leaf, write_cr3
 from thinbox.machine.intrinsics import words_at
+from thinbox.machine.viewing import is_visible
 
 grant = compiled(fault.grant)
 entry_index = compiled(paging.entry_index)
@@ -73,6 +74,8 @@ def prefault_page(uc, core, vaddr, error):
     index = entry_index(words, end, core[slots.SCI_ROOT], vaddr)
     present = index >= 0 and words[index] & paging.PRESENT
     if present and not (error & paging.FAULT_FETCH and words[index] & paging.NO_EXECUTE):
+        return
+    if core[slots.VIEW] and not error & paging.FAULT_FETCH and not is_visible(core, core[slots.KERNEL_ROOT], leaf):
         return
     if core[slots.LOG_COUNT] < core[slots.LOG_CAPACITY]:
         grant_now(uc, core, vaddr, error | fault.LOG_PREFAULT, 0)

@@ -28,6 +28,7 @@ _HOOK_MODULES = (
     "thinbox.machine.hooks",
     "thinbox.machine.coherence",
     "thinbox.machine.coverage_hooks",
+    "thinbox.machine.viewing",
     "thinbox.machine.tracing_hooks",
 )
 _NEVER_CALLED = (

@@ -29,6 +29,7 @@ from thinbox.session.input import Input
 from thinbox.session.profile import KnownPages, read_policy_file, require_same_kernel
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
+from thinbox.session.views import view_rule
 from thinbox.syscalls.table import call_number
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class RunOptions:
     keep_trace: bool = False
     coverage: bool = False
     on_violation: str = "oops"
+    view: str = "none"
     prefault: KnownPages | None = None
     stdin: BinaryIO | None = None
     terminal: Terminal | None = None
@@ -96,13 +98,18 @@ def parse_isolate(text: str) -> Callable[[int], bool]:
     return lambda nr: nr in chosen
 
 
+def choose_policy(policy: str | Policy) -> Policy:
+    """Return the policy of a name, or the one given; `InputError` for a name there is not."""
+    return load_policy(policy, read_policy_file) if isinstance(policy, str) else policy
+
+
 class Session:
     """One machine restored from `guest`, running one command."""
 
     def __init__(self, guest: ReadyGuest, command: Sequence[str], options: RunOptions) -> None:
         if not command:
             raise InputError("there is no program to run; use `thinbox run -- PROGRAM ARG…`")
-        policy = load_policy(options.policy, read_policy_file) if isinstance(options.policy, str) else options.policy
+        policy = choose_policy(options.policy)
         require_same_kernel(policy, guest.facts.sha256)
         if options.prefault and options.prefault.kernel_sha256 != guest.facts.sha256:
             raise InputError("the --prefault profile was learned on another kernel; make one with --save-profile")
@@ -122,6 +129,7 @@ class Session:
             isolates_compat=compat,
             keep_faults=options.keep_faults,
             on_violation=options.on_violation,
+            view=options.view,
             prefault=options.prefault,
         )
         sites = Sites.from_json(notes["sites"])
@@ -138,7 +146,8 @@ class Session:
         defaults = TenantOptions(tuple(command))
         user = "" if options.user is None and options.image else options.user
         environment = defaults.environment if options.environment is None else options.environment
-        self._tenant = TenantOptions(tuple(command), environment, root, options.workdir, options.terminal, user)
+        cgroup = "tenant" if view_rule(options.view) else None
+        self._tenant = TenantOptions(tuple(command), environment, root, options.workdir, options.terminal, user, cgroup)
         machine.on_idle = self._wait_for_input
         if options.terminal is not None:
             machine.look_at_input = self._look_at_keys
