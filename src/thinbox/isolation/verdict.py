@@ -7,6 +7,10 @@ import enum
 from dataclasses import dataclass
 
 
+PLANNED = "call"
+"""`Violation.kind` of a call that a plan kills: no access was judged."""
+
+
 class AccessKind(enum.StrEnum):
     """What the CPU was doing when the page was missing."""
 
@@ -75,6 +79,8 @@ class Violation:
 
     def sentence(self) -> str:
         """Name call, address, symbol, offset, rule and policy in one sentence."""
+        if self.kind == PLANNED:
+            return f"{self.call} was killed: {self.reason}"
         place = f"{self.symbol}+{self.offset:#x} ({self.vaddr:#x})" if self.symbol else f"{self.vaddr:#x}"
         return (
             f"{self.call} was killed: {self.kind} at {place} refused by rule {self.rule} "

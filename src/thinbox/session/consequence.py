@@ -19,8 +19,10 @@ from thinbox.session.undo import SIGKILL
 
 if TYPE_CHECKING:
     from thinbox.session.enforcer import Enforcer
+    from thinbox.session.records import CallRecord
     from thinbox.session.tasks import OpenCall, TaskState
 
+SIGSYS = 31
 _AC, _DF = 1 << 18, 1 << 10
 
 
@@ -72,6 +74,17 @@ class Consequence:
         self._cpu.regs[registers.RDI] = SIGKILL
         self._cpu.flags = self._cpu.flags & ~(delivery.TF | delivery.NT | _AC | _DF)
 
+    def end_as_planned(self, state: "TaskState", record: "CallRecord", violation: Violation) -> None:
+        """At the first instruction of a call's entry: end the process as seccomp's SECCOMP_RET_KILL_PROCESS does.
+
+        `do_group_exit(SIGSYS)` (kernel/exit.c) instead of the call: nothing of it runs, no handler can catch it, and
+        the parent sees a death by SIGSYS.
+        """
+        self._remember(state, record, violation)
+        self._cpu.regs[registers.RDI] = SIGSYS
+        self._cpu.flags = self._cpu.flags | delivery.IF
+        self._cpu.jump(self._enforcer.sites.undone_death)
+
     def _after_stop(self) -> None:
         """Between two runs of the CPU: roll a killed call back."""
         undo = self._enforcer.undo
@@ -98,12 +111,16 @@ class Consequence:
             kind=access.kind.value,
             undone=undone,
         )
+        self._remember(state, call.record, violation)
+
+    def _remember(self, state: "TaskState", call: "CallRecord", violation: Violation) -> None:
+        enforcer = self._enforcer
         record = enforcer.record
         record.kills.append(violation)
         if record.killed is None:
             record.killed = violation
         state.killed = True
         state.killed_ns = self._slot[slots.CLOCK]
-        call.record.verdict = "killed"
+        call.verdict = "killed"
         if enforcer.isolation.on_violation == "stop":
             record.stopped = True

@@ -68,6 +68,7 @@ class Enforcer:
         self.memory, self.cpu, self.slot = machine.memory, machine.cpu, machine.slot
         self.isolation = isolation
         self.watch: CallWatch = NoWatch()
+        self.on_new_task: Callable[[int, int], None] = lambda _parent, _child: None
         self.tasks: dict[int, TaskState] = {}
         self._pool = np.zeros(1 + (self.memory.total_bytes - self.memory.guest_bytes) // 4096, dtype=np.int64)
         self._log = np.zeros((LOG_ROWS, fault.LOG_COLUMNS), dtype=np.int64)
@@ -140,7 +141,9 @@ class Enforcer:
     def _new_task(self) -> None:
         """`wake_up_new_task(p)`: a child of a tenant's task is the tenant's; it starts with no table (9)."""
         if self.running is not None and self.view.current in self.tasks:
-            self._add_task(self.cpu.regs[registers.RDI], self.kernel_root)
+            child = self.cpu.regs[registers.RDI]
+            self._add_task(child, self.kernel_root)
+            self.on_new_task(self.view.current, child)
 
     # -- enter and leave ------------------------------------------------------------------------------
     def _enter(self) -> None:
@@ -169,6 +172,12 @@ class Enforcer:
         regs_vaddr = to_signed(self.cpu.regs[registers.RDI])
         regs = paging.translate(self.memory.quads, self.memory.total_bytes, root, regs_vaddr)
         wanted = self.isolation.isolates_compat if name.startswith("i386#") else self.isolation.isolates(nr)
+        planned, state.planned = state.planned, None
+        if planned is not None:
+            wanted, record.disposition, record.plan_line = planned.isolated, planned.disposition, planned.line
+            if planned.death is not None:
+                self.consequence.end_as_planned(state, record, planned.death)
+                return
         isolated = wanted and not state.killed
         call = OpenCall(record, regs, self.slot[slots.CLOCK], time.perf_counter(), isolated)
         state.call, state.bytes_mark = call, self._executed()

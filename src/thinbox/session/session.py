@@ -20,7 +20,9 @@ from thinbox.guest.terminal import Terminal
 from thinbox.isolation.policies import Policy, load_policy
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
+from thinbox.sandbox.plan import Plan
 from thinbox.session.enforcer import Enforcer, Isolation
+from thinbox.session.gate import Gate
 from thinbox.session.input import Input
 from thinbox.session.profile import require_same_kernel
 from thinbox.session.records import RunRecord
@@ -41,6 +43,8 @@ class RunOptions:
     """How to run: `isolate` is "all", "none" or names of calls; `policy` a name or a policy object.
     `coverage` records which functions and pages each call uses, in `record.coverage`.
 
+    With a `plan` it says what becomes of each call; `isolate` then counts for the program's start only.
+
     With a `terminal`, stdio is one: what the tenant writes to it comes as stdout, and `keys` may change, or act
     on, what is typed.
     """
@@ -53,6 +57,7 @@ class RunOptions:
     keep_faults: bool = False
     coverage: bool = False
     on_violation: str = "oops"
+    plan: Plan | None = None
     stdin: BinaryIO | None = None
     terminal: Terminal | None = None
     keys: Callable[[bytes], bytes] | None = None
@@ -116,6 +121,8 @@ class Session:
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
         self._recorder = self._start_coverage(sites) if options.coverage else None
+        if options.plan is not None:
+            Gate(self.enforcer, options.plan)
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
         self._input = Input(options.stdin, typed=options.terminal is not None, keys=options.keys)
         self.io = TenantIo(
