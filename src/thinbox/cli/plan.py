@@ -23,16 +23,30 @@ EXIT_FOUND = 1
 @click.option("--strict", is_flag=True, help="Kill by default, refuse what never ran isolated.")
 @click.option("--emulate/--no-emulate", default=True, help="Use emulations where they are whole. [default: yes]")
 @click.option("--phase-marker", multiple=True, metavar="CALL", help="The first of these begins the steady state.")
-@click.option("--attack", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="thinbox.attack/1, as evidence.")
+@click.option(
+    "--attack", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="thinbox.attack/1, as evidence."
+)
 @click.option("--export", "exports", multiple=True, metavar="KIND=FILE", help="oci, docker, systemd, spo, bpf, gvisor.")
-@click.option("--runtime", multiple=True, metavar="NAME", help="Whose own calls exports allow: runc, crun, runc-nnp, exec, none.")
+@click.option(
+    "--runtime", multiple=True, metavar="NAME", help="Whose own calls exports allow: runc, crun, runc-nnp, exec, none."
+)
 @click.option("--steady", is_flag=True, help="Exports without what only start-up needs.")
 @click.option("--diff", "older", metavar="PLAN", help="Say what changed since this plan; status 1 if it got looser.")
-@click.option("--import", "profile", type=click.Path(path_type=Path), metavar="FILE", help="Compare a seccomp profile with the runs.")
+@click.option(
+    "--import",
+    "profile",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Compare a seccomp profile with the runs.",
+)
 @click.option("--verify", is_flag=True, help="Run the workload again under the plan; status 1 if it fails.")
-@click.option("--rootfs", type=click.Path(path_type=Path), metavar="DIR|TAR", help="Its root file system, for --verify.")
+@click.option(
+    "--rootfs", type=click.Path(path_type=Path), metavar="DIR|TAR", help="Its root file system, for --verify."
+)
 @click.argument("inputs", nargs=-1, required=True, metavar="RUN.json…|PLAN")
-def plan(inputs: tuple[str, ...], kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any) -> None:
+def plan(
+    inputs: tuple[str, ...], kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any
+) -> None:
     """Make a plan from recorded runs: what the sandbox does with each call, and why.
 
     Runs are what `thinbox run --json` writes; with --surface and --coverage they hold more evidence. In their

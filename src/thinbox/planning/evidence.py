@@ -142,7 +142,8 @@ def _add_run(calls: dict[str, CallEvidence], run: Mapping[str, Any], marks: froz
         if name.startswith("i386#"):
             compat += 1
             continue
-        if row.get("disposition") == "populate" or name.startswith("#"):
+        starts = row["seq"] == 0 and name == "execve"  # thinbox's own, by which the program begins
+        if starts or row.get("disposition") == "populate" or name.startswith("#"):
             continue
         entry = calls.setdefault(name, CallEvidence(name))
         if boundary is not None and row["seq"] < boundary:

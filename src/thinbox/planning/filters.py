@@ -83,7 +83,9 @@ def make_filter(plan: Plan, runtimes: Sequence[Runtime] = (), *, steady_only: bo
         InputError: a plan whose order of rules seccomp cannot say, or whose default allows.
     """
     if plan.default.disposition.reaches_kernel or plan.default.disposition is Disposition.EMULATE:
-        raise InputError(f"plan {plan.name} allows by default; a filter made of it would stop nothing. Give it default deny")
+        raise InputError(
+            f"plan {plan.name} allows by default; a filter made of it would stop nothing. Give it default deny"
+        )
     rules: list[FilterRule] = []
     notes: list[CallNote] = []
     for nr in sorted(plan.rules):

@@ -25,7 +25,7 @@ KERNEL_MADE = {
 MOST_VALUES = 32
 """Values of one argument a rule lists; an argument with more is left open, and the reason says so."""
 _WRITE_EXEC = 6
-_LOW_SIGNAL_BITS = 0xFF
+_LOW_SIGNAL_BITS = 0x7F
 
 
 @dataclass(frozen=True, slots=True)

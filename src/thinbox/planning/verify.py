@@ -41,7 +41,13 @@ class Check:
 
 
 def verify_plan(
-    guest: "ReadyGuest", plan: Plan, command: Sequence[str], exit_code: int, *, policy: str = "sci", rootfs: Path | None = None
+    guest: "ReadyGuest",
+    plan: Plan,
+    command: Sequence[str],
+    exit_code: int,
+    *,
+    policy: str = "sci",
+    rootfs: Path | None = None,
 ) -> Check:
     """Run `command` under `plan`; `exit_code` is what it ended with when it was recorded."""
     from thinbox.session.session import RunOptions, run

@@ -171,7 +171,7 @@ class Gate:
             isolated = answer.disposition is Disposition.ISOLATE
             state.planned = PlannedEntry(isolated, answer.disposition, decision.line)
             return slots.ENTER
-        refusal = self._refuse(state, name, args, decision)
+        refusal = self._refuse(state, name, decision)
         if answer.disposition is Disposition.KILL:
             death = Violation(name, refusal.sentence(), "plan", self._cpu.rip, None, 0, self._plan.name, PLANNED)
             state.planned = PlannedEntry(isolated=False, disposition="kill", line=decision.line, death=death)
@@ -207,7 +207,7 @@ class Gate:
             )
         )
 
-    def _refuse(self, state: "TaskState", name: str, args: tuple[int, ...], decision: Decision) -> Refusal:
+    def _refuse(self, state: "TaskState", name: str, decision: Decision) -> Refusal:
         answer, rule = decision.answer, decision.rule
         why = decision.why or (rule.reason if rule else "") or "its rule says so"
         shown = answer.disposition.value
@@ -218,9 +218,7 @@ class Gate:
         return refusal
 
     # -- pages of emulated calls ------------------------------------------------------------------
-    def _bring(
-        self, state: "TaskState", before: _Bringing | None, wanted: PageWantedError, decision: Decision
-    ) -> int:
+    def _bring(self, state: "TaskState", before: _Bringing | None, wanted: PageWantedError, decision: Decision) -> int:
         """Let the kernel bring a page in; the call instruction runs again behind that."""
         regs = self._cpu.regs
         saved = before.saved if before else tuple(regs[register] for register in _SAVED)

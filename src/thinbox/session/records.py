@@ -42,7 +42,6 @@ class CallRecord:
     coverage: CallCounts | None = None
     """What it executed and touched; None where that was not recorded."""
 
-
     @property
     def reaches_kernel(self) -> bool:
         """Whether the kernel ran anything of this call: not if a plan answered or refused it."""

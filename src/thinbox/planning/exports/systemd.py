@@ -11,7 +11,10 @@ from thinbox.planning.filters import Filter
 
 def render_systemd(made: Filter) -> bytes:
     """Return the drop-in, to be put under /etc/systemd/system/NAME.service.d/."""
-    lines = [f"# {made.name}: made by thinbox plan. systemd limits no arguments; where a plan does, the comment says it.", "[Service]"]
+    lines = [
+        f"# {made.name}: made by thinbox plan. systemd limits no arguments; where a plan does, the comment says it.",
+        "[Service]",
+    ]
     lines.append(f"SystemCallArchitectures={'native x86' if made.compat else 'native'}")
     if made.default == "errno":
         lines.append(f"SystemCallErrorNumber={errno.errorcode.get(made.default_errno, made.default_errno)}")

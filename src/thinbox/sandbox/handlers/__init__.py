@@ -11,5 +11,10 @@ from thinbox.sandbox.handlers.randomness import RANDOMNESS
 from thinbox.sandbox.handlers.system import SYSTEM
 
 HANDLERS: Mapping[str, Handler] = MappingProxyType({**IDENTITY, **CLOCKS, **RANDOMNESS, **SYSTEM, **FILES})
-SELF_CONTAINED = frozenset({*IDENTITY, *CLOCKS, *RANDOMNESS, *SYSTEM}) - {"getpgid", "getsid", "prlimit64", "sched_getaffinity"}
+SELF_CONTAINED = frozenset({*IDENTITY, *CLOCKS, *RANDOMNESS, *SYSTEM}) - {
+    "getpgid",
+    "getsid",
+    "prlimit64",
+    "sched_getaffinity",
+}
 """Those that answer every form of their call by themselves; the others need an `otherwise` for some."""
