@@ -297,7 +297,7 @@ class _Lines:
         if not found:
             start = next((n for n, line in enumerate(self._lines) if re.match(r"\s*\[\s*calls\s*\]", line)), 0)
             found = [n for n, line in enumerate(self._lines[start:], start + 1) if inline.match(line)][:1]
-            if found and nth:
+            if found and (nth or self._lines[found[0] - 1].rstrip().endswith("[")):
                 return self._inside(found[0], nth)
         return found[nth] if nth < len(found) else (found[0] if found else 0)
 
