@@ -26,9 +26,9 @@ LAYERS = (
     {"thinbox.machine"},
     {"thinbox.guest"},
     {"thinbox.boot"},
-    {"thinbox.coverage"},
+    {"thinbox.coverage", "thinbox.sandbox"},
     {"thinbox.session"},
-    {"thinbox.report", "thinbox.attacks", "thinbox.bench", "thinbox.surface"},
+    {"thinbox.report", "thinbox.attacks", "thinbox.bench", "thinbox.surface", "thinbox.planning"},
     {"thinbox.audit"},
     {"thinbox.cli", "thinbox.__main__"},
 )

@@ -100,7 +100,9 @@ def test_runc_starts_the_program_and_the_profile_holds(evidence, root, tmp_path)
             config["linux"]["seccomp"] = profile
         (tmp_path / "config.json").write_text(json.dumps(config))
         words = [runc, "--root", str(tmp_path / "state"), "run", f"thinbox-test-{name}"]
-        return subprocess.run(words, cwd=tmp_path, capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
+        return subprocess.run(
+            words, cwd=tmp_path, capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False
+        )
 
     plain = start("plain", COMMAND, None)
     if plain.returncode != 7:

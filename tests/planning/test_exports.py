@@ -44,7 +44,10 @@ def plan(text=PLAN):
 def check_oci():
     files = {p.name: json.loads(p.read_text()) for p in SCHEMAS.glob("*.json")}
     registry = Registry().with_resources(
-        (f"https://oci/{name}", Resource.from_contents(data, default_specification=__import__("referencing.jsonschema").jsonschema.DRAFT4))
+        (
+            f"https://oci/{name}",
+            Resource.from_contents(data, default_specification=__import__("referencing.jsonschema").jsonschema.DRAFT4),
+        )
         for name, data in files.items()
     )
     schema = {"$ref": "https://oci/config-linux.json#/linux/properties/seccomp"}
@@ -89,7 +92,11 @@ def test_what_seccomp_cannot_say_is_refused():
     with pytest.raises(InputError, match="allows by default"):
         make_filter(plan('schema = "thinbox.plan/1"\ndefault = "isolate"'))
     with pytest.raises(InputError, match="socket is allowed behind a rule that refuses"):
-        make_filter(plan('schema = "thinbox.plan/1"\n[calls]\nsocket = [{ do = "deny", when = { family = 17 } }, { do = "isolate" }]'))
+        make_filter(
+            plan(
+                'schema = "thinbox.plan/1"\n[calls]\nsocket = [{ do = "deny", when = { family = 17 } }, { do = "isolate" }]'
+            )
+        )
 
 
 def test_what_the_runtime_needs_is_there_with_its_source():
@@ -105,7 +112,9 @@ def test_what_the_runtime_needs_is_there_with_its_source():
 
 
 def test_docker_s_map_of_architectures():
-    found = json.loads(EXPORTS["docker"](make_filter(plan('schema = "thinbox.plan/1"\n[calls]\nopen = "isolate"\nread = "isolate"'))))
+    found = json.loads(
+        EXPORTS["docker"](make_filter(plan('schema = "thinbox.plan/1"\n[calls]\nopen = "isolate"\nread = "isolate"')))
+    )
     assert [a["architecture"] for a in found["archMap"]] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"]
     assert "architectures" not in found
     extra = found["syscalls"][-1]

@@ -119,7 +119,10 @@ def test_runs_are_added_up():
 
 
 def test_attacks_are_evidence_under_their_policy():
-    rows = [{"attack": "rop", "policy": "sci", "outcome": "detected"}, {"attack": "data", "policy": "sci", "outcome": "succeeded"}]
+    rows = [
+        {"attack": "rop", "policy": "sci", "outcome": "detected"},
+        {"attack": "data", "policy": "sci", "outcome": "succeeded"},
+    ]
     plan = plan_of(made_run(row(1, "mount")), attacks=[{"schema": "thinbox.attack/1", "rows": rows}])
     assert rule(plan, "mount").evidence["attacks_stopped"] == 1
     assert "1 of the attacks given still succeed" in rule(plan, "mount").reason
@@ -181,7 +184,11 @@ def test_the_command_makes_exports_and_compares(tmp_path, recorded):
     (tmp_path / "run.json").write_text(json.dumps(recorded))
     place = str(tmp_path)
     words = ["plan", f"{place}/run.json", "-o", f"{place}/w.toml"]
-    words += [w for kind in ("oci", "docker", "systemd", "spo", "bpf", "gvisor") for w in ("--export", f"{kind}={place}/{kind}")]
+    words += [
+        w
+        for kind in ("oci", "docker", "systemd", "spo", "bpf", "gvisor")
+        for w in ("--export", f"{kind}={place}/{kind}")
+    ]
     done = CliRunner().invoke(group, words)
     assert done.exit_code == 0, done.output
     assert {"oci.evidence.json", "bpf.evidence.json", "docker.evidence.json"} <= {p.name for p in tmp_path.iterdir()}

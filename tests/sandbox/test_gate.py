@@ -186,7 +186,10 @@ def test_32_bit_calls_are_refused_by_the_plan(run_steps):
 def test_an_argument_outside_the_plan_is_named_with_the_line(run_steps):
     rules = 'socket = { do = "isolate", when = { family = ["AF_UNIX"] } }\n'
     steps = (Step("socket", (1, 1, 0)), Step("socket", (17, 3, 0)), Step("socket", (2, 1, 0)))
-    result = run_steps(steps, make(rules, head=HEAD.replace('"isolate"', '"deny:EPERM"') ), )
+    result = run_steps(
+        steps,
+        make(rules, head=HEAD.replace('"isolate"', '"deny:EPERM"')),
+    )
     # write and exit_group are refused too: only the record speaks.
     said = [refusal.sentence() for refusal in result.record.refusals]
     assert said[0].startswith("socket(family=AF_PACKET) was refused by test, line 5 (deny EPERM)")
@@ -213,7 +216,11 @@ def test_files_the_sandbox_owns_are_read_without_the_kernel(guest, tmp_path):
     digest = hashlib.md5(b"from the host\n" * 300).hexdigest()
     lines = result.stdout.decode().split("\n")
     assert lines[:4] == ["owned", f"{digest}  /data", "4200 /data", "host"]
-    assert lines[4].startswith("-r--r--r--    1 root     root          4200") and lines[5:] == ["absent", "no redirection", ""]
+    assert lines[4].startswith("-r--r--r--    1 root     root          4200") and lines[5:] == [
+        "absent",
+        "no redirection",
+        "",
+    ]
     assert b"Read-only file system" in result.stderr
     assert {"openat", "read", "close", "newfstatat"} <= set(names(result, "emulate"))
 
@@ -222,13 +229,26 @@ def test_descriptors_of_owned_files_are_each_process_s_own(run_steps):
     """openat, read, fork (the child closes and leaves), wait, read on, close, read."""
     first = 1 << 30
     path = b"/owned\0"
-    store = b"\x48\xb8" + path.ljust(8, b"\0") + b"\x48\x89\x04\x25" + (DATA + 600).to_bytes(4, "little")  # mov [path], …
+    store = (
+        b"\x48\xb8" + path.ljust(8, b"\0") + b"\x48\x89\x04\x25" + (DATA + 600).to_bytes(4, "little")
+    )  # mov [path], …
     close = bytes.fromhex("48c7c7") + first.to_bytes(4, "little") + raw_call(call_number("close"))
     leave = close + b"\x31\xff" + raw_call(call_number("exit_group"))
     fork = raw_call(call_number("fork")) + b"\x85\xc0\x75" + bytes((len(leave),)) + leave
     wait = Step("wait4", (-1, 0, 0, 0))
     read = Step("read", (first, DATA + 512, 3))
-    steps = (store, Step("open", (DATA + 600, 0)), read, fork, wait, read, load_word(DATA + 512), close, read, Step("dup", (first + 1,)))
+    steps = (
+        store,
+        Step("open", (DATA + 600, 0)),
+        read,
+        fork,
+        wait,
+        read,
+        load_word(DATA + 512),
+        close,
+        read,
+        Step("dup", (first + 1,)),
+    )
     result = run_steps(steps, make("", '[[file]]\npath = "/owned"\ntext = "abcdef"\n'))
     _store, opened, three, _pid, _waited, again, word, closed, after, unknown = results(result.stdout)
     assert (opened, three, again, closed) == (first, 3, 3, 0)
@@ -249,7 +269,9 @@ def test_ones_own_handler_in_a_few_lines(guest, tmp_path, monkeypatch):
         'getuid = { emulate = "own_handler:fixed" }\nuname = { emulate = "own_handler:host_name" }\n'
         'mkdir = { emulate = "own_handler:sometimes", otherwise = "isolate" }\n'
     )
-    result = run(guest, ["sh", "-c", "id -u; uname; mkdir /tmp/no; mkdir /tmp/yes; ls /tmp"], RunOptions(plan=make(calls)))
+    result = run(
+        guest, ["sh", "-c", "id -u; uname; mkdir /tmp/no; mkdir /tmp/yes; ls /tmp"], RunOptions(plan=make(calls))
+    )
     sys.modules.pop("own_handler", None)
     assert result.stdout == b"4242\nelsewhere\nyes\n"
     assert b"Permission denied" in result.stderr

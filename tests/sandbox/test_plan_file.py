@@ -101,7 +101,9 @@ def test_lines_are_those_of_the_rules():
 
 
 def test_an_int_argument_is_judged_by_its_lower_half_and_a_long_by_all():
-    plan = parse('[calls]\nsocket = { do = "isolate", when = { family = 1 } }\nptrace = { do = "isolate", when = { request = 1 } }')
+    plan = parse(
+        '[calls]\nsocket = { do = "isolate", when = { family = 1 } }\nptrace = { do = "isolate", when = { request = 1 } }'
+    )
     high = 1 << 40 | 1
     assert plan.decide(call_number("socket"), (high, 0, 0, 0, 0, 0)).answer.disposition is Disposition.ISOLATE
     assert plan.decide(call_number("ptrace"), (high, 0, 0, 0, 0, 0)).answer.disposition is Disposition.DENY
@@ -132,7 +134,16 @@ def rules(draw):
         mask = draw(st.one_of(st.just(width_mask(info.nr, index)), st.integers(1, width_mask(info.nr, index))))
         values = draw(st.lists(st.integers(0, (1 << 64) - 1), min_size=1, max_size=3))
         when.append(Condition(index, name, mask, tuple(v & mask for v in values)))
-    return Rule(info.nr, draw(_ANSWER), tuple(when), None, draw(st.sampled_from(Phase)), 0, draw(_TEXT), {"times": draw(st.integers(0, 9))})
+    return Rule(
+        info.nr,
+        draw(_ANSWER),
+        tuple(when),
+        None,
+        draw(st.sampled_from(Phase)),
+        0,
+        draw(_TEXT),
+        {"times": draw(st.integers(0, 9))},
+    )
 
 
 @given(st.lists(rules(), max_size=6), _ANSWER, st.integers(0, 1 << 30), _TEXT)

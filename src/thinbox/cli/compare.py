@@ -55,7 +55,9 @@ def compare(
                     root = Path(made)
                     worlds.make_busybox_root(root)
                 elif not root.is_dir():
-                    raise InputError(f"{root} is not a directory; compare runs it on this machine too, so unpack it first")
+                    raise InputError(
+                        f"{root} is not a directory; compare runs it on this machine too, so unpack it first"
+                    )
                 guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
                 found = comparison.compare_worlds(guest, command, root, runs, progress.say)
                 text = comparison.render_comparison(found)

@@ -6,7 +6,6 @@ Why it exists: a killed tenant is a result, and this is its wording.
 import enum
 from dataclasses import dataclass
 
-
 PLANNED = "call"
 """`Violation.kind` of a call that a plan kills: no access was judged."""
 

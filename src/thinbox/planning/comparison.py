@@ -1,4 +1,5 @@
-"""The same workload natively, under its seccomp profile, under gVisor, and in thinbox un-isolated, isolated and thinned.
+"""The same workload natively, under its seccomp profile, under gVisor, and in thinbox un-isolated, isolated and
+thinned.
 
 Why it exists: a thinner sandbox is an answer only beside the others.
 
@@ -80,7 +81,9 @@ def compare_worlds(guest: "ReadyGuest", command: Sequence[str], root: Path, runs
     rows += [
         _emulated("thinbox, un-isolated", plain, base, "all calls on the kernel's own table"),
         _emulated("thinbox, isolated", isolated, base, "every call on its own page table"),
-        _emulated("thinbox, thinned", thinned, base, "isolated, or answered outside the kernel, by the plan made of the run"),
+        _emulated(
+            "thinbox, thinned", thinned, base, "isolated, or answered outside the kernel, by the plan made of the run"
+        ),
     ]
     return Comparison(tuple(command), tuple(rows))
 
@@ -91,13 +94,17 @@ def _host_rows(plan: Any, command: Sequence[str], root: Path, runs: int, total: 
     try:
         say("natively")
         native = worlds.run_native(root, command, runs=runs)
-        rows.append(Row("native", HOST, native.exit_code, total, total, total, None, None, 1.0, "calls as counted in thinbox"))
+        rows.append(
+            Row("native", HOST, native.exit_code, total, total, total, None, None, 1.0, "calls as counted in thinbox")
+        )
         say("under its seccomp profile")
         made = make_filter(plan, (RUNTIMES["exec"],))
         under = worlds.run_native(root, command, program=render_bpf(made), runs=runs)
         note = f"{len(made.allowed())} different calls allowed"
         ratio = round(under.wall_s / native.wall_s, 3)
-        rows.append(Row("seccomp profile", HOST, under.exit_code, total, total, total, None, len(made.allowed()), ratio, note))
+        rows.append(
+            Row("seccomp profile", HOST, under.exit_code, total, total, total, None, len(made.allowed()), ratio, note)
+        )
     except InputError as error:
         rows.append(_absent("native, seccomp profile", str(error)))
     host_calls = len(load_plan("gvisor-ptrace-sentry").rules)
@@ -105,7 +112,7 @@ def _host_rows(plan: Any, command: Sequence[str], root: Path, runs: int, total: 
         say("under gVisor")
         gvisor = worlds.run_gvisor(root, command, runs=runs)
         ratio_g = round(gvisor.wall_s / native.wall_s, 3) if native else None
-        note = "its start takes 150 to 250 ms of that; different host calls its Sentry allows itself (plan gvisor-ptrace-sentry)"
+        note = "150 to 250 ms of that are its start; host calls: those its Sentry allows itself"
         rows.append(Row("gVisor, ptrace", HOST, gvisor.exit_code, total, None, None, None, host_calls, ratio_g, note))
     except InputError as error:
         rows.append(replace(_absent("gVisor", str(error)), host_calls=host_calls))
@@ -137,18 +144,26 @@ def render_comparison(found: Comparison) -> str:
     """Return Markdown: the table, then the published figures with their sources."""
     from thinbox.coverage.published import PUBLISHED
 
-    head = "| world | status | calls | reach the kernel | un-isolated | kernel functions entered | host calls | wall, ratio | note |"
-    lines = [head, "|---|---:|---:|---:|---:|---:|---:|---:|---|"]
+    names = "world,status,calls,reach the kernel,un-isolated,kernel functions entered,host calls,wall ratio,note"
+    lines = [f"| {names.replace(',', ' | ')} |", "|---|---:|---:|---:|---:|---:|---:|---:|---|"]
     for row in found.rows:
         values = [row.exit_code, row.calls, row.reaching, row.unisolated, row.functions, row.host_calls]
         shown = ["" if value is None else f"{value:,}" for value in values]
         ratio = "" if row.ratio is None else f"{row.ratio:.2f} ({row.clock})"
         lines.append(f"| {row.world} | {' | '.join(shown)} | {ratio} | {row.note} |")
-    lines += ["", "Ratios are to the first row of the same clock: host time is never set against emulated time.", "", "Published:", ""]
+    lines += [
+        "",
+        "Ratios are to the first row of the same clock: host time is never set against emulated time.",
+        "",
+        "Published:",
+        "",
+    ]
     lines += ["| sandbox | workload | kernel functions entered |", "|---|---|---:|"]
     sources = list(dict.fromkeys(figure.source for figure in PUBLISHED))
     for figure in PUBLISHED:
-        lines.append(f"| {figure.sandbox} [{sources.index(figure.source) + 1}] | {figure.workload} | about {figure.functions} |")
+        lines.append(
+            f"| {figure.sandbox} [{sources.index(figure.source) + 1}] | {figure.workload} | about {figure.functions} |"
+        )
     lines += ["", *(f"[{number}] {source}" for number, source in enumerate(sources, 1))]
     return "\n".join(lines)
 
@@ -203,10 +218,13 @@ def _per_call(root: Path, name: str, count: int, runs: int, *, gvisor: bool) -> 
         program.write_bytes(build_loop(name, turns))
         program.chmod(0o755)
         ran = [
-            worlds.run_gvisor(root, ["/bin/loop"]) if gvisor else worlds.run_native(root, ["/bin/loop"]) for _ in range(runs)
+            worlds.run_gvisor(root, ["/bin/loop"]) if gvisor else worlds.run_native(root, ["/bin/loop"])
+            for _ in range(runs)
         ]
         if any(one.exit_code for one in ran):
-            raise InputError(f"the loop of {name} ended with {ran[0].exit_code}: {ran[0].stderr.decode(errors='replace')[:200]}")
+            raise InputError(
+                f"the loop of {name} ended with {ran[0].exit_code}: {ran[0].stderr.decode(errors='replace')[:200]}"
+            )
         times.append(statistics.median(one.wall_s for one in ran))
     return (times[1] - times[0]) * 1e9 / count if times[1] > times[0] else None
 

@@ -4,16 +4,17 @@ Rules of this file (docs/plan.md says them for users):
 - What the runs did not do is refused.
 - A call that was killed under isolation is never given to the kernel as it is: it is emulated if thinbox can answer
   every form of it, else refused, and the reason says that a person must look.
-- Limits on arguments are those seen; bits are limited to those seen; memory is not writable and executable unless it was.
+- Limits on arguments are those seen; bits are limited to those seen; memory is not writable and executable unless
+  it was.
 """
 
 from dataclasses import dataclass
 
+from thinbox.planning.evidence import MARKERS, CallEvidence, Evidence
 from thinbox.sandbox.arguments import DECIDING, EXECUTABLE, WORD, width_mask
 from thinbox.sandbox.handlers import SELF_CONTAINED
 from thinbox.sandbox.plan import Answer, Condition, Disposition, Phase, Plan, Rule
 from thinbox.sandbox.plan_file import DEFAULT_ERRNO
-from thinbox.planning.evidence import CallEvidence, Evidence, MARKERS
 from thinbox.syscalls.table import call_info, call_number
 
 KERNEL_MADE = {
@@ -30,7 +31,8 @@ _LOW_SIGNAL_BITS = 0x7F
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """`strict`: what was never isolated is refused, and the default kills. `emulate`: use emulations where they are whole."""
+    """`strict`: what was never isolated is refused, and the default kills. `emulate`: use emulations where they are
+    whole."""
 
     name: str = "workload"
     strict: bool = False

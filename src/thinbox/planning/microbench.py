@@ -1,7 +1,7 @@
 """Small programs that make one call again and again: static x86-64 executables, assembled here.
 
-Why it exists: what a call costs in a sandbox is measured with the same bytes everywhere, without a compiler, a libc or a
-vDSO in between. The calls are those of the table measured for gVisor (docs/plan.md).
+Why it exists: what a call costs in a sandbox is measured with the same bytes everywhere, without a compiler, a libc
+or a vDSO in between. The calls are those of the table measured for gVisor (docs/plan.md).
 
 Rules of this file: a program runs its loop `count` times and exits with 0; whoever runs it measures the time of the
 whole process and takes off that of a program with another count.
@@ -96,9 +96,10 @@ def _elf(code: bytes) -> bytes:
     )  # fmt: skip
     size = 64 + 2 * 56 + len(code)
     text = _segment(5, 0, _VADDR, size)
-    return header + text + _segment(6, 0x10000, _DATA_VADDR, len(data)) + code.ljust(0x10000 - 64 - 2 * 56, b"\xcc") + data
+    return (
+        header + text + _segment(6, 0x10000, _DATA_VADDR, len(data)) + code.ljust(0x10000 - 64 - 2 * 56, b"\xcc") + data
+    )
 
 
 def _segment(flags: int, offset: int, vaddr: int, size: int) -> bytes:
     return struct.pack("<IIQQQQQQ", 1, flags, offset, vaddr, vaddr, size, size, 0x1000)
-

@@ -1,6 +1,7 @@
 """An existing seccomp profile against a workload: what it allows and the workload never called, and the reverse.
 
-Source: OCI runtime-spec `linux.seccomp`, docker's format (`archMap`, `includes`, `excludes`), and a whole `config.json`.
+Source: OCI runtime-spec `linux.seccomp`, docker's format (`archMap`, `includes`, `excludes`), and a whole
+`config.json`.
 """
 
 import json
@@ -28,7 +29,8 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class ProfileReport:
-    """`unused`: allowed and never called; `missing`: called and not allowed; `conditional`: called, and allowed only so."""
+    """`unused`: allowed and never called; `missing`: called and not allowed; `conditional`: called, and allowed
+    only so."""
 
     unused: tuple[str, ...]
     unused_conditional: Mapping[str, str]

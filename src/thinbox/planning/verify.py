@@ -33,11 +33,14 @@ class Check:
     def render(self) -> str:
         """Return a few lines for people."""
         verdict = "holds" if self.holds else "FAILS"
-        lines = [
-            f"{verdict}: {' '.join(self.command)[:80]}: status {self.exit_after} (recorded: {self.exit_before}); "
-            f"{self.calls} calls, {self.reaching} reached the kernel, {self.unisolated} of them un-isolated"
-        ]
-        return "\n".join([*lines, *(f"  {line}" for line in (*self.refusals, *self.violations))])
+        ended = f"{' '.join(self.command)[:80]}: status {self.exit_after} (recorded: {self.exit_before})"
+        reached = f"{self.reaching} reached the kernel, {self.unisolated} of them un-isolated"
+        return "\n".join(
+            [
+                f"{verdict}: {ended}; {self.calls} calls, {reached}",
+                *(f"  {line}" for line in (*self.refusals, *self.violations)),
+            ]
+        )
 
 
 def verify_plan(

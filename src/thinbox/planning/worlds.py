@@ -18,7 +18,9 @@ from pathlib import Path
 
 from thinbox.errors import InputError
 
-INSTALL_RUNSC = "gVisor is not installed: apt install runsc (Debian), or see https://gvisor.dev/docs/user_guide/install/"
+INSTALL_RUNSC = (
+    "gVisor is not installed: apt install runsc (Debian), or see https://gvisor.dev/docs/user_guide/install/"
+)
 INSTALL_BWRAP = "bubblewrap is not installed: apt install bubblewrap"
 RUN_LIMIT_S = 120
 
@@ -77,7 +79,18 @@ def run_gvisor(root: Path, command: Sequence[str], *, runs: int = 1, platform: s
         raise InputError(INSTALL_RUNSC)
     state = tempfile.mkdtemp(prefix="thinbox-runsc-")
     try:
-        words = [runsc, "--root", state, "--network=none", f"--platform={platform}", "do", "-root", str(root), "-cwd", "/"]
+        words = [
+            runsc,
+            "--root",
+            state,
+            "--network=none",
+            f"--platform={platform}",
+            "do",
+            "-root",
+            str(root),
+            "-cwd",
+            "/",
+        ]
         return _timed([*words, "--", *command], runs)
     finally:
         shutil.rmtree(state, ignore_errors=True)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from thinbox.sandbox.handlers.randomness import RandomStream
 
 USER_END = 1 << 47
-"""First address above user space with four-level tables (Documentation/x86/x86_64/mm.rst); the guard page is ignored."""
+"""First address above user space with four-level tables (Documentation/x86/x86_64/mm.rst); the guard page is
+ignored."""
 _PAGE = 4096
 LONGEST_PATH = 4096
 
@@ -100,7 +101,8 @@ class EmulatedCall:
         return b"".join(memory.read(paddr, count) for paddr, count in self._spans(vaddr, size, write=False))
 
     def write(self, vaddr: int, data: bytes) -> None:
-        """Store `data`, all or nothing; EFAULT where the tenant may not write (and where it may execute what it writes)."""
+        """Store `data`, all or nothing; EFAULT where the tenant may not write (and where it may execute what it
+        writes)."""
         memory, root = self.services.machine.memory, self.services.machine.cpu.cr3
         done = 0
         for paddr, count in list(self._spans(vaddr, len(data), write=True)):

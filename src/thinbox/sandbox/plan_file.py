@@ -4,7 +4,8 @@ Why it exists: the schema is promised to readers; it is read and written here on
 
 Rules of this file:
 - Whatever is not understood is refused with one line that names file, line and remedy; nothing is ignored.
-- Sources: TOML 1.0 by the standard library's `tomllib`; it keeps no line numbers, so those come from a look at the text.
+- Sources: TOML 1.0 by the standard library's `tomllib`; it keeps no line numbers, so those come from a look at the
+  text.
 """
 
 import errno as errno_module
@@ -302,6 +303,7 @@ class _Lines:
         return found[nth] if nth < len(found) else (found[0] if found else 0)
 
     def _inside(self, first: int, nth: int) -> int:
-        """Return the line of the `nth` table of a list that begins in line `first`, if each stands in a line of its own."""
+        """Return the line of the `nth` table of a list that begins in line `first`, if each stands in a line of its
+        own."""
         openings = [first + i for i, line in enumerate(self._lines[first:], 1) if line.lstrip().startswith("{")]
         return openings[nth] if nth < len(openings) else first

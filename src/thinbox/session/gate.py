@@ -1,7 +1,8 @@
 """The gate: at a tenant's call instruction, what its plan says is done, before the kernel runs anything of the call.
 
-Why it exists: dispositions. `isolate` and `pass` let the call in; `deny` and `emulate` put the result into RAX and go on
-behind the instruction, as `sysret` would (RCX, R11); `kill` lets it in to die at the first instruction of its entry.
+Why it exists: dispositions. `isolate` and `pass` let the call in; `deny` and `emulate` put the result into RAX and
+go on behind the instruction, as `sysret` would (RCX, R11); `kill` lets it in to die at the first instruction of its
+entry.
 
 Rules of this file:
 - A call of a tenant's task that no plan's rule and no default decides does not exist: `Plan.decide` always answers.
@@ -48,7 +49,8 @@ _POPULATE_READ, _POPULATE_WRITE = 22, 23
 _ARGUMENTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
 _SAVED = (registers.RAX, registers.RDI, registers.RSI, registers.RDX)
 _MOST_PAGES = 4096
-"""Pages brought in for one call; its buffers are at most 1 MiB or a path, so a handler that wants more runs in circles."""
+"""Pages brought in for one call; its buffers are at most 1 MiB or a path, so a handler that wants more runs in
+circles."""
 
 
 @dataclass(slots=True)

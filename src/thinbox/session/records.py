@@ -63,7 +63,8 @@ class FaultRecord:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A call that a plan refused. `arguments` names the argument that no rule allows, empty if it is the call itself."""
+    """A call that a plan refused. `arguments` names the argument that no rule allows, empty if it is the call
+    itself."""
 
     call: str
     pid: int

@@ -17,7 +17,8 @@ GENERIC = {
     "open": "openat", "creat": "openat", "stat": "newfstatat", "lstat": "newfstatat", "access": "faccessat",
     "pipe": "pipe2", "poll": "ppoll", "select": "pselect6", "dup2": "dup3", "fork": "clone", "vfork": "clone",
     "epoll_create": "epoll_create1", "epoll_wait": "epoll_pwait", "eventfd": "eventfd2", "signalfd": "signalfd4",
-    "inotify_init": "inotify_init1", "mkdir": "mkdirat", "rmdir": "unlinkat", "unlink": "unlinkat", "rename": "renameat2",
+    "inotify_init": "inotify_init1", "mkdir": "mkdirat", "rmdir": "unlinkat", "unlink": "unlinkat", "rename":
+    "renameat2",
     "link": "linkat", "symlink": "symlinkat", "readlink": "readlinkat", "chmod": "fchmodat", "chown": "fchownat",
     "lchown": "fchownat", "mknod": "mknodat", "utime": "utimensat", "utimes": "utimensat", "futimesat": "utimensat",
     "getdents": "getdents64", "alarm": "setitimer", "pause": "ppoll", "time": "gettimeofday", "getpgrp": "getpgid",

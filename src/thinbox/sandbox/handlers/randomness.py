@@ -1,7 +1,7 @@
 """Random bytes from a seed: the same in every run of the same plan.
 
-Why it exists: a deterministic sandbox must not ask a kernel for entropy. The bytes are unpredictable to nobody who knows
-the seed; they are for replaying, not for keys.
+Why it exists: a deterministic sandbox must not ask a kernel for entropy. The bytes are unpredictable to nobody who
+knows the seed; they are for replaying, not for keys.
 """
 
 import errno

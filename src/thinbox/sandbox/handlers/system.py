@@ -31,7 +31,8 @@ def uname(call: EmulatedCall) -> int:
 
 
 def sysinfo(call: EmulatedCall) -> int:
-    """`int sysinfo(struct sysinfo *)`: no load, no swap, no high memory; buffers are not told apart from free pages' rest."""
+    """`int sysinfo(struct sysinfo *)`: no load, no swap, no high memory; buffers are not told apart from free
+    pages' rest."""
     view = call.services.view
 
     def counter(symbol: str) -> int:
