@@ -210,7 +210,7 @@ def test_files_the_sandbox_owns_are_read_without_the_kernel(guest, tmp_path):
     top = f'[[file]]\npath = "/etc/hello"\ntext = "owned\\n"\n[[file]]\npath = "/data"\nfrom = "{tmp_path}/host.txt"\n'
     script = (
         "cat /etc/hello; md5sum /data; wc -c /data; tail -c 5 /data; echo x >/etc/hello;"
-        "ls -l /data; test -e /etc/hallo || echo absent; cat /etc/hello </data || echo no redirection"
+        "ls -l /data; test -e /etc/hallo || echo absent; (cat </data) || echo no redirection"
     )
     result = run(guest, ["sh", "-c", script], RunOptions(plan=make("", top)))
     digest = hashlib.md5(b"from the host\n" * 300).hexdigest()
@@ -301,3 +301,24 @@ def test_a_plan_changes_nothing_else(guest):
     assert planned.stdout == plain.stdout
     assert planned.record.virtual_ns == plain.record.virtual_ns
     assert [c.code_faults for c in planned.record.calls] == [c.code_faults for c in plain.record.calls]
+
+
+def test_a_plan_and_undo_go_together(guest):
+    plan = make('mkdir = "kill"\nrmdir = "deny:EPERM"\ngetuid = "emulate"')
+    script = "id -u; mkdir /tmp/x; echo $?; rmdir /tmp/y; echo $?; echo on"
+    result = run(guest, ["sh", "-c", script], RunOptions(plan=plan, on_violation="undo"))
+    assert result.stdout == b"0\n159\n1\non\n"
+    assert result.record.table_pages_made == result.record.table_pages_freed
+
+
+def test_the_command_line_takes_a_plan_and_says_what_it_refused(tmp_path, capfd):
+    from thinbox.cli import group
+
+    path = tmp_path / "p.toml"
+    path.write_text(HEAD + '[calls]\nmkdir = "deny:EPERM"\n')
+    with pytest.raises(SystemExit):
+        group.main(["run", "-q", "--plan", str(path), "--", "mkdir", "/tmp/x"])
+    said = capfd.readouterr().err
+    assert "thinbox: mkdir was refused by test, line 5 (deny EPERM)" in said
+    with pytest.raises(InputError, match="thinbox brings gvisor-ptrace-gofer"):
+        group.main(["run", "-q", "--plan", "no-such-plan", "--", "true"], standalone_mode=False)
