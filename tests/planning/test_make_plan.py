@@ -133,6 +133,8 @@ def test_start_up_is_what_comes_before_the_marker():
     plan = plan_of(made_run(*rows))
     assert rule(plan, "socket").phase is Phase.START and rule(plan, "read").phase is Phase.ALWAYS
     assert call_number("accept4") in plan.marker
+    memory = plan_of(made_run(row(1, "brk"), row(2, "getuid"), *(r | {"seq": r["seq"] + 2} for r in rows)))
+    assert rule(memory, "brk").phase is rule(memory, "getuid").phase is Phase.ALWAYS
     assert plan_of(made_run(row(1, "socket", (1,)))).marker == ()
     other = plan_of(made_run(*rows), marker=("read",))
     assert other.rules[call_number("socket")][0].phase is Phase.START

@@ -23,6 +23,8 @@ KERNEL_MADE = {
     "exit_group": "every program ends in it",
 }
 """Calls a program makes without having them in its code, or whose turn may not have come in a short run."""
+ANY_TIME = frozenset({"brk", "mmap", "munmap", "mremap", "mprotect", "madvise", "futex", "rt_sigprocmask", "exit"})
+"""Calls a program's memory and threads make when it suits them: a short run's last one is no end of start-up."""
 MOST_VALUES = 32
 """Values of one argument a rule lists; an argument with more is left open, and the reason says so."""
 _WRITE_EXEC = 6
@@ -64,7 +66,10 @@ def _rule(entry: CallEvidence, evidence: Evidence, options: PlanOptions) -> Rule
     if answer.disposition.reaches_kernel:
         when, remark = _limits(entry, nr)
         reason += remark
-    phase = Phase.START if evidence.marked and not entry.steady and entry.name not in KERNEL_MADE else Phase.ALWAYS
+    phase = Phase.ALWAYS
+    timed = entry.name not in KERNEL_MADE and entry.name not in ANY_TIME
+    if evidence.marked and not entry.steady and timed and answer.disposition.reaches_kernel:
+        phase = Phase.START
     if phase is Phase.START:
         reason += "; start-up only"
     return Rule(nr, answer, when, phase=phase, reason=reason, evidence=_with_attacks(entry, evidence))
