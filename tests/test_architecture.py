@@ -27,10 +27,10 @@ LAYERS = (
     {"thinbox.guest"},
     {"thinbox.container"},
     {"thinbox.boot"},
-    {"thinbox.coverage"},
+    {"thinbox.coverage", "thinbox.sandbox"},
     {"thinbox.session"},
     {"thinbox.cost"},
-    {"thinbox.report", "thinbox.attacks", "thinbox.bench", "thinbox.surface"},
+    {"thinbox.report", "thinbox.attacks", "thinbox.bench", "thinbox.surface", "thinbox.planning"},
     {"thinbox.audit"},
     {"thinbox.cli", "thinbox.__main__"},
 )

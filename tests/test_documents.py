@@ -33,7 +33,15 @@ def commands():
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/policies.md", "docs/policies/profile.md", "docs/surface.md", "docs/audit.md"]
+    "name",
+    [
+        "README.md",
+        "docs/policies.md",
+        "docs/policies/profile.md",
+        "docs/surface.md",
+        "docs/audit.md",
+        "docs/plan.md",
+    ],
 )
 def test_the_python_example_runs(name):
     printed = io.StringIO()
@@ -67,7 +75,9 @@ def test_every_test_the_specification_names_exists():
 
 
 def test_every_command_named_in_the_readme_exists():
-    names = set(re.findall(r"\bthinbox (kernel|boot|run|audit|attack|plan|cost|report|bench)\b", README.read_text()))
+    names = set(
+        re.findall(r"\bthinbox (kernel|boot|run|audit|attack|plan|compare|cost|report|bench)\b", README.read_text())
+    )
     assert names <= set(group.list_commands(None))
 
 

@@ -60,7 +60,7 @@ class Kernel:
 
     def grant(self, vaddr, error=0):
         self.row = [0] * fault.LOG_COLUMNS
-        return fault.grant(self.words, RAM_END, self.pool, self.root, KERNEL_ROOT, vaddr, error, 0, self.row)
+        return fault.grant(self.words, RAM_END, self.pool, self.root, KERNEL_ROOT, vaddr, error, 0, self.row, 0)
 
     def classify(self, vaddr, error=0):
         return fault.classify(self.words, RAM_END, self.root, KERNEL_ROOT, vaddr, error)

@@ -21,6 +21,8 @@ COMMANDS = {
     "run": "run a program as a tenant, its system calls isolated",
     "audit": "run every system call on its own, isolated and not, and compare",
     "cost": "what isolation would cost on real CPUs",
+    "plan": "from recorded runs to what each call may do; profiles for container engines",
+    "compare": "the same workload natively, under seccomp, gVisor and thinbox",
     "bench": "thinbox's own speed, side by side with peers",
 }
 

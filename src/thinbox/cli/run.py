@@ -17,6 +17,7 @@ from thinbox.errors import InputError
 if TYPE_CHECKING:
     from thinbox.cli.terminal import UserTerminal
     from thinbox.guest.terminal import Terminal
+    from thinbox.sandbox.plan import Plan
     from thinbox.session.profile import KnownPages
     from thinbox.session.records import RunRecord
     from thinbox.session.session import RunResult, Session
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR", help="Several tenants: their output, in files."
 )
+@click.option("--plan", "plan_name", metavar="FILE", help="What becomes of each call (docs/plan.md).")
 @click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON (- for stdout).")
 @click.option(
     "--coverage", "coverage_path", metavar="FILE", help="Write the functions and pages each call used (- for stdout)."
@@ -137,6 +139,7 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
             coverage=options["coverage_path"] is not None,
             on_violation=options["on_violation"],
             view=options["view"] or "none",
+            plan=_plan(options["plan_name"]),
             stdin=stdin,
             terminal=terminal,
             keys=_keys(yours),
@@ -223,6 +226,14 @@ def _known_pages(path: Path | None) -> "KnownPages | None":
     return None if path is None else KnownPages.load(path)
 
 
+def _plan(name: str | None) -> "Plan | None":
+    if name is None:
+        return None
+    from thinbox.sandbox.plan_file import load_plan
+
+    return load_plan(name)
+
+
 def _stdin() -> Any:
     try:
         return sys.stdin.buffer
@@ -295,6 +306,12 @@ def _write_json(data: dict[str, Any], path: str) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
 
 
+def _refusals_once(record: "RunRecord") -> list[str]:
+    """Return each refusal's sentence once; those that killed are said with the kills."""
+    found = [refusal.sentence() for refusal in record.refusals if refusal.errno]
+    return list(dict.fromkeys(found))
+
+
 def _report(
     result: "RunResult", json_path: str | None, folder: Path | None, surface: "RunSurface | None", *, quiet: bool
 ) -> None:
@@ -309,6 +326,8 @@ def _report(
         from thinbox.report.parquet import write_record
 
         write_record(record, folder)
+    for refusal in _refusals_once(record):
+        click.echo(f"thinbox: {refusal}", err=True)
     for violation in record.kills:
         click.echo(f"thinbox: {violation.sentence()}", err=True)
     if record.stuck:

@@ -6,6 +6,9 @@ Why it exists: a killed tenant is a result, and this is its wording.
 import enum
 from dataclasses import dataclass
 
+PLANNED = "call"
+"""`Violation.kind` of a call that a plan kills: no access was judged."""
+
 
 class AccessKind(enum.StrEnum):
     """What the CPU was doing when the page was missing."""
@@ -83,6 +86,8 @@ class Violation:
 
     def sentence(self) -> str:
         """Name call, address, symbol, offset, rule and policy in one sentence."""
+        if self.kind == PLANNED:
+            return f"{self.call} was killed: {self.reason}"
         place = f"{self.symbol}+{self.offset:#x} ({self.vaddr:#x})" if self.symbol else f"{self.vaddr:#x}"
         by = f"policy {self.policy}" if self.view is None else f"view {self.view}"
         return f"{self.call} was killed: {self.kind} at {place} refused by rule {self.rule} of {by}: {self.reason}"

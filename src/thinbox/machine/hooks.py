@@ -16,6 +16,7 @@ from numba import cfunc, types
 from thinbox import paging
 from thinbox.isolation import fault, pagetable, stack
 from thinbox.machine import slots
+from thinbox.machine.call_arguments import keep_int80_arguments, keep_syscall_arguments
 from thinbox.machine.compiled import compiled
 from thinbox.machine.delivery import (
     INT80,
@@ -23,17 +24,11 @@ from thinbox.machine.delivery import (
     NO_ERROR,
     PAGE_FAULT,
     PUSHES_ERROR,
-    R8,
-    R9,
-    R10,
     R11,
     RAX,
     RBP,
-    RBX,
     RCX,
-    RDI,
     RDX,
-    RSI,
     RSP,
     SS,
     STACK,
@@ -171,19 +166,6 @@ def isolated_fault(uc, core, error, rip):
 
 
 @native
-def keep_int80_arguments(core):
-    """Keep number and arguments of an `int $0x80` for the record (arch/x86/entry/entry_64_compat.S)."""
-    env = core[slots.ENV]
-    core[slots.CALL_NR] = load64(env + RAX) & 0xFFFFFFFF
-    core[slots.CALL_ARG0] = load64(env + RBX) & 0xFFFFFFFF
-    core[slots.CALL_ARG1] = load64(env + RCX) & 0xFFFFFFFF
-    core[slots.CALL_ARG2] = load64(env + RDX) & 0xFFFFFFFF
-    core[slots.CALL_ARG3] = load64(env + RSI) & 0xFFFFFFFF
-    core[slots.CALL_ARG4] = load64(env + RDI) & 0xFFFFFFFF
-    core[slots.CALL_ARG5] = load64(env + RBP) & 0xFFFFFFFF
-
-
-@native
 def activate(uc, core):
     """Switch from the kernel's table to the current task's SCI table, user half brought up to date."""
     if core[slots.ACTIVE] != slots.ON_UNDO:
@@ -215,6 +197,8 @@ def on_exception(uc, vector, core):
                 return
     if vector == INT80:
         keep_int80_arguments(core)
+        if software and core[slots.ON_CALL] != 0 and call3(core[slots.ON_CALL], 1, 0, 0) == slots.ANSWERED:
+            return
     if software or not (PUSHES_ERROR >> vector) & 1 or vector >= 32:
         error = NO_ERROR
     deliver_from(uc, core, vector, error, software)
@@ -243,23 +227,24 @@ def on_syscall(uc, core):
     if number == slots.HYPERCALL_NR and core[slots.ON_HYPERCALL] != 0 and call3(core[slots.ON_HYPERCALL], 0, 0, 0):
         return
     core[slots.COUNT_SYSCALLS] += 1
-    core[slots.CALL_NR] = number
-    core[slots.CALL_ARG0] = load64(env + RDI)
-    core[slots.CALL_ARG1] = load64(env + RSI)
-    core[slots.CALL_ARG2] = load64(env + RDX)
-    core[slots.CALL_ARG3] = load64(env + R10)
-    core[slots.CALL_ARG4] = load64(env + R8)
-    core[slots.CALL_ARG5] = load64(env + R9)
     flags = read_flags(uc, core)
-    store64(env + RCX, load64(env + core[slots.OFF_EIP]) + 2)
+    back = load64(env + core[slots.OFF_EIP]) + 2
+    compat = not load32(env + core[slots.OFF_HFLAGS]) & HF_CS64
+    keep_syscall_arguments(core, compat)
+    if core[slots.ON_CALL] != 0:
+        answer = call3(core[slots.ON_CALL], 1 if compat else 0, 0, 0)
+        if answer == slots.ANSWERED:
+            # As after `sysret`.
+            store64(env + RCX, back)
+            store64(env + R11, flags & ~RF)
+            return
+        if answer == slots.ENTER_AND_REPEAT:
+            back -= 2
+            keep_syscall_arguments(core, compat)
+    store64(env + RCX, back)
     store64(env + R11, flags & ~RF)
     entry = load64(env + core[slots.OFF_LSTAR])
-    if not load32(env + core[slots.OFF_HFLAGS]) & HF_CS64:
-        # ECX is the return address: the second argument comes in EBP, the sixth on the user's stack
-        # (arch/x86/entry/entry_64_compat.S, entry_SYSCALL_compat).
-        keep_int80_arguments(core)
-        core[slots.CALL_ARG1] = core[slots.CALL_ARG5]
-        core[slots.CALL_ARG5] = 0
+    if compat:
         entry = load64(env + core[slots.OFF_CSTAR])
     selector = (load64(env + core[slots.OFF_STAR]) >> 32) & 0xFFFC
     enter_ring0(core, selector)

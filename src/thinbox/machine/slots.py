@@ -51,6 +51,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     # callbacks into Python (host addresses)
     ON_HYPERCALL,
     ON_JUDGE,
+    ON_CALL,  # asked at each call instruction of user code (1: a 32-bit one) if a plan is in force, else 0
     # isolation
     ACTIVE,  # ON_SCI while the CPU runs on an SCI table, ON_UNDO on the undo table, 0 on the kernel's
     SCI_ROOT,  # the SCI root of the current task's isolated call, 0 if it is not in one
@@ -107,7 +108,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     DROP_CODE,
     PAGE_MARKS,  # host address of one word for each page of RAM
     FRAME,  # eight words: the exception frame being built
-) = range(92)
+) = range(93)
 
 SLOT_COUNT = FRAME + 8
 
@@ -126,6 +127,13 @@ DELIVER = 1
 """The fault is the guest's own: leave the SCI table and deliver it."""
 REDIRECTED = 2
 """Python changed where the CPU goes on."""
+
+ENTER = 0
+"""The call goes on into the kernel."""
+ANSWERED = 1
+"""The call was answered outside: RAX has the result, the kernel is not entered."""
+ENTER_AND_REPEAT = 2
+"""The registers hold another call; when it returns, the call instruction runs again."""
 
 HYPERCALL_NR = 0x7B0C5
 """System call number by which the agent calls thinbox; the kernel has no call of that number."""

@@ -16,13 +16,15 @@ from thinbox.isolation.hidden import ViewVerdict
 from thinbox.isolation.verdict import Access, Verdict, Violation
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
-from thinbox.machine.state_bits import NT, TF
+from thinbox.machine.state_bits import IF, NT, TF
 from thinbox.session.undo import SIGKILL
 
 if TYPE_CHECKING:
     from thinbox.session.enforcer import Enforcer
+    from thinbox.session.records import CallRecord
     from thinbox.session.tasks import OpenCall, TaskState
 
+SIGSYS = 31
 _AC, _DF = 1 << 18, 1 << 10
 
 
@@ -80,6 +82,17 @@ class Consequence:
         self._cpu.regs[registers.RDI] = SIGKILL
         self._cpu.flags = self._cpu.flags & ~(TF | NT | _AC | _DF)
 
+    def end_as_planned(self, state: "TaskState", record: "CallRecord", violation: Violation) -> None:
+        """At the first instruction of a call's entry: end the process as seccomp's SECCOMP_RET_KILL_PROCESS does.
+
+        `do_group_exit(SIGSYS)` (kernel/exit.c) instead of the call: nothing of it runs, no handler can catch it, and
+        the parent sees a death by SIGSYS.
+        """
+        self._remember(state, record, violation)
+        self._cpu.regs[registers.RDI] = SIGSYS
+        self._cpu.flags = self._cpu.flags | IF
+        self._cpu.jump(self._enforcer.sites.undone_death)
+
     def after_stop(self) -> None:
         """Between two runs of the CPU: roll a killed call back."""
         undo = self._enforcer.undo
@@ -103,7 +116,7 @@ class Consequence:
         *,
         undone: bool,
     ) -> None:
-        isolation, record = state.tenant.isolation, state.tenant.record
+        isolation = state.tenant.isolation
         violation = Violation(
             call=call.record.name,
             reason=verdict.reason,
@@ -118,11 +131,15 @@ class Consequence:
             view=None if hidden is None else isolation.view,
             owner=None if hidden is None else hidden.owner,
         )
+        self._remember(state, call.record, violation)
+
+    def _remember(self, state: "TaskState", call: "CallRecord", violation: Violation) -> None:
+        record = state.tenant.record
         record.kills.append(violation)
         if record.killed is None:
             record.killed = violation
         state.killed = True
         state.killed_ns = self._slot[slots.CLOCK]
-        call.record.verdict = "killed"
-        if isolation.on_violation == "stop":
+        call.verdict = "killed"
+        if state.tenant.isolation.on_violation == "stop":
             record.stopped = True

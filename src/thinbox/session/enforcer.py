@@ -80,6 +80,7 @@ class Enforcer:
         self.memory, self.cpu, self.slot = machine.memory, machine.cpu, machine.slot
         self.isolation = isolation
         self.watch = Watches()
+        self.on_new_task: Callable[[int, int], None] = lambda _parent, _child: None
         self.tasks: dict[int, TaskState] = {}
         self.running: TaskState | None = None
         self.undo = Undo(machine, sites.undone_death) if isolation.on_violation == "undo" else None
@@ -111,10 +112,9 @@ class Enforcer:
             raise InputError("a tenant's calls can only be undone if the first tenant's are")
         judge = Judge(self, isolation.policy)
         judge.install()
-        known = isolation.prefault
-        prefault = Prefault(self.cpu, known, self.view.symbols.text_start) if known else None
-        tenant = Tenant(isolation, record, judge, prefault)
-        self.tenants[tenant.name] = tenant
+        text_start, known = self.view.symbols.text_start, isolation.prefault
+        prefault = Prefault(self.cpu, known, text_start) if known else None
+        self.tenants[isolation.tenant] = tenant = Tenant(isolation, record, judge, prefault)
         if view_rule(isolation.view):
             self.views.use(tenant)
         return tenant
@@ -179,8 +179,8 @@ class Enforcer:
         """`wake_up_new_task(p)`: a child of a tenant's task is the tenant's; it starts with no table (9)."""
         parent = self.tasks.get(self.view.current)
         if self.running is not None and parent is not None:
-            task, root = self.cpu.regs[registers.RDI], self.kernel_root
-            self._add_task(task, root, parent.tenant)
+            child = self._add_task(self.cpu.regs[registers.RDI], self.kernel_root, parent.tenant)
+            self.on_new_task(parent.task, child.task)
 
     # -- enter and leave ------------------------------------------------------------------------------
     def _enter(self) -> None:
@@ -202,16 +202,20 @@ class Enforcer:
         if state.call is not None:
             # Going on would run this call, and every later one, outside the table.
             raise MachineError(f"{name} began before the end of {state.call.record.name} was seen")
-        root = self.view.kernel_root
+        root, words, end = self.view.kernel_root, self.memory.quads, self.memory.total_bytes
         args = tuple(self.slot[slot] & U64 for slot in _ARGUMENT_SLOTS)
         isolation, calls = state.tenant.isolation, state.tenant.record.calls
         record = CallRecord(len(calls), isolation.tenant, state.pid, nr, name, args)
         calls.append(record)
-        regs_vaddr = to_signed(self.cpu.regs[registers.RDI])
-        regs = paging.translate(self.memory.quads, self.memory.total_bytes, root, regs_vaddr)
+        regs = paging.translate(words, end, root, to_signed(self.cpu.regs[registers.RDI]))
         wanted = isolation.isolates_compat if name.startswith("i386#") else isolation.isolates(nr)
-        isolated = wanted and not state.killed
-        user_ip = self.memory.quads[(regs + self.view.ip_offset) >> 3]
+        planned, state.planned = state.planned, None
+        if planned is not None:
+            wanted, record.disposition, record.plan_line = planned.isolated, planned.disposition, planned.line
+            if planned.death is not None:
+                self.consequence.end_as_planned(state, record, planned.death)
+                return
+        isolated, user_ip = wanted and not state.killed, words[(regs + self.view.ip_offset) >> 3]
         call = OpenCall(record, regs, self.slot[slots.CLOCK], time.perf_counter(), isolated, user_ip)
         state.call, state.bytes_mark = call, self._executed()
         if isolated:
@@ -244,9 +248,9 @@ class Enforcer:
         state = self.running
         if state is None or state.call is None or state.task != self.view.current:
             return
-        call = state.call
-        call.record.ret = self.view.result_of(call.regs_paddr, call.user_ip, call.record.name)
-        self.close_call(state, call)
+        record = state.call.record
+        record.ret = self.view.result_of(state.call.regs_paddr, state.call.user_ip, record.name)
+        self.close_call(state, state.call)
 
     def close_call(self, state: TaskState, call: OpenCall) -> None:
         """Rule 4 and 7: back to the kernel's table, and forget what the call was granted."""

@@ -37,8 +37,18 @@ class CallRecord:
     """Pages mapped at its entry by `--prefault`; they are no faults."""
     code_bytes: int = 0
     virtual_ns: int = 0
+    disposition: str = ""
+    """What a plan said of it: isolate, pass, emulate, deny, kill, or populate (made for an emulated call, to bring its
+    buffer into memory); empty without a plan."""
+    plan_line: int = 0
+    """The line of the plan that said so; 0 without a plan."""
     coverage: CallCounts | None = None
     """What it executed and touched; None where that was not recorded."""
+
+    @property
+    def reaches_kernel(self) -> bool:
+        """Whether the kernel ran anything of this call: not if a plan answered or refused it."""
+        return self.disposition not in ("emulate", "deny", "kill")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,26 @@ class FaultRecord:
     kind: str
     symbol: str
     writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A call that a plan refused. `arguments` names the argument that no rule allows, empty if it is the call
+    itself."""
+
+    call: str
+    pid: int
+    disposition: str
+    errno: int
+    plan: str
+    line: int
+    arguments: str
+    reason: str
+
+    def sentence(self) -> str:
+        """Name call, argument, plan and line in one sentence."""
+        what = f"{self.call}({self.arguments})" if self.arguments else self.call
+        return f"{what} was refused by {self.plan}, line {self.line} ({self.disposition}): {self.reason}"
 
 
 @dataclass(slots=True)
@@ -76,6 +106,11 @@ class RunRecord:
     virtual_ns: int = 0
     events: Events = field(default_factory=Events)
     coverage: RunCoverage | None = None
+    plan: str = ""
+    """Name of the plan in force, empty without one."""
+    refusals: list[Refusal] = field(default_factory=list)
+    steady_seq: int | None = None
+    """The first call of the steady state, where a plan with a phase marker was in force and reached it."""
     stopped: bool = False
     """A violation ended the run at once (`--on-violation stop`)."""
     stuck: bool = False
@@ -87,6 +122,8 @@ class RunRecord:
         return {
             "calls": len(self.calls),
             "isolated": sum(call.isolated for call in self.calls),
+            "reaching_kernel": sum(call.reaches_kernel for call in self.calls),
+            "refused": len(self.refusals),
             "killed": len(self.kills),
             "code_faults": sum(call.code_faults for call in self.calls),
             "data_faults": sum(call.data_faults for call in self.calls),
@@ -109,6 +146,9 @@ class RunRecord:
             "exit_code": self.exit_code,
             "killed": None if self.killed is None else asdict(self.killed),
             "stuck": self.stuck,
+            "plan": self.plan,
+            "refusals": [asdict(refusal) for refusal in self.refusals],
+            "steady_seq": self.steady_seq,
             "stopped": self.stopped,
             "calls": [asdict(call) for call in self.calls],
             "totals": self.totals,

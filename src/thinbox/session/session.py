@@ -23,8 +23,10 @@ from thinbox.guest.terminal import Terminal
 from thinbox.isolation.policies import Policy, load_policy
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
+from thinbox.sandbox.plan import Plan
 from thinbox.session.enforcer import Enforcer, Isolation
 from thinbox.session.events import EventRecorder
+from thinbox.session.gate import Gate
 from thinbox.session.input import Input
 from thinbox.session.profile import KnownPages, read_policy_file, require_same_kernel
 from thinbox.session.records import RunRecord
@@ -49,6 +51,8 @@ class RunOptions:
     with :group if wanted, looked up there (None: root). An image's own command is in `ContainerImage.launch`.
     `coverage` records which functions and pages each call uses, in `record.coverage`.
 
+    With a `plan` it says what becomes of each call; `isolate` then counts for the program's start only.
+
     With a `terminal`, stdio is one: what the tenant writes to it comes as stdout, and `keys` may change, or act
     on, what is typed.
     """
@@ -66,6 +70,7 @@ class RunOptions:
     on_violation: str = "oops"
     view: str = "none"
     prefault: KnownPages | None = None
+    plan: Plan | None = None
     stdin: BinaryIO | None = None
     terminal: Terminal | None = None
     keys: Callable[[bytes], bytes] | None = None
@@ -137,6 +142,8 @@ class Session:
         self._events = EventRecorder(machine, self.view, sites, trace=options.keep_trace)
         self.enforcer.watch.add(self._events)
         self._recorder = self._start_coverage(sites) if options.coverage else None
+        if options.plan is not None:
+            Gate(self.enforcer, options.plan)
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
         self._input = Input(options.stdin, typed=options.terminal is not None, keys=options.keys)
         self.io = TenantIo(

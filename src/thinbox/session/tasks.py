@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from thinbox.isolation.verdict import Violation
 from thinbox.session.records import CallRecord
 
 if TYPE_CHECKING:
@@ -44,6 +45,18 @@ class TaskState:
     killed: bool = False
     killed_ns: int = 0
     bytes_mark: int = 0
+    planned: "PlannedEntry | None" = None
+    """What a plan decided for the call that is about to enter the kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedEntry:
+    """A plan's decision that reaches the kernel: isolated or not; or, with `death`, killed where it enters."""
+
+    isolated: bool
+    disposition: str
+    line: int
+    death: Violation | None = None
 
 
 class CallWatch(Protocol):

@@ -1,0 +1,70 @@
+"""`thinbox compare`: the same workload in several worlds."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import click
+
+from thinbox.cli.options import machine_options
+from thinbox.cli.progress import ProgressLine
+from thinbox.errors import InputError
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@machine_options
+@click.option("--rootfs", type=click.Path(path_type=Path), metavar="DIR", help="Root file system. [default: busybox]")
+@click.option("--runs", default=3, show_default=True, metavar="N", help="Host runs, of which the median counts.")
+@click.option("--calls", is_flag=True, help="Instead of a workload: what single calls cost natively and under gVisor.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the rows as JSON.")
+@click.argument("command", nargs=-1, metavar="-- PROGRAM ARG…")
+def compare(
+    kernel_spec: str | None,
+    memory: int,
+    append: str,
+    quiet: bool,
+    rootfs: Path | None,
+    runs: int,
+    calls: bool,
+    json_path: str | None,
+    command: tuple[str, ...],
+) -> None:
+    """Run PROGRAM natively, under its seccomp profile, under gVisor, and in thinbox three times.
+
+    The first needs bubblewrap (apt install bubblewrap), the third gVisor (apt install runsc).
+
+    \b
+    thinbox compare -- sh -c 'for i in 1 2 3; do echo $i; done | wc -l'
+    thinbox compare --calls
+    """
+    from thinbox.planning import comparison, worlds
+
+    if calls == bool(command) or runs < 1:
+        raise InputError("give a program to compare, or --calls (and not both); --runs is at least 1")
+    progress = ProgressLine(quiet=quiet)
+    try:
+        with tempfile.TemporaryDirectory(prefix="thinbox-compare-") as made:
+            if calls:
+                text = comparison.render_costs(comparison.measure_calls(Path(made), progress.say, runs))
+            else:
+                from thinbox.boot.params import BootParams
+                from thinbox.boot.ready import prepare
+
+                root = rootfs
+                if root is None:
+                    root = Path(made)
+                    worlds.make_busybox_root(root)
+                elif not root.is_dir():
+                    raise InputError(
+                        f"{root} is not a directory; compare runs it on this machine too, so unpack it first"
+                    )
+                guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
+                found = comparison.compare_worlds(guest, command, root, runs, progress.say)
+                text = comparison.render_comparison(found)
+                if json_path:
+                    Path(json_path).write_text(json.dumps(found.to_json(), indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot compare: {error.strerror or error}") from error
+    finally:
+        progress.clear()
+    click.echo(text)

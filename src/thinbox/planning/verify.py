@@ -1,0 +1,73 @@
+"""Run a recorded workload again under a plan: does it end as it did, and was anything refused?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thinbox.sandbox.plan import Plan
+
+if TYPE_CHECKING:
+    from thinbox.boot.ready import ReadyGuest
+    from thinbox.session.records import RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One workload under the plan. `unisolated` are calls that reached the shared kernel un-isolated."""
+
+    command: tuple[str, ...]
+    exit_before: int
+    exit_after: int
+    refusals: tuple[str, ...]
+    violations: tuple[str, ...]
+    calls: int
+    reaching: int
+    unisolated: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether it ended as recorded, with nothing refused and nothing killed."""
+        return self.exit_before == self.exit_after and not self.refusals and not self.violations
+
+    def render(self) -> str:
+        """Return a few lines for people."""
+        verdict = "holds" if self.holds else "FAILS"
+        ended = f"{' '.join(self.command)[:80]}: status {self.exit_after} (recorded: {self.exit_before})"
+        reached = f"{self.reaching} reached the kernel, {self.unisolated} of them un-isolated"
+        return "\n".join(
+            [
+                f"{verdict}: {ended}; {self.calls} calls, {reached}",
+                *(f"  {line}" for line in (*self.refusals, *self.violations)),
+            ]
+        )
+
+
+def verify_plan(
+    guest: "ReadyGuest",
+    plan: Plan,
+    command: Sequence[str],
+    exit_code: int,
+    *,
+    policy: str = "sci",
+    rootfs: Path | None = None,
+) -> Check:
+    """Run `command` under `plan`; `exit_code` is what it ended with when it was recorded."""
+    from thinbox.session.session import RunOptions, run
+
+    result = run(guest, command, replace(RunOptions(), plan=plan, policy=policy, rootfs=rootfs))
+    return make_check(result.record, tuple(command), exit_code)
+
+
+def make_check(record: "RunRecord", command: tuple[str, ...], exit_code: int) -> Check:
+    """Judge a finished run."""
+    return Check(
+        command=command,
+        exit_before=exit_code,
+        exit_after=record.exit_code,
+        refusals=tuple(dict.fromkeys(refusal.sentence() for refusal in record.refusals)),
+        violations=tuple(kill.sentence() for kill in record.kills if kill.kind != "call"),
+        calls=len(record.calls),
+        reaching=record.totals["reaching_kernel"],
+        unisolated=sum(call.reaches_kernel and not call.isolated for call in record.calls),
+    )

@@ -1,0 +1,144 @@
+"""Who am I: process, user and group numbers, read from the guest kernel's own structures.
+
+Why it exists: the answers must be those of the guest: its namespaces decide what number a task has.
+
+Sources: kernel/sys.c, kernel/pid.c (`pid_nr_ns`), kernel/user_namespace.c (`from_kuid_munged`); structure offsets
+from the kernel's BTF.
+"""
+
+import errno
+import struct
+from collections.abc import Callable
+
+from thinbox.sandbox.emulation import CallError, EmulatedCall, Handler, NotOursError
+
+OVERFLOW_ID = 65534
+_INLINE_EXTENTS = 5
+"""UID_GID_MAP_MAX_BASE_EXTENTS (include/linux/user_namespace.h)."""
+_EXTENT_BYTES = 12
+_TGID, _PGID, _SID = 1, 2, 3
+"""enum pid_type (include/linux/pid.h)."""
+
+
+def _number(call: EmulatedCall, pid: int, level: int) -> int:
+    """`pid_nr_ns`: the number of `struct pid` as seen at `level` of its own line of namespaces."""
+    types = call.services.view.facts.types
+    if pid == 0 or level > call.field32(pid, "pid", "level"):
+        return 0
+    at = pid + types.offset_of("pid", "numbers") + level * types.size_of("upid")
+    return call.field32(at, "upid", "nr")
+
+
+def _own_level(call: EmulatedCall) -> int:
+    return call.field32(call.field(call.task, "task_struct", "thread_pid"), "pid", "level")
+
+
+def _signal_pid(call: EmulatedCall, task: int, kind: int) -> int:
+    signal = call.field(task, "task_struct", "signal")
+    return call.field(signal + 8 * kind, "signal_struct", "pids")
+
+
+def getpid(call: EmulatedCall) -> int:
+    """`pid_t getpid(void)`."""
+    return _number(call, _signal_pid(call, call.task, _TGID), _own_level(call))
+
+
+def gettid(call: EmulatedCall) -> int:
+    """`pid_t gettid(void)`."""
+    return _number(call, call.field(call.task, "task_struct", "thread_pid"), _own_level(call))
+
+
+def getppid(call: EmulatedCall) -> int:
+    """`pid_t getppid(void)`: 0 if the parent is outside the namespace."""
+    parent = _signal_pid(call, call.field(call.task, "task_struct", "real_parent"), _TGID)
+    own = _own_level(call)
+    mine = _signal_pid(call, call.task, _TGID)
+    types = call.services.view.facts.types
+    namespace_at = types.offset_of("pid", "numbers") + own * types.size_of("upid")
+    if own > call.field32(parent, "pid", "level"):
+        return 0
+    same = call.field(parent + namespace_at, "upid", "ns") == call.field(mine + namespace_at, "upid", "ns")
+    return _number(call, parent, own) if same else 0
+
+
+def _group_of(kind: int) -> Handler:
+    def handler(call: EmulatedCall) -> int:
+        # getpgrp() has no argument; another process's group would have to be looked up.
+        if call.name != "getpgrp" and call.int32(0) != 0:
+            raise NotOursError
+        return _number(call, _signal_pid(call, call.task, kind), _own_level(call))
+
+    return handler
+
+
+def _mapped(call: EmulatedCall, member: str, value: int) -> int:
+    """`from_kuid_munged`: the id as the task's user namespace has it."""
+    types = call.services.view.facts.types
+    namespace = call.field(call.field(call.task, "task_struct", "cred"), "cred", "user_ns")
+    table = namespace + types.offset_of("user_namespace", member)
+    count = call.field32(table, "uid_gid_map", "nr_extents")
+    at = table + types.offset_of("uid_gid_map", "extent")
+    if count > _INLINE_EXTENTS:
+        at = call.field(table, "uid_gid_map", "forward")
+    view = call.services.view
+    for index in range(count):
+        first, lower, length = (
+            view.read_u32(at + index * _EXTENT_BYTES + 4 * word, view.kernel_root) for word in range(3)
+        )
+        if lower <= value < lower + length:
+            return first + value - lower
+    return OVERFLOW_ID
+
+
+def _id(call: EmulatedCall, member: str) -> int:
+    cred = call.field(call.task, "task_struct", "cred")
+    return _mapped(call, "gid_map" if "gid" in member else "uid_map", call.field32(cred, "cred", member))
+
+
+def _id_getter(member: str) -> Handler:
+    return lambda call: _id(call, member)
+
+
+def _three_ids(letter: str) -> Handler:
+    def handler(call: EmulatedCall) -> int:
+        values = [_id(call, f"{kind}{letter}id") for kind in ("", "e", "s")]
+        for address, value in zip(call.args, values, strict=False):
+            call.write(address, struct.pack("<I", value))
+        return 0
+
+    return handler
+
+
+def getgroups(call: EmulatedCall) -> int:
+    """`int getgroups(int size, gid_t list[])`."""
+    size = call.int32(0)
+    info = call.field(call.field(call.task, "task_struct", "cred"), "cred", "group_info")
+    types = call.services.view.facts.types
+    count = call.field32(info, "group_info", "ngroups")
+    if size < 0 or 0 < size < count:
+        raise CallError(errno.EINVAL)
+    view = call.services.view
+    at = info + types.offset_of("group_info", "gid")
+    groups = [_mapped(call, "gid_map", view.read_u32(at + 4 * i, view.kernel_root)) for i in range(count)]
+    if size:
+        call.write(call.args[1], struct.pack(f"<{count}I", *groups))
+    return count
+
+
+_GETTERS: dict[str, Callable[[EmulatedCall], int]] = {
+    name: _id_getter(member)
+    for name, member in (("getuid", "uid"), ("geteuid", "euid"), ("getgid", "gid"), ("getegid", "egid"))
+}
+IDENTITY: dict[str, Handler] = {
+    "getpid": getpid,
+    "gettid": gettid,
+    "getppid": getppid,
+    "getpgrp": _group_of(_PGID),
+    "getpgid": _group_of(_PGID),
+    "getsid": _group_of(_SID),
+    **_GETTERS,
+    "getresuid": _three_ids("u"),
+    "getresgid": _three_ids("g"),
+    "getgroups": getgroups,
+}
+"""By name of the call."""

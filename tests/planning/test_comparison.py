@@ -1,0 +1,73 @@
+"""Worlds side by side: ratios within one clock only, what is missing says how to get it, loops do what they say."""
+
+import pytest
+from thinbox.planning import comparison, worlds
+from thinbox.planning.comparison import CallCost, compare_worlds, measure_calls, render_comparison, render_costs
+from thinbox.planning.microbench import LOOPS, build_loop
+from thinbox.session.session import RunOptions, run
+
+COMMAND = ["sh", "-c", "echo hello; id -u"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("root")
+    worlds.make_busybox_root(folder)
+    return folder
+
+
+def test_every_world_is_in_the_table_and_missing_ones_say_what_to_install(guest, root, monkeypatch):
+    monkeypatch.setattr(worlds.shutil, "which", lambda _name: None)
+    found = compare_worlds(guest, COMMAND, root, 1, lambda _text: None)
+    rows = {row.world: row for row in found.rows}
+    assert "apt install bubblewrap" in rows["native, seccomp profile"].note
+    assert "apt install runsc" in rows["gVisor"].note and rows["gVisor"].host_calls == 69
+    plain, isolated, thinned = (rows[f"thinbox, {w}"] for w in ("un-isolated", "isolated", "thinned"))
+    assert plain.unisolated == plain.calls and isolated.unisolated == thinned.unisolated == 0
+    assert thinned.reaching < isolated.reaching == plain.reaching
+    assert thinned.functions < isolated.functions == plain.functions
+    assert plain.ratio == 1.0 and {plain.clock, isolated.clock, thinned.clock} == {"emulated"}
+    text = render_comparison(found)
+    assert "Kata, QEMU" in text and "Nabla" in text and "nabla-measurements" in text
+    assert found.to_json()["schema"] == "thinbox.compare/1"
+
+
+def test_host_rows_are_ratios_to_the_native_run(guest, root):
+    try:
+        if worlds.run_native(root, COMMAND).exit_code:
+            pytest.skip("bubblewrap cannot run here")
+    except Exception as error:
+        pytest.skip(str(error))
+    rows = {row.world: row for row in compare_worlds(guest, COMMAND, root, 1, lambda _text: None).rows}
+    assert rows["native"].ratio == 1.0 and rows["native"].clock == rows["seccomp profile"].clock == "host"
+    assert rows["native"].exit_code == rows["seccomp profile"].exit_code == 0
+    if "gVisor, ptrace" in rows:
+        assert rows["gVisor, ptrace"].clock == "host" and rows["gVisor, ptrace"].ratio > 1
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_makes_its_calls_as_often_as_it_says(guest, tmp_path, name):
+    for folder in ("bin", "proc", "dev"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "loop").write_bytes(build_loop(name, 5))
+    (tmp_path / "loop").chmod(0o755)
+    result = run(guest, ["/loop"], RunOptions(rootfs=tmp_path, isolate="none"))
+    assert result.exit_code == 0
+    made = [call for call in result.record.calls if call.name != "execve"]
+    for step in LOOPS[name][1]:
+        mine = [call for call in made if call.name == step.name]
+        assert len(mine) == 5 and all(call.ret >= 0 for call in mine if call.ret is not None)
+
+
+def test_calls_are_measured_and_noise_is_no_figure(tmp_path, monkeypatch):
+    seconds = iter((0.5, 0.4, 0.1, 0.3))
+    ran = lambda *_args, **_options: worlds.HostRun(0, b"", b"", next(seconds))
+    monkeypatch.setattr(worlds, "run_native", ran)
+    monkeypatch.setattr(worlds, "run_gvisor", ran)
+    monkeypatch.setattr(comparison.statistics, "median", lambda values: next(iter(values)))
+    monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/runsc")
+    (cost,) = measure_calls(tmp_path, lambda _text: None, 1, ("getppid",))
+    assert cost.native_ns is None and cost.ratio is None
+    assert cost.gvisor_ns == pytest.approx(0.2e9 / 30_000)
+    assert "| getppid |  | 6,667 |  |" in render_costs([cost])
+    assert "apt install runsc" in render_costs([CallCost("stat", 100.0, None)])

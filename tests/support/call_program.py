@@ -1,0 +1,37 @@
+"""Static programs that make a list of calls and write each result, eight bytes each, to stdout.
+
+Code and data are in segments of their own, so that the data is not executable.
+"""
+
+import struct
+
+from thinbox.planning.microbench import RESULT, Step, _elf, _step
+
+DATA = 0x410000
+RESULTS = DATA + 2048
+CODE = 0x400000
+
+
+def build_program(*steps):
+    """`Step`s, or bytes of code that leave a result in RAX."""
+    code = b""
+    for number, step in enumerate(steps):
+        code += step if isinstance(step, bytes) else _step(step)
+        code += b"\x48\x89\x04\x25" + struct.pack("<I", RESULTS + 8 * number)  # mov [abs], rax
+    code += _step(Step("write", (1, RESULTS, 8 * len(steps)))) + _step(Step("exit_group", (0,)))
+    return _elf(code)
+
+
+def raw_call(rax: int) -> bytes:
+    return b"\x48\xb8" + struct.pack("<Q", rax) + b"\x0f\x05"
+
+
+def load_word(vaddr: int) -> bytes:
+    return b"\x48\x8b\x04\x25" + struct.pack("<I", vaddr)
+
+
+def results(data: bytes) -> list[int]:
+    return list(struct.unpack(f"<{len(data) // 8}q", data))
+
+
+__all__ = ["CODE", "DATA", "RESULT", "RESULTS", "Step", "build_program", "load_word", "raw_call", "results"]
