@@ -90,7 +90,8 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
     _require_record_extra(options["record"])
     progress = ProgressLine(quiet=quiet)
     try:
-        guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
+        params = BootParams(memory, append, kaslr=options["kaslr"], kaslr_seed=options["kaslr_seed"])
+        guest = prepare(kernel_spec, params, progress.say)
         from thinbox.session.session import RunOptions, Session
 
         stdin = _stdin()
