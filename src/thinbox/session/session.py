@@ -22,7 +22,7 @@ from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
 from thinbox.session.enforcer import Enforcer, Isolation
 from thinbox.session.input import Input
-from thinbox.session.profile import KnownPages, require_same_kernel
+from thinbox.session.profile import KnownPages, require_known_here, require_same_kernel
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
 from thinbox.syscalls.table import call_number
@@ -101,8 +101,7 @@ class Session:
             raise InputError("there is no program to run; use `thinbox run -- PROGRAM ARG…`")
         policy = load_policy(options.policy, _read_file) if isinstance(options.policy, str) else options.policy
         require_same_kernel(policy, guest.facts.sha256)
-        if options.prefault and options.prefault.kernel_sha256 != guest.facts.sha256:
-            raise InputError("the --prefault profile was learned on another kernel; make one with --save-profile")
+        require_known_here(options.prefault, guest.facts)
         isolates = parse_isolate(options.isolate)
         self._options, self._guest = options, guest
         self.machine = machine = Machine(guest.params.memory_mib)
@@ -112,6 +111,7 @@ class Session:
         self.talk = Conversation(machine)
         self.talk.restore(notes["talk"], self.view)
         self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command))
+        self.record.kernel_slide = guest.facts.slide
         compat = options.isolate != "none"
         isolation = Isolation(
             policy,
