@@ -28,6 +28,7 @@ LAYERS = (
     {"thinbox.boot"},
     {"thinbox.coverage"},
     {"thinbox.session"},
+    {"thinbox.cost"},
     {"thinbox.report", "thinbox.attacks", "thinbox.bench", "thinbox.surface"},
     {"thinbox.audit"},
     {"thinbox.cli", "thinbox.__main__"},

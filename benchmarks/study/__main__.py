@@ -14,6 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default 2)")
     parser.add_argument("--page-only", action="store_true", help="write docs/study.md from docs/study/study.json")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keep what was measured here, and go on from it")
     options = parser.parse_args()
     folder = DOCS / "study"
     folder.mkdir(exist_ok=True)
@@ -25,7 +26,9 @@ def main() -> None:
 
         progress = ProgressLine(quiet=False)
         with tempfile.TemporaryDirectory(prefix="thinbox-study-") as scratch:
-            data = collect(Path(scratch), options.jobs, progress.step)
+            work = options.work or Path(scratch)
+            work.mkdir(parents=True, exist_ok=True)
+            data = collect(work, options.jobs, progress.step)
         progress.clear()
         save(data, folder / "study.json")
     write_page(json.loads((folder / "study.json").read_text()), DOCS / "study.md", folder)

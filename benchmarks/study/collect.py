@@ -11,16 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from thinbox.audit.record import AuditRecord
-from thinbox.audit.run import AuditOptions, audit, touched_in
+from thinbox.audit.record import AuditEntry, AuditRecord
+from thinbox.audit.run import AuditOptions, audit, implemented_names, touched_in
 from thinbox.boot.ready import ReadyGuest, prepare
+from thinbox.errors import InputError
 from thinbox.session.profile import KnownPages, profile_from, profile_of
 from thinbox.session.session import RunOptions, Session, run
 from thinbox.surface.residual import Grants, Surface
 from thinbox.surface.run_surface import load_surface
 
 SCHEMA = "thinbox.study/1"
-POLICIES = ("sci", "patch", "function", "live", "transfer", "live+transfer", "callgraph", "profile")
+POLICIES = ("sci", "patch", "function", "live", "transfer", "callgraph", "profile", "live+transfer")
 PIPELINE = ("sh", "-c", "echo hello | wc -c; ls -l /; cat /proc/self/status; uname -a")
 COMMON = (
     "read", "write", "open", "openat", "close", "stat", "fstat", "newfstatat", "lstat", "poll", "lseek", "mmap",
@@ -42,15 +43,22 @@ def collect(folder: Path, jobs: int, say: Say) -> dict[str, Any]:
     profile.write_bytes(_learn_workload(guest))
     specs = {name: f"profile:{profile}" if name == "profile" else name for name in POLICIES}
     audits: dict[str, AuditRecord] = {}
+    plain: dict[str, AuditEntry] = {}
     for name, spec in specs.items():
-        audits[name] = audit(guest, AuditOptions(policy=spec, jobs=jobs, progress=say, step=_named(say, name)))
+        options = AuditOptions(policy=spec, jobs=jobs, plain=plain, progress=say, step=_named(say, name))
+        audits[name] = _audited(guest, options, folder / f"{name}.audit.json")
+        plain = plain or {entry.title: entry for entry in audits[name].entries if entry.memory}
     surface = load_surface(Session(guest, ("true",), RunOptions()), say, jobs)
     known = folder / "corpus.json"
     known.write_bytes(profile_from(touched_in(audits["live"]), guest.facts.symbols, guest.facts.sha256))
-    early = audit(
-        guest,
-        AuditOptions(policy="live", jobs=jobs, prefault=KnownPages.load(known), step=_named(say, "live, prefaulted")),
+    options = AuditOptions(
+        policy="live",
+        jobs=jobs,
+        prefault=KnownPages.load(known),
+        plain=plain,
+        step=_named(say, "live, prefaulted"),
     )
+    early = _audited(guest, options, folder / "prefault.audit.json")
     say("workloads")
     return {
         "schema": SCHEMA,
@@ -67,6 +75,24 @@ def collect(folder: Path, jobs: int, say: Say) -> dict[str, Any]:
         },
         "fault_us": _fault_us(guest),
     }
+
+
+def _audited(guest: ReadyGuest, options: AuditOptions, path: Path) -> AuditRecord:
+    """Audit, or take what an interrupted study left in its folder."""
+    if not path.exists():
+        path.write_text(json.dumps(audit(guest, options).to_json(with_grants=True)))
+    stored = json.loads(path.read_text())
+    if stored["kernel"]["sha256"] != guest.facts.sha256:
+        raise InputError(f"{path} is of another kernel; give --work another folder")
+    entries = [AuditEntry.from_json(entry) for entry in stored["entries"]]
+    return AuditRecord(
+        guest.facts.release,
+        guest.facts.sha256,
+        stored["policy"],
+        entries,
+        implemented_names(guest),
+        stored["not_exercised"],
+    )
 
 
 def _named(say: Say, name: str) -> Say:

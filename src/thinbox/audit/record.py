@@ -38,6 +38,8 @@ class AuditEntry:
     prefaulted: int = 0
     virtual_ns: int = 0
     isolated_virtual_ns: int = 0
+    memory: str = ""
+    """A hash of the user memory after the un-isolated run."""
     grants: list[Grant] = field(default_factory=list)
 
     @property

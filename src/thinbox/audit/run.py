@@ -10,7 +10,7 @@ Rules of this file:
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -29,13 +29,15 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
     """`calls`: names of calls, empty for all. `policy` as for a run. `jobs`: processes. `resume`: go on where an
-    interrupted audit of the same things stopped. `progress` hears of each phase, `step` of each case."""
+    interrupted audit of the same things stopped. `plain`: entries by title of another audit of this thinbox on this
+    kernel, whose un-isolated runs are taken over. `progress` hears of each phase, `step` of each case."""
 
     calls: tuple[str, ...] = ()
     policy: str = "sci"
     jobs: int = 1
     resume: bool = False
     prefault: "KnownPages | None" = None
+    plain: "Mapping[str, AuditEntry] | None" = None
     progress: Progress | None = field(default=None)
     step: Progress | None = field(default=None)
 
@@ -97,14 +99,18 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
             journal.add(entry)
         if todo:
             for number, entry in run_cases(
-                cases, lambda: Lab(guest, template, policy, prefault=options.prefault), options.jobs, todo
+                cases,
+                lambda: Lab(guest, template, policy, prefault=options.prefault),
+                options.jobs,
+                todo,
+                options.plain,
             ):
                 done[number] = entry
                 journal.add(entry)
                 step(f"{len(done)} of {len(cases)} cases: {entry.title}")
     journal.remove()
     entries = [done[number] for number in range(len(cases))]
-    implemented = _implemented_names(guest)
+    implemented = implemented_names(guest)
     record = AuditRecord(
         guest.facts.release,
         guest.facts.sha256,
@@ -119,7 +125,8 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
     return record
 
 
-def _implemented_names(guest: "ReadyGuest") -> tuple[str, ...]:
+def implemented_names(guest: "ReadyGuest") -> tuple[str, ...]:
+    """Return the names of the calls this kernel has, by number."""
     from thinbox.syscalls.table import call_info
 
     missing, count = guest.facts.unimplemented, len(guest.facts.sys_call_table)
@@ -130,7 +137,7 @@ def _implemented_names(guest: "ReadyGuest") -> tuple[str, ...]:
 def _unimplemented_names(guest: "ReadyGuest") -> frozenset[str]:
     from thinbox.syscalls.table import all_calls
 
-    return frozenset(info.name for info in all_calls()) - frozenset(_implemented_names(guest))
+    return frozenset(info.name for info in all_calls()) - frozenset(implemented_names(guest))
 
 
 def _why_not(record: AuditRecord) -> dict[str, str]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "boot": "boot to a ready snapshot",
     "run": "run a program as a tenant, its system calls isolated",
     "audit": "run every system call on its own, isolated and not, and compare",
+    "cost": "what isolation would cost on real CPUs",
     "bench": "thinbox's own speed, side by side with peers",
 }
 

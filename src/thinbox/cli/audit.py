@@ -87,7 +87,7 @@ def audit(
     try:
         params = BootParams(memory, append, kaslr=kaslr, kaslr_seed=kaslr_seed)
         guest = prepare(kernel_spec, params, progress.say)
-        options = AuditOptions(calls, policy, jobs, resume, known, progress.say, progress.step)
+        options = AuditOptions(calls, policy, jobs, resume, known, progress=progress.say, step=progress.step)
         record = run_audit(guest, options)
     finally:
         progress.clear()

@@ -67,6 +67,9 @@ if TYPE_CHECKING:
 @click.option(
     "--surface", is_flag=True, help="Measure what each call leaves to an exploit: code pages, gadgets, functions."
 )
+@click.option(
+    "--events", is_flag=True, help="Trace the pages touched, for `thinbox cost`: FILE.trace beside --json FILE."
+)
 @click.argument("command", nargs=-1, required=True, metavar="-- PROGRAM ARG…")
 def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any) -> None:
     """Run PROGRAM on a real kernel, in this process, its system calls isolated.
@@ -88,6 +91,10 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
     from thinbox.cli.signals import run_with_signals
 
     _require_record_extra(options["record"])
+    if options["events"] and options["json_path"] in (None, "-"):
+        raise click.UsageError("--events needs --json FILE; the trace is written beside it")
+    if options["events"] and options["prefault"]:
+        raise click.UsageError("--events takes no --prefault; `thinbox cost` works out what known pages save")
     progress = ProgressLine(quiet=quiet)
     try:
         params = BootParams(memory, append, kaslr=options["kaslr"], kaslr_seed=options["kaslr_seed"])
@@ -105,6 +112,7 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
             workdir=options["workdir"],
             keep_faults=bool(options["record"] or options["surface"] or options["save_profile"]),
             prefault=_known_pages(options["prefault"]),
+            keep_trace=options["events"],
             coverage=options["coverage_path"] is not None,
             on_violation=options["on_violation"],
             stdin=stdin,
@@ -235,6 +243,10 @@ def _report(
     result: "RunResult", json_path: str | None, folder: Path | None, surface: "RunSurface | None", *, quiet: bool
 ) -> None:
     record = result.record
+    if json_path and record.events.trace is not None:
+        trace_path = Path(f"{json_path}.trace")
+        record.events.trace.save(trace_path)
+        record.events.trace_file = trace_path.name
     if json_path:
         _write_json(record.to_json() | ({} if surface is None else {"surface": surface.to_json()}), json_path)
     if folder:

@@ -58,6 +58,12 @@ def is_aside(rows: np.ndarray) -> np.ndarray:
     return aside
 
 
+def is_row_aside(row: Words) -> bool:
+    """As `is_aside`, for one row."""
+    written_later = row[LOG_ERROR] & FAULT_WRITE != 0 and row[LOG_REPLACED] & PRESENT != 0
+    return bool(row[LOG_ERROR] & (LOG_ASIDE | LOG_PREFAULT) != 0 or written_later)
+
+
 def approved_slot(approved: Words, mask: int, vaddr: int) -> int:
     """Return the slot of `vaddr` in the open-addressed table `approved` (a power of two, 0 is empty)."""
     slot = ((vaddr >> 4) ^ (vaddr >> 17)) & mask

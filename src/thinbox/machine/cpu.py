@@ -22,6 +22,8 @@ from unicorn import (
     UC_HOOK_INSN,
     UC_HOOK_INSN_INVALID,
     UC_HOOK_INTR,
+    UC_HOOK_MEM_READ,
+    UC_HOOK_MEM_WRITE,
     UC_MODE_64,
     UC_PROT_ALL,
     Uc,
@@ -167,6 +169,12 @@ class Cpu:
         self._block_hook = self.add_hook(UC_HOOK_BLOCK, function, data)
         self.uc.ctl_flush_tb()
 
+    def add_tracing_hooks(self, data: int) -> None:
+        """Note the pages of every block and data access in the words at host address `data` (`tracing_hooks`)."""
+        self.add_hook(UC_HOOK_BLOCK, hook_address("on_trace_block"), data)
+        self.add_hook(UC_HOOK_MEM_READ | UC_HOOK_MEM_WRITE, hook_address("on_trace_memory"), data)
+        self.uc.ctl_flush_tb()
+
     def add_code_hook(self, vaddr: int, function: Callable[[], None]) -> Callable[[], None]:
         """Call `function` before the instruction at `vaddr`; return a function that takes the hook away."""
 
@@ -211,17 +219,10 @@ class Cpu:
 
         # Straight to ctypes: the binding's own wrapper doubles the cost of some 70,000 port accesses of a boot.
         def on_in(_uc: int, port: int, size: int, _data: int) -> int:
-            try:
-                return read(port, size)
-            except BaseException as error:
-                self._fail(error)
-                return 0
+            return int(self._guarded(read, port, size))
 
         def on_out(_uc: int, port: int, size: int, value: int, _data: int) -> None:
-            try:
-                write(port, size, value)
-            except BaseException as error:
-                self._fail(error)
+            self._guarded(write, port, size, value)
 
         for callback, insn in ((_PortIn(on_in), x86_const.UC_X86_INS_IN), (_PortOut(on_out), x86_const.UC_X86_INS_OUT)):
             self._kept.append(callback)

@@ -16,6 +16,7 @@ from thinbox.machine.intrinsics import words_at
 
 grant = compiled(fault.grant)
 entry_index = compiled(paging.entry_index)
+is_row_aside = compiled(fault.is_row_aside)
 
 
 @native
@@ -51,6 +52,8 @@ def grant_now(uc, core, vaddr, error, rip):
     if result == fault.GRANTED:
         if core[slots.ACTIVE] == slots.ON_UNDO or vaddr >= 0:
             row[fault.LOG_ERROR] |= fault.LOG_ASIDE
+        if not (undo_mode or error & fault.LOG_PREFAULT) or not is_row_aside(row):
+            core[slots.COUNT_GRANTS] += 1
         core[slots.LOG_COUNT] += 1
         if core[slots.TRACK_USE]:
             words[row[fault.LOG_INDEX]] &= ~(paging.ACCESSED | paging.DIRTY)

@@ -70,6 +70,7 @@ def deliver_from(uc, core, vector, error, origin):
     A fault on the way may replace what was to be delivered: the frame says where the call goes on.
     With undo the handler runs on the undo table, which maps what the kernel's does and saves what is written.
     """
+    core[slots.COUNT_DELIVERED] += 1
     nested = core[slots.ACTIVE]
     if nested:
         core[slots.ACTIVE] = 0

@@ -96,6 +96,8 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     COUNT_SYSCALLS,
     COUNT_IRQS,
     COUNT_BLOCKS,
+    COUNT_DELIVERED,  # exceptions and interrupts delivered through the guest's IDT
+    COUNT_GRANTS,  # pages the policy put into SCI tables
     # translated code and stores, see `coherence`
     UC,  # Unicorn's handle
     TLB_FILL,  # host addresses of functions of Unicorn
@@ -107,7 +109,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     FAULT_VADDR,
     FAULT_ERROR,
     FRAME,  # eight words: the exception frame being built
-) = range(91)
+) = range(93)
 
 SLOT_COUNT = FRAME + 8
 

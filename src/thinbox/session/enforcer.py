@@ -32,7 +32,7 @@ from thinbox.session.prefault import Prefault
 from thinbox.session.profile import KnownPages
 from thinbox.session.records import CallRecord, FaultRecord, RunRecord
 from thinbox.session.sites import Sites
-from thinbox.session.tasks import CallWatch, NoWatch, OpenCall, TaskState
+from thinbox.session.tasks import OpenCall, TaskState, Watches
 from thinbox.session.teardown import Teardown
 from thinbox.session.undo import RESERVED_BYTES, Undo
 from thinbox.syscalls.table import call_name
@@ -71,7 +71,7 @@ class Enforcer:
         self.machine, self.view, self.sites, self.record = machine, view, sites, record
         self.memory, self.cpu, self.slot = machine.memory, machine.cpu, machine.slot
         self.isolation = isolation
-        self.watch: CallWatch = NoWatch()
+        self.watch = Watches()
         self.tasks: dict[int, TaskState] = {}
         self._pool = np.zeros(1 + (self.memory.total_bytes - self.memory.guest_bytes) // 4096, dtype=np.int64)
         self._log = np.zeros((LOG_ROWS, fault.LOG_COLUMNS), dtype=np.int64)
@@ -279,8 +279,8 @@ class Enforcer:
         call.record.code_faults += fetches
         call.record.data_faults += count - fetches
         call.granted_pages += count
-        made = int(self._pool[0])
-        self._note_pages(state, made)
+        self.watch.granted(state, call, rows)
+        self._note_pages(state, int(self._pool[0]))
         if self.isolation.keep_faults:
             self._keep_faults(call.record.seq, kept)
 
@@ -335,11 +335,11 @@ class Enforcer:
         call = state.call
         if call.isolated:
             self._use_table(state, call)
-            # Interrupted inside the call and switched away from there: its iretq goes back to the table.
-            if call.resume_rsp == 0:
-                self.cpu.enter_table()
-                self._admit_here(state)
         self.watch.resumed(state, call)
+        # Interrupted inside the call and switched away from there: its iretq goes back to the table.
+        if call.isolated and call.resume_rsp == 0:
+            self.cpu.enter_table()
+            self._admit_here(state)
 
     def _admit_here(self, state: TaskState) -> None:
         """Judge the instruction the task goes on at, the start of `finish_task_switch`.

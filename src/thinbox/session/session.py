@@ -21,6 +21,7 @@ from thinbox.isolation.policies import Policy, load_policy
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
 from thinbox.session.enforcer import Enforcer, Isolation
+from thinbox.session.events import EventRecorder
 from thinbox.session.input import Input
 from thinbox.session.profile import KnownPages, require_known_here, require_same_kernel
 from thinbox.session.records import RunRecord
@@ -51,6 +52,7 @@ class RunOptions:
     environment: tuple[str, ...] | None = None
     workdir: str = "/"
     keep_faults: bool = False
+    keep_trace: bool = False
     coverage: bool = False
     on_violation: str = "oops"
     prefault: KnownPages | None = None
@@ -123,6 +125,8 @@ class Session:
         )
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
+        self._events = EventRecorder(machine, self.view, sites, trace=options.keep_trace)
+        self.enforcer.watch.add(self._events)
         self._recorder = self._start_coverage(sites) if options.coverage else None
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
         self._input = Input(options.stdin, typed=options.terminal is not None, keys=options.keys)
@@ -143,7 +147,7 @@ class Session:
         from thinbox.coverage.recorder import Recorder
 
         recorder = Recorder(self.machine, self.view, sites)
-        self.enforcer.watch = recorder
+        self.enforcer.watch.add(recorder)
         return recorder
 
     def _keep(self, stream: int, data: bytes) -> None:
@@ -151,6 +155,7 @@ class Session:
 
     def _adopt(self) -> None:
         self.enforcer.adopt_current()
+        self._events.begin()
         self.talk.forget(self.view.current)
 
     def run(self) -> RunResult:
@@ -162,6 +167,7 @@ class Session:
         finally:
             self.record.wall_s = time.perf_counter() - started
             self.record.virtual_ns = self.machine.now_ns - began_ns
+        self.record.events = self._events.finish(self.enforcer.kernel_root)
         if self._recorder is not None:
             self.record.coverage = self._recorder.finish(self.record.calls)
         self.record.exit_code = self._exit_code()

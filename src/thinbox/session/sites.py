@@ -32,8 +32,12 @@ UNDONE_DEATH = "do_group_exit"
 DEATHS = ("rewind_stack_and_make_dead", "rewind_stack_do_exit")
 _CR3_WRITE = re.compile(rb"\x0f\x22[\xd8-\xdf]")
 _CR3_READ = re.compile(rb"\x0f\x20[\xd8-\xdf]")
+_INVLPG = re.compile(rb"\x0f\x01[\x38-\x3b\x3e\x3f]")
+"""`invlpg` of an address in a register, the only form the kernel uses (asm volatile, "m" of a pointer)."""
+_ENTRY_NAMES = ("error_entry", "paranoid_", "swapgs_restore", "entry_", "asm_exc_", "nmi", "end_repeat_nmi")
+"""Page-table isolation's own switches (arch/x86/entry/calling.h), where they stand outside the entry text."""
 _MOVE_BYTES = 3
-"""Of either without prefixes; an optional prefix in the pattern would make the search of 14 MB five times slower."""
+"""Of each without prefixes; an optional prefix in the pattern would make the search of 14 MB five times slower."""
 _REX_B = 0x41
 _IRETQ = b"\x48\xcf"
 _CALL = b"\xe8"
@@ -54,6 +58,10 @@ class Sites:
     range_teardowns: tuple[int, ...]
     whole_teardowns: tuple[int, ...]
     user_teardown: int
+    cr3_switches: tuple[int, ...]
+    invlpg: tuple[int, ...]
+    flush_all: tuple[int, ...]
+    flush_local: tuple[int, ...]
     death: int
     undone_death: int
     entry_areas: tuple[tuple[int, int], ...]
@@ -107,11 +115,12 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
     switches = symbols.addresses_with_variants("finish_task_switch")
     if not returns or not switches:
         raise MachineError("this kernel's entry code or finish_task_switch was not found")
+    cr3_writes = _control_moves(view, text, text_start, outside, _CR3_WRITE)
     return Sites(
         entries=entries,
         returns=returns,
         iretq=iretq,
-        cr3_written=tuple(end for _start, end, _r in _control_moves(view, text, text_start, outside, _CR3_WRITE)),
+        cr3_written=tuple(end for _start, end, _r in cr3_writes),
         cr3_read=tuple((end, r) for _start, end, r in _control_moves(view, text, text_start, outside, _CR3_READ)),
         switch_out=symbols.address_of("__switch_to_asm"),
         switch_in=tuple(switches),
@@ -119,11 +128,21 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
         range_teardowns=_present(view, RANGE_TEARDOWNS),
         whole_teardowns=_present(view, WHOLE_TEARDOWNS),
         user_teardown=symbols.address_of("flush_tlb_mm_range"),
+        cr3_switches=tuple(
+            start for start, _end, _r in cr3_writes if not view.symbols.describe(start).startswith(_ENTRY_NAMES)
+        ),
+        invlpg=tuple(start for start, _end, _r in _control_moves(view, text, text_start, outside, _INVLPG)),
+        flush_all=_absent_or_present(view, ("native_flush_tlb_global",)),
+        flush_local=_absent_or_present(view, ("native_flush_tlb_local",)),
         death=_present(view, DEATHS)[0],
         undone_death=symbols.address_of(UNDONE_DEATH),
         entry_areas=view.entry_areas,
         entry_text=entry_text,
     )
+
+
+def _absent_or_present(view: "KernelView", names: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(vaddr for name in names for vaddr in view.symbols.addresses_with_variants(name))
 
 
 def _present(view: "KernelView", names: tuple[str, ...]) -> tuple[int, ...]:
@@ -149,7 +168,7 @@ def _calls_to(text: bytes, text_start: int, span: tuple[int, int], targets: dict
 def _control_moves(
     view: "KernelView", text: bytes, text_start: int, spans: list[tuple[int, int]], pattern: re.Pattern[bytes]
 ) -> list[tuple[int, int, int]]:
-    """Return (address, address behind, register) of each CR3 move, checked by decoding its whole function."""
+    """Return (address, address behind, register) of each match, checked by decoding its whole function."""
     import capstone
 
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
