@@ -2,7 +2,8 @@
 
 Ordered procedure: 1. RAM is loaded (`params.load_guest`), 2. the CPU enters `startup_64`, the kernel's or (with
 KASLR) its decompressor's, in long mode with interrupts off and RSI at the zero page
-(Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"), 3. the agent prepares the guest and parks. A kernel entered before its tables and GDT are in place triple-faults.
+(Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"), 3. the agent prepares the guest and parks. A kernel
+entered before its tables and GDT are in place triple-faults.
 """
 
 import re
