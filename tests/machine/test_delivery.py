@@ -441,6 +441,19 @@ def test_the_way_back_to_an_isolated_call_is_behind_the_error_code_of_the_fault_
     assert core[slots.RESUME_RIP] == bare.frame(error=True)["rip"] == CODE + 1
 
 
+def test_an_interruption_of_a_handler_on_the_undo_table_leaves_the_way_back_to_the_call_alone() -> None:
+    bare = BareMachine(NOP + UD2)
+    core = bare.cpu.slot
+    core[slots.KERNEL_ROOT] = bare.cpu.cr3
+    core[slots.ACTIVE] = slots.ON_UNDO
+    kept = {slots.RESUME_RSP: 1, slots.RESUME_RIP: 2, slots.RESUME_BLOCK_START: 3, slots.RESUME_BLOCK_END: 4}
+    for slot, value in kept.items():
+        core[slot] = value
+    bare.run()
+    assert bare.vector == 6
+    assert {slot: core[slot] for slot in kept} == kept
+
+
 def test_a_triple_fault_is_reported() -> None:
     bare = BareMachine(ring3=UD2)
     bare.protect(STACK0 - 4096, 0)
