@@ -25,6 +25,7 @@ LAYERS = (
     {"thinbox.syscalls", "thinbox.image", "thinbox.isolation"},
     {"thinbox.machine"},
     {"thinbox.guest"},
+    {"thinbox.container"},
     {"thinbox.boot"},
     {"thinbox.coverage"},
     {"thinbox.session"},

@@ -75,12 +75,13 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
     from thinbox.audit.lab import Lab, make_template
     from thinbox.audit.pool import run_cases
     from thinbox.isolation.policies import load_policy
-    from thinbox.session.profile import require_known_here
+    from thinbox.session.profile import read_policy_file, require_known_here, require_same_kernel
 
     options = options or AuditOptions()
     say = options.progress or (lambda _line: None)
     step = options.step or (lambda _line: None)
-    policy = load_policy(options.policy)
+    policy = load_policy(options.policy, read_policy_file)
+    require_same_kernel(policy, guest.facts.sha256)
     unimplemented = _unimplemented_names(guest)
     cases = [case for case in choose_cases(options.calls) if case.call not in unimplemented]
     require_known_here(options.prefault, guest.facts)

@@ -43,3 +43,22 @@ def save_profile(path: Path, calls: "Sequence[Touched]", facts: "KernelFacts") -
         path.write_bytes(profile_from(calls, facts.symbols, facts.sha256))
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; give --save-profile another file") from error
+
+
+def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --image, --entrypoint and --user."""
+    for option in (
+        click.option(
+            "--user", "-u", metavar="NAME|UID[:GROUP]", help="Who the program runs as. [default: the image's, or root]"
+        ),
+        click.option(
+            "--entrypoint", metavar="PROGRAM", help="Run this with the arguments instead of the image's entrypoint."
+        ),
+        click.option(
+            "--image",
+            metavar="FILE|DIR[:NAME]",
+            help="Container image: docker save's or an OCI archive, an OCI layout, or a root file system.",
+        ),
+    ):
+        command = option(command)
+    return command

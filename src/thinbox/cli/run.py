@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thinbox.cli.options import machine_options
+from thinbox.cli.options import image_options, machine_options
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     "--rootfs", type=click.Path(path_type=Path), metavar="DIR|TAR", help="Root file system. [default: busybox]"
 )
 @click.option("--env", "-e", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable. Repeatable.")
-@click.option("--workdir", default="/", show_default=True, metavar="DIR", help="Where the program starts.")
+@click.option("--workdir", metavar="DIR", help="Where the program starts. [default: the image's, or /]")
+@image_options
 @click.option(
     "--tty/--no-tty", "-t/-T", "wants_tty", default=None, help="A terminal as stdio. [default: if yours is one]"
 )
@@ -70,9 +71,9 @@ if TYPE_CHECKING:
 @click.option(
     "--events", is_flag=True, help="Trace the pages touched, for `thinbox cost`: FILE.trace beside --json FILE."
 )
-@click.argument("command", nargs=-1, required=True, metavar="-- PROGRAM ARG…")
+@click.argument("command", nargs=-1, metavar="-- PROGRAM ARG…")
 def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any) -> None:
-    """Run PROGRAM on a real kernel, in this process, its system calls isolated.
+    """Run PROGRAM, or what an image says, on a real kernel, in this process, its system calls isolated.
 
     stdin, stdout, stderr and the exit status are the program's own; 137 means that thinbox killed it. A
     signal sent to thinbox goes to the program; a second Ctrl-C or SIGTERM ends thinbox.
@@ -84,19 +85,23 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
     thinbox run -- sh -c 'echo hello | wc -c'
     thinbox run -- sh
     thinbox run --rootfs ./root -- /usr/bin/python3 -c 'print(1)'
+    thinbox run --image redis.tar -- redis-server --version
     thinbox run --policy patch --json - -- mkdir /tmp/x
     """
     from thinbox.boot.params import BootParams
     from thinbox.boot.ready import prepare
     from thinbox.cli.signals import run_with_signals
+    from thinbox.cli.tenant import load_tenant_image, plan_tenant, require_something_to_run
 
     _require_record_extra(options["record"])
+    require_something_to_run(options)
     if options["events"] and options["json_path"] in (None, "-"):
         raise click.UsageError("--events needs --json FILE; the trace is written beside it")
     if options["events"] and options["prefault"]:
         raise click.UsageError("--events takes no --prefault; `thinbox cost` works out what known pages save")
     progress = ProgressLine(quiet=quiet)
     try:
+        image = load_tenant_image(options, progress)
         params = BootParams(memory, append, kaslr=options["kaslr"], kaslr_seed=options["kaslr_seed"])
         guest = prepare(kernel_spec, params, progress.say)
         from thinbox.session.session import RunOptions, Session
@@ -104,12 +109,15 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
         stdin = _stdin()
         yours = _users_terminal(stdin, options["wants_tty"])
         terminal = _terminal(options["wants_tty"], yours)
+        tenant = plan_tenant(image, options, terminal)
         run_options = RunOptions(
             policy=options["policy"],
             isolate=options["isolate"],
             rootfs=options["rootfs"],
-            environment=_environment(options["environment"], terminal),
-            workdir=options["workdir"],
+            image=image,
+            user=tenant.user,
+            environment=tenant.environment,
+            workdir=tenant.workdir,
             keep_faults=bool(options["record"] or options["surface"] or options["save_profile"]),
             prefault=_known_pages(options["prefault"]),
             keep_trace=options["events"],
@@ -121,7 +129,7 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
             on_output=lambda stream, data: _write_out(progress, stream, data),
             progress=progress.say,
         )
-        session = Session(guest, options["command"], run_options)
+        session = Session(guest, tenant.command, run_options)
         tabulate = _prepare_surface(session, progress) if options["surface"] else None
         progress.clear()
         result = run_with_signals(session, yours)
@@ -190,20 +198,6 @@ def _keys(yours: "UserTerminal | None") -> Callable[[bytes], bytes] | None:
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
-
-
-def _environment(pairs: tuple[str, ...], terminal: "Terminal | None") -> tuple[str, ...] | None:
-    from thinbox.guest.tenant import TenantOptions
-
-    values = dict(entry.split("=", 1) for entry in TenantOptions(("",)).environment)
-    if terminal is not None:
-        values["TERM"] = os.environ.get("TERM") or values["TERM"]
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise InputError(f"--env takes NAME=VALUE, not {pair!r}")
-        values[name] = value
-    return tuple(f"{name}={value}" for name, value in values.items())
 
 
 def _write_out(progress: ProgressLine, stream: int, data: bytes) -> None:

@@ -9,10 +9,12 @@ Rules of this file:
 
 import errno
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from thinbox.errors import InputError
 from thinbox.guest.conversation import CHILD_AREA, Conversation, Park, Work, call, must
+from thinbox.guest.identity import Identity, find_identity
+from thinbox.guest.in_root import O_PATH, open_in_root
 from thinbox.guest.pump import BUFFER_AT, Pump, TenantEnds, TenantIo
 from thinbox.guest.setup import SIGCHLD
 from thinbox.guest.terminal import Pty, Terminal, open_pty, take_terminal
@@ -22,13 +24,17 @@ SIGKILL = 9
 _LAST_SWITCH_TRIES = 1000
 _S_IFMT, _S_IFDIR = 0o170000, 0o040000
 _STAT_MODE_AT = 24
+_RLIMIT_NOFILE = 7
+_OPEN_FILES = (1024, 524_288)
+"""Soft and hard limit of open files that systemd and moby 29 give a container."""
 
 
 @dataclass(frozen=True, slots=True)
 class TenantOptions:
     """What to start and how: `root` is the folder in the guest that becomes the tenant's `/`.
 
-    With a `terminal` the tenant's stdio is a terminal of that size, without one it is pipes.
+    With a `terminal` the tenant's stdio is a terminal of that size, without one it is pipes. `user` is looked up in
+    the root's files; None leaves the tenant root, without asking them. HOME is the user's if it is not set.
     """
 
     command: tuple[str, ...]
@@ -41,6 +47,7 @@ class TenantOptions:
     root: str = "/"
     workdir: str = "/"
     terminal: Terminal | None = None
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +60,26 @@ class _Stdio:
     stdin: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What the child needs to become the tenant."""
+
+    options: TenantOptions
+    program: str
+    stdio: _Stdio
+    identity: Identity | None
+
+
 def run_tenant(talk: Conversation, options: TenantOptions, io: TenantIo) -> Work:
     """Run the tenant to its end; the status goes to `io.wait_status`; then park."""
+    identity = None
+    if options.user is not None:
+        identity = yield from find_identity(talk, options.root, options.user)
+        if not any(pair.startswith("HOME=") for pair in options.environment):
+            options = replace(options, environment=(*options.environment, f"HOME={identity.home}"))
     program = yield from _find_program(talk, options)
     stdio = yield from _open_stdio(talk, options.terminal)
-    talk.adopt_next_child(_become_tenant(talk, options, program, stdio, io))
+    talk.adopt_next_child(_become_tenant(talk, _Start(options, program, stdio, identity), io))
     child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
     handle = yield from must("pidfd_open", child, 0)
     for descriptor in stdio.child:
@@ -100,20 +122,15 @@ def _find_program(talk: Conversation, options: TenantOptions) -> Work:
     name = options.command[0]
     path = next((e[5:] for e in options.environment if e.startswith("PATH=")), "/bin:/usr/bin")
     names = [name] if "/" in name else [f"{folder}/{name}" for folder in path.split(":")]
-    prefix = "" if options.root == "/" else options.root
     reason = "is not in the root file system"
     for candidate in names:
         place = candidate if candidate.startswith("/") else f"{options.workdir.rstrip('/')}/{candidate}"
-        result = yield from call("stat", prefix + place, bytes(144))
-        if result == -errno.ENOENT and prefix:
-            # A link that is absolute inside the root points elsewhere from outside: leave it to execve.
-            result = yield from call("lstat", prefix + place, bytes(144))
-            if result == 0:
-                return candidate
-        if result < 0:
+        handle = yield from open_in_root(options.root, place, O_PATH)
+        if handle < 0:
             continue
-        at = talk.area() + ((len((prefix + place).encode()) + 1 + 15) & ~15)
-        (mode,) = struct.unpack("<I", talk.read(at + _STAT_MODE_AT, 4))
+        yield from must("fstat", handle, bytes(144))
+        (mode,) = struct.unpack("<I", talk.read(talk.area() + _STAT_MODE_AT, 4))
+        yield from must("close", handle)
         if mode & _S_IFMT == _S_IFDIR:
             reason = "is a directory"
         elif not mode & 0o111:
@@ -123,14 +140,17 @@ def _find_program(talk: Conversation, options: TenantOptions) -> Work:
     raise InputError(f"cannot run {name}: it {reason}; see `thinbox run --help` for --rootfs")
 
 
-def _become_tenant(talk: Conversation, options: TenantOptions, program: str, stdio: _Stdio, io: TenantIo) -> Work:
+def _become_tenant(talk: Conversation, start: _Start, io: TenantIo) -> Work:
+    options, program = start.options, start.program
     yield from must("setsid")
     if options.root != "/":
         yield from must("chroot", options.root)
     result = yield from call("chdir", options.workdir)
     if result < 0:
         yield from must("chdir", "/")
-    yield from _take_stdio(stdio)
+    yield from _take_stdio(start.stdio)
+    if start.identity is not None:
+        yield from _take_identity(start.identity)
     area = talk.area(child=True) + 4096
     at, arrays = area + 32768, []
     for words in (options.command, options.environment):
@@ -159,6 +179,18 @@ def _take_stdio(stdio: _Stdio) -> Work:
     for number in range(3):
         yield from must("dup2", number + 20, number)
         yield from must("close", number + 20)
+
+
+def _take_identity(identity: Identity) -> Work:
+    """In the child: become that user. Groups go first, for setting them needs root; the last step gives that up."""
+    for descriptor in range(3):
+        # As runc: a program that opens /dev/stdout by name must be allowed to.
+        yield from call("fchown", descriptor, identity.uid, -1)
+    yield from must("prlimit64", 0, _RLIMIT_NOFILE, struct.pack("<QQ", *_OPEN_FILES), 0)
+    groups = struct.pack(f"<{len(identity.groups)}I", *identity.groups)
+    yield from must("setgroups", len(identity.groups), groups)
+    yield from must("setgid", identity.gid)
+    yield from must("setuid", identity.uid)
 
 
 def _reason(number: int) -> str:

@@ -151,3 +151,11 @@ def require_same_kernel(policy: Policy, kernel_sha256: str) -> None:
             raise InputError(
                 f"{part.name} was learned on another kernel ({part.kernel_sha256[:12]}, this is {kernel_sha256[:12]})"
             )
+
+
+def read_policy_file(path: str) -> bytes:
+    """Return the bytes of a policy's file; `InputError` if it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
