@@ -21,10 +21,12 @@ from tests.support.bare_machine import (
     STACK0,
     STI,
     TRAP_GATE,
+    TSS,
     USER,
     USER_STACK,
     BareMachine,
     mov,
+    slots,
 )
 from thinbox.errors import MachineError
 from thinbox.machine import cpu as registers
@@ -286,6 +288,170 @@ def test_pushing_marks_the_stack_as_accessed_and_written() -> None:
     assert not bare.memory.read(entry_paddr, 1)[0] & 0x60
     bare.run()
     assert bare.memory.read(entry_paddr, 1)[0] & 0x60 == 0x60
+
+
+# -- SDM vol. 3A, table 6-5: a fault while another is delivered -----------------------------------------
+CONTRIBUTORY_FIRST = HLT  # in ring 3: #GP(0)
+
+
+def without_a_stack(code: bytes, vector: int, *, bits: int = 0) -> BareMachine:
+    """`code` in ring 3 raises `vector`, whose stack cannot be pushed on; every other gate that matters has one."""
+    bare = BareMachine(ring3=code, flags=2 | IF)
+    bare.set_gate(vector, ist=1)
+    bare.protect(IST1 - 4096, bits)
+    return bare
+
+
+@pytest.mark.parametrize(("bits", "error"), [(0, 2), (5, 3)], ids=["absent", "read-only"])
+def test_a_page_fault_while_a_benign_exception_is_pushed_is_delivered_instead(bits: int, error: int) -> None:
+    bare = without_a_stack(NOP + UD2, 6, bits=bits)
+    bare.run()
+    frame = bare.frame(error=True)
+    assert bare.vector == 14
+    assert bare.cpu.cr2 == IST1 - 8, "the first word pushed"
+    assert (frame["error"], frame["rip"], frame["cs"], frame["rsp"]) == (error, USER + 1, CODE3, USER_STACK)
+    assert frame["flags"] & RF
+    assert bare.rsp == STACK0 - 48
+
+
+def test_a_page_fault_while_a_contributory_exception_is_pushed_is_delivered_instead() -> None:
+    bare = without_a_stack(CONTRIBUTORY_FIRST, 13)
+    bare.run()
+    assert (bare.vector, bare.frame(error=True)["error"], bare.cpu.cr2) == (14, 2, IST1 - 8)
+
+
+def test_a_page_fault_while_a_page_fault_is_pushed_is_a_double_fault_with_the_second_address() -> None:
+    bare = without_a_stack(mov(RAX, HOLE) + LOAD, 14)
+    bare.run()
+    assert (bare.vector, bare.frame(error=True)["error"]) == (8, 0)
+    assert bare.cpu.cr2 == IST1 - 8, "CR2 is loaded whenever a page fault is detected"
+    assert bare.frame(error=True)["rip"] == USER + 10
+
+
+@pytest.mark.parametrize(("code", "vector"), [(mov(RAX, HOLE) + LOAD, 14), (CONTRIBUTORY_FIRST, 13)])
+def test_a_contributory_fault_after_a_page_fault_or_another_is_a_double_fault(code: bytes, vector: int) -> None:
+    bare = BareMachine(ring3=code)
+    bare.set_gate(vector, present=False)
+    bare.run()
+    assert (bare.vector, bare.frame(error=True)["error"]) == (8, 0)
+
+
+@pytest.mark.parametrize("vector", [13, 14])
+def test_int_n_is_benign_whatever_its_vector(vector: int) -> None:
+    bare = BareMachine(ring3=bytes((0xCD, vector)))
+    bare.set_gate(vector, dpl=3, present=False)
+    bare.run()
+    frame = bare.frame(error=True)
+    assert (bare.vector, frame["error"], frame["rip"]) == (11, vector * 8 + 2, USER)
+
+
+def test_int_n_whose_gate_has_no_page_is_a_page_fault_at_the_instruction() -> None:
+    bare = BareMachine(ring3=NOP + b"\xcd\x55")
+    page = bare.move_idt(0x55)
+    bare.protect(page, 0)
+    bare.run()
+    frame = bare.frame(error=True)
+    assert (bare.vector, bare.cpu.cr2, frame["error"], frame["rip"]) == (14, page, 0, USER + 1)
+
+
+def test_a_contributory_exception_whose_gate_has_no_page_is_a_page_fault() -> None:
+    bare = BareMachine(ring3=CONTRIBUTORY_FIRST)
+    page = bare.move_idt(14)
+    bare.protect(page - 1, 0)
+    bare.run()
+    assert (bare.vector, bare.cpu.cr2, bare.frame(error=True)["error"]) == (14, page - 16, 0)
+
+
+def test_a_page_fault_whose_gate_has_no_page_is_a_double_fault() -> None:
+    bare = BareMachine(ring3=mov(RAX, HOLE) + LOAD)
+    page = bare.move_idt(14)
+    bare.protect(page, 0)
+    bare.run()
+    assert (bare.vector, bare.cpu.cr2) == (8, page)
+
+
+def test_a_gate_that_crosses_into_a_page_that_is_not_there_faults_at_its_first_byte() -> None:
+    bare = BareMachine(ring3=b"\xcd\x55")
+    page = bare.move_idt(0x55)
+    bare.memory.write(page - 4, bare.memory.read(page, 16))
+    bare.cpu.uc.reg_write(x86_const.UC_X86_REG_IDTR, (0, page - 4 - 16 * 0x55, 4095, 0))
+    bare.memory.write(page - 4 - 16 * (0x55 - 14), bare.memory.read(page - 16 * (0x55 - 14), 16))
+    bare.protect(page, 0)
+    bare.run()
+    assert (bare.vector, bare.cpu.cr2) == (14, page)
+
+
+def test_a_task_state_segment_without_a_page_is_a_page_fault_at_its_field() -> None:
+    bare = BareMachine(UD2)
+    bare.set_gate(6, ist=1)
+    bare.protect(TSS, 0)
+    bare.run()
+    frame = bare.frame(error=True)
+    assert (bare.vector, bare.cpu.cr2, frame["error"], frame["rip"]) == (14, TSS + 36, 0, CODE)
+
+
+@pytest.mark.parametrize("vector", [0x20, 8])
+def test_an_interrupt_is_benign_whatever_its_vector(vector: int) -> None:
+    bare = BareMachine(STI + NOP + b"\xeb\xfe")
+    bare.init_pics()
+    bare.machine.pic.write(0x20, 0x11)
+    for value in (vector, 4, 1, 0):
+        bare.machine.pic.write(0x21, value)
+    bare.set_gate(vector, present=False)
+    bare.machine.pic.raise_line(0)
+    bare.run()
+    frame = bare.frame(error=True)
+    assert (bare.vector, frame["error"]) == (11, vector * 8 + 3), "EXT: no instruction asked for it"
+    assert frame["rip"] == CODE + 2
+
+
+def test_a_stack_pointer_that_is_no_address_is_a_stack_fault() -> None:
+    bare = BareMachine(mov(4, 0x4141_4141_4141_4141) + UD2)
+    bare.set_gate(12, ist=1)
+    bare.run()
+    assert (bare.vector, bare.frame(error=True)["error"]) == (12, 1)
+
+
+def test_a_protection_fault_on_a_stack_pointer_that_is_no_address_is_a_double_fault() -> None:
+    bare = BareMachine(mov(4, 0x4141_4141_4141_4141) + b"\xcd\x55")
+    bare.set_gate(0x55, present=False)
+    bare.set_gate(8, ist=1)
+    bare.run()
+    assert bare.vector == 8
+
+
+def test_any_fault_during_a_double_fault_ends_the_machine() -> None:
+    bare = BareMachine(ring3=mov(RAX, HOLE) + LOAD)
+    bare.set_gate(14, present=False)
+    bare.set_gate(8, present=False)
+    with pytest.raises(MachineError, match="triple fault"):
+        bare.run()
+
+
+def test_the_way_back_to_an_isolated_call_is_behind_the_error_code_of_the_fault_that_took_its_place() -> None:
+    bare = BareMachine(NOP + UD2)
+    bare.set_gate(6, ist=1)
+    bare.protect(IST1 - 4096, 0)
+    core = bare.cpu.slot
+    core[slots.KERNEL_ROOT] = bare.cpu.cr3
+    core[slots.ACTIVE] = slots.ON_SCI
+    bare.run()
+    assert (bare.vector, core[slots.ACTIVE]) == (14, 0)
+    assert core[slots.RESUME_RSP] == bare.rsp + 8
+    assert core[slots.RESUME_RIP] == bare.frame(error=True)["rip"] == CODE + 1
+
+
+def test_an_interruption_of_a_handler_on_the_undo_table_leaves_the_way_back_to_the_call_alone() -> None:
+    bare = BareMachine(NOP + UD2)
+    core = bare.cpu.slot
+    core[slots.KERNEL_ROOT] = bare.cpu.cr3
+    core[slots.ACTIVE] = slots.ON_UNDO
+    kept = {slots.RESUME_RSP: 1, slots.RESUME_RIP: 2, slots.RESUME_BLOCK_START: 3, slots.RESUME_BLOCK_END: 4}
+    for slot, value in kept.items():
+        core[slot] = value
+    bare.run()
+    assert bare.vector == 6
+    assert {slot: core[slot] for slot in kept} == kept
 
 
 def test_a_triple_fault_is_reported() -> None:

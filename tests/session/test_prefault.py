@@ -67,6 +67,10 @@ def test_another_kernels_profile_and_no_profile_are_refused(guest, profile, tmp_
     other.write_text(json.dumps(content))
     with pytest.raises(InputError, match="another kernel"):
         run(guest, ["true"], RunOptions(prefault=KnownPages.load(other)))
+    content["kernel"] = {"sha256": guest.facts.sha256, "text_start": hex(guest.facts.symbols.text_start + 0x200000)}
+    other.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="--kaslr"):
+        run(guest, ["true"], RunOptions(prefault=KnownPages.load(other)))
     for text in (
         "",
         "[]",

@@ -79,7 +79,7 @@ def kernel_tables(machine, root):
 def baseline_of(enforcer, state, kernel_root):
     memory, sites = enforcer.memory, enforcer.sites
     expected = {}
-    ranges = [sites.entry_area, sites.entry_text, (state.stack, state.stack + enforcer.view.stack_bytes)]
+    ranges = [*sites.entry_areas, sites.entry_text, (state.stack, state.stack + enforcer.view.stack_bytes)]
     ranges += [(entry, entry + 1) for entry in sites.entries]
     for start, end in ranges:
         for vaddr in range(start & ~0xFFF, end, 4096):

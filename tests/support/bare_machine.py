@@ -18,6 +18,7 @@ GDT, TSS, IDT = 0x5000, 0x6000, 0x7000
 START, USER, HANDLERS = 0x10000, 0x20000, 0x30000
 STACK, STACK0, IST1, USER_STACK = 0x48000, 0x58000, 0x68000, 0x78000
 """Tops of stacks: where the code starts, TSS.RSP0, TSS.IST1, ring 3."""
+MOVED_IDT = 0x70000
 DATA, HOLE = 0x80000, 0x1FF000
 """HOLE is a page that is not mapped."""
 CODE0, DATA0, DATA3, CODE3, TASK = 0x10, 0x18, 0x23, 0x2B, 0x30
@@ -93,6 +94,13 @@ class BareMachine:
         """Replace the `hlt` of a handler (at most 16 bytes)."""
         assert len(code) <= 16
         self.memory.write(HANDLERS + 16 * vector, code)
+
+    def move_idt(self, vector: int) -> int:
+        """Move the table so that the gate of `vector` is the first of a page; return that page's address."""
+        gates = self.memory.read(IDT, 4096)
+        self.memory.write(MOVED_IDT + 4096 - 16 * vector, gates)
+        self.cpu.uc.reg_write(x86_const.UC_X86_REG_IDTR, (0, MOVED_IDT + 4096 - 16 * vector, 4095, 0))
+        return MOVED_IDT + 4096
 
     def protect(self, vaddr: int, bits: int) -> None:
         """Map the page of `vaddr` with `bits` (0: not at all)."""

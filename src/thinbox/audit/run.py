@@ -76,7 +76,7 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
     from thinbox.audit.lab import Lab, make_template
     from thinbox.audit.pool import run_cases
     from thinbox.isolation.policies import load_policy
-    from thinbox.session.profile import read_policy_file, require_same_kernel
+    from thinbox.session.profile import read_policy_file, require_known_here, require_same_kernel
 
     options = options or AuditOptions()
     say = options.progress or (lambda _line: None)
@@ -85,8 +85,7 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
     require_same_kernel(policy, guest.facts.sha256)
     unimplemented = _unimplemented_names(guest)
     cases = [case for case in choose_cases(options.calls) if case.call not in unimplemented]
-    if options.prefault and options.prefault.kernel_sha256 != guest.facts.sha256:
-        raise InputError("the --prefault profile was learned on another kernel; make one with --save-profile")
+    require_known_here(options.prefault, guest.facts)
     if not cases:
         raise InputError(
             "this kernel implements none of the calls named; `thinbox audit --list` shows what can be audited"

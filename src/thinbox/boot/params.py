@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from thinbox.boot import layout
+from thinbox.boot.payload import compressed_payload, unpacked_payload
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,17 +24,30 @@ MINIMUM_MEMORY_MIB = 96
 MAXIMUM_MEMORY_MIB = 3072
 _SEED_BYTES = 32
 _HEADER_MAGIC = b"HdrS"
+_NO_KASLR = "nokaslr"
 
 
 @dataclass(frozen=True, slots=True)
 class BootParams:
-    """The options of a boot; they are part of the snapshot's key."""
+    """The options of a boot; they are part of the snapshot's key.
+
+    With `kaslr` the kernel's own decompressor puts it at a random place, which `kaslr_seed` (0 to 2^64 - 1) changes:
+    all else it draws on is the same in every boot (the virtual clock and the boot parameters).
+    """
 
     memory_mib: int = DEFAULT_MEMORY_MIB
     append: str = ""
     command_line: str = field(default=COMMAND_LINE)
+    kaslr: bool = False
+    kaslr_seed: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.kaslr_seed < 1 << 64:
+            raise InputError(f"--kaslr-seed must be 0 to 2^64 - 1, not {self.kaslr_seed}")
+        if self.kaslr_seed and not self.kaslr:
+            raise InputError("--kaslr-seed changes nothing without --kaslr")
+        if self.kaslr and _NO_KASLR in self.append.split():
+            raise InputError(f"--kaslr and --append {_NO_KASLR} contradict each other")
         if not MINIMUM_MEMORY_MIB <= self.memory_mib <= MAXIMUM_MEMORY_MIB:
             raise InputError(
                 f"--memory must be {MINIMUM_MEMORY_MIB} to {MAXIMUM_MEMORY_MIB} MiB, not {self.memory_mib}"
@@ -46,25 +60,30 @@ class BootParams:
     @property
     def full_command_line(self) -> str:
         """The command line with the user's words last, where they win."""
-        return f"{self.command_line} {self.append}".strip()
+        words = self.command_line.split(" ")
+        own = " ".join(word for word in words if word != _NO_KASLR) if self.kaslr else self.command_line
+        return f"{own} {self.append}".strip()
 
 
-def load_guest(memory: "Memory", image: "KernelImage", initramfs: bytes, params: BootParams) -> None:
-    """Put kernel, initramfs, zero page, memory map, page tables and GDT into RAM.
+def load_guest(memory: "Memory", image: "KernelImage", initramfs: bytes, params: BootParams) -> int:
+    """Put kernel, initramfs, zero page, memory map, page tables and GDT into RAM; return the CPU's entry (physical).
 
-    Raises `InputError` when the kernel and the initramfs do not fit.
+    Raises `InputError` when the kernel and the initramfs do not fit, or KASLR is asked of a kernel without.
     """
-    end = max(segment.paddr + segment.memory_bytes for segment in image.segments)
+    payload = compressed_payload(image) if params.kaslr else unpacked_payload(image)
     ramdisk = (memory.guest_bytes - len(initramfs) - 4096) & ~0xFFF
-    if ramdisk < end + (32 << 20):
+    if ramdisk < payload.end_paddr + (32 << 20):
         raise InputError(f"{memory.guest_bytes >> 20} MiB of memory do not hold this kernel; use a larger --memory")
-    for segment in image.segments:
-        memory.write(segment.paddr, image.vmlinux[segment.offset : segment.offset + segment.file_bytes])
+    for paddr, data in payload.pieces:
+        memory.write(paddr, data)
     memory.write(ramdisk, initramfs)
     memory.write(layout.COMMAND_LINE, params.full_command_line.encode() + b"\0")
     _write_seed(memory)
-    _write_zero_page(memory, image, ramdisk, len(initramfs))
+    _write_zero_page(memory, image, (ramdisk, len(initramfs)), params.kaslr_seed)
+    if params.kaslr:
+        memory.write(layout.ZERO_PAGE + layout.HEADER_CODE32_START, struct.pack("<I", payload.pieces[0][0]))
     _write_tables(memory)
+    return payload.entry_paddr
 
 
 def _write_seed(memory: "Memory") -> None:
@@ -73,14 +92,16 @@ def _write_seed(memory: "Memory") -> None:
     memory.write(layout.RNG_SEED, struct.pack("<QII", 0, layout.SETUP_RNG_SEED, len(seed)) + seed)
 
 
-def _write_zero_page(memory: "Memory", image: "KernelImage", ramdisk: int, ramdisk_bytes: int) -> None:
+def _write_zero_page(memory: "Memory", image: "KernelImage", ramdisk: tuple[int, int], kaslr_seed: int) -> None:
     page = bytearray(4096)
     header = image.setup_header or _plain_header()
     page[layout.ZERO_PAGE_HEADER : layout.ZERO_PAGE_HEADER + len(header)] = header
     page[layout.HEADER_TYPE_OF_LOADER] = layout.LOADER_UNDEFINED
-    struct.pack_into("<II", page, layout.HEADER_RAMDISK_IMAGE, ramdisk, ramdisk_bytes)
+    struct.pack_into("<II", page, layout.HEADER_RAMDISK_IMAGE, *ramdisk)
     struct.pack_into("<I", page, layout.HEADER_COMMAND_LINE, layout.COMMAND_LINE)
     struct.pack_into("<Q", page, layout.HEADER_SETUP_DATA, layout.RNG_SEED)
+    # The decompressor hashes the whole page for its first entropy (compressed/kaslr.c, get_boot_seed).
+    struct.pack_into("<Q", page, layout.ZERO_PAGE_LAST_PAD, kaslr_seed)
     usable = [
         (0, layout.LOW_MEMORY_END, layout.E820_RAM),
         (layout.HIGH_MEMORY, memory.guest_bytes - layout.HIGH_MEMORY, layout.E820_RAM),

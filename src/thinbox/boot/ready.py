@@ -26,7 +26,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ReadyGuest:
-    """A guest that waits for a tenant: its snapshot, and the facts of its kernel."""
+    """A guest that waits for a tenant: its snapshot, and the facts of its kernel, where KASLR put it."""
 
     facts: "KernelFacts"
     snapshot: "Snapshot"
@@ -62,17 +62,22 @@ def prepare(
     path = cache_dir() / "snapshots" / f"{key}.snapshot"
     found = None if rebuild else _load(path, say)
     if found is not None:
-        return ReadyGuest(facts, found, params, from_cache=True, console=found.notes["console"])
+        return _ready(facts, found, params, from_cache=True)
     with lock(f"snapshot-{key}"):
         found = None if rebuild else _load(path, lambda _line: None)
         if found is not None:
-            return ReadyGuest(facts, found, params, from_cache=True, console=found.notes["console"])
+            return _ready(facts, found, params, from_cache=True)
         snapshot = _boot(image, facts, initramfs, params, say)
         try:
             _store(path, snapshot)
         except CacheError as error:
             say(f"warning: {error}")
-    return ReadyGuest(facts, snapshot, params, from_cache=False, console=snapshot.notes["console"])
+    return _ready(facts, snapshot, params, from_cache=False)
+
+
+def _ready(facts: "KernelFacts", snapshot: "Snapshot", params: BootParams, *, from_cache: bool) -> ReadyGuest:
+    notes = snapshot.notes
+    return ReadyGuest(facts.slid(notes["slide"]), snapshot, params, from_cache=from_cache, console=notes["console"])
 
 
 def _import_machine() -> None:
@@ -144,6 +149,7 @@ def _boot(image: object, facts: "KernelFacts", initramfs: bytes, params: BootPar
         "sites": find_sites(view, machine.memory).to_json(),
         "talk": talk.save(),
         "pti": view.uses_pti,
+        "slide": view.facts.slide,
         "console": machine.console.decode(errors="replace"),
     }
     return take_snapshot(machine, notes)

@@ -1,8 +1,9 @@
 """Run a loaded kernel until its user space waits for a tenant.
 
-Ordered procedure: 1. RAM is loaded (`params.load_guest`), 2. the CPU enters `startup_64` in long mode with
-interrupts off and RSI at the zero page (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"), 3. the
-agent prepares the guest and parks. A kernel entered before its tables and GDT are in place triple-faults.
+Ordered procedure: 1. RAM is loaded (`params.load_guest`), 2. the CPU enters `startup_64`, the kernel's or (with
+KASLR) its decompressor's, in long mode with interrupts off and RSI at the zero page
+(Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"), 3. the agent prepares the guest and parks. A kernel
+entered before its tables and GDT are in place triple-faults.
 """
 
 import re
@@ -45,8 +46,7 @@ def boot(
 
     Raises `BootError` with the last lines the kernel printed if it does not get there.
     """
-    load_guest(machine.memory, image, initramfs, params)
-    enter_kernel(machine, image.entry_paddr)
+    enter_kernel(machine, load_guest(machine.memory, image, initramfs, params))
     talk = Conversation(machine)
     talk.start(prepare_guest(talk), lambda: KernelView(machine, facts))
     if progress:

@@ -47,6 +47,8 @@ def audit(
     kernel_spec: str | None,
     memory: int,
     append: str,
+    kaslr: bool,
+    kaslr_seed: int,
     quiet: bool,
     everything: bool,
     policy: str,
@@ -91,7 +93,8 @@ def audit(
     known = None if prefault is None else KnownPages.load(prefault)
     progress = ProgressLine(quiet=quiet)
     try:
-        guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
+        params = BootParams(memory, append, kaslr=kaslr, kaslr_seed=kaslr_seed)
+        guest = prepare(kernel_spec, params, progress.say)
         options = AuditOptions(calls, policy, view, jobs, resume, known, progress=progress.say, step=progress.step)
         record = run_audit(guest, options)
     finally:

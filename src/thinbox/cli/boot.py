@@ -17,7 +17,15 @@ from thinbox.errors import InputError
 @click.option("--console", is_flag=True, help="Print what the kernel printed, on stdout.")
 @click.option("--json", "json_path", metavar="FILE", help="Write facts of the boot as JSON (- for stdout).")
 def boot(
-    kernel_spec: str | None, memory: int, append: str, quiet: bool, fresh: bool, console: bool, json_path: str | None
+    kernel_spec: str | None,
+    memory: int,
+    append: str,
+    kaslr: bool,
+    kaslr_seed: int,
+    quiet: bool,
+    fresh: bool,
+    console: bool,
+    json_path: str | None,
 ) -> None:
     """Boot a kernel to user space, in this process, and cache the waiting guest as a snapshot.
 
@@ -29,7 +37,8 @@ def boot(
     progress = ProgressLine(quiet=quiet)
     started = time.perf_counter()
     try:
-        guest = prepare(kernel_spec, BootParams(memory, append), progress.say, rebuild=fresh)
+        params = BootParams(memory, append, kaslr=kaslr, kaslr_seed=kaslr_seed)
+        guest = prepare(kernel_spec, params, progress.say, rebuild=fresh)
     finally:
         progress.clear()
     seconds = time.perf_counter() - started
@@ -42,6 +51,7 @@ def boot(
             "schema": "thinbox.boot/1",
             "kernel": {"release": guest.facts.release, "sha256": guest.facts.sha256},
             "memory_mib": memory,
+            "slide": guest.facts.slide,
             "command_line": guest.params.full_command_line,
             "from_cache": guest.from_cache,
             "virtual_ns": guest.snapshot.devices["clock"],

@@ -118,7 +118,8 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
     progress = ProgressLine(quiet=quiet)
     try:
         image = load_tenant_image(options, progress)
-        guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
+        params = BootParams(memory, append, kaslr=options["kaslr"], kaslr_seed=options["kaslr_seed"])
+        guest = prepare(kernel_spec, params, progress.say)
         from thinbox.session.session import RunOptions, Session
 
         stdin = _stdin()

@@ -9,8 +9,9 @@ Rules of this file: features are probed for, versions never compared.
 from typing import TYPE_CHECKING
 
 from thinbox import paging
-from thinbox.address import U64
+from thinbox.address import PAGE_BYTES, U64, page_align_up
 from thinbox.errors import MachineError
+from thinbox.isolation.baseline import CPU_ENTRY_AREA
 
 if TYPE_CHECKING:
     from thinbox.image.facts import KernelFacts
@@ -22,18 +23,28 @@ _NEW_PROGRAM = ("execve", "execveat", "rt_sigreturn")
 """Calls that return somewhere else without a signal."""
 _TASK_DEAD = 0x80
 """include/linux/sched.h; the same since 4.14, and not in BTF (a macro)."""
+_SYSCALL_ENTRY = "entry_SYSCALL_64"
+"""What LSTAR holds from the moment user space runs (arch/x86/kernel/cpu/common.c, `syscall_init`)."""
+_SLIDE_STEP = 2 << 20
+"""The least CONFIG_PHYSICAL_ALIGN on x86-64; KASLR moves by multiples of it."""
+_MOST_SLIDE = 1 << 30
+"""KERNEL_IMAGE_SIZE with CONFIG_RANDOMIZE_BASE (arch/x86/include/asm/page_64_types.h)."""
 
 
 class KernelView:
-    """The kernel of `facts` running on `machine`; usable from the moment user space runs."""
+    """The kernel of `facts` running on `machine`; usable from the moment user space runs.
+
+    `facts` and `symbols` are moved to where KASLR put this kernel.
+    """
 
     def __init__(self, machine: "Machine", facts: "KernelFacts") -> None:
-        self._machine, self.facts = machine, facts
+        self._machine = machine
         self._memory = machine.memory
-        self.symbols = symbols = facts.symbols
-        types = facts.types
         self._uses_pti = bool(machine.cpu.cr3 & _PTI_USER_BIT) and machine.cpu.privilege == 3
         root = self.kernel_root
+        self.facts = facts = facts.slid(self._find_slide(facts, root))
+        self.symbols = symbols = facts.symbols
+        types = facts.types
         per_cpu = self.read_u64(symbols.address_of("__per_cpu_offset"), root)
         hot = symbols.find("pcpu_hot")
         if hot is not None:
@@ -55,6 +66,38 @@ class KernelView:
         self.flags_offset = types.offset_of("pt_regs", "flags")
         self.dead_state = _TASK_DEAD
         self.stack_bytes = self._find_stack_bytes(root)
+
+    def _find_slide(self, facts: "KernelFacts", root: int) -> int:
+        """Return how far the running kernel lies above `facts.symbols`; the banner there must be its own.
+
+        Raises:
+            MachineError: it is no kernel of these facts.
+        """
+        entry, banner = facts.symbols.find(_SYSCALL_ENTRY), facts.symbols.find("linux_banner")
+        delta = -1 if entry is None else self._machine.cpu.syscall_entry - entry
+        if delta % _SLIDE_STEP or not 0 <= facts.slide + delta < _MOST_SLIDE:
+            raise MachineError("the CPU's entry for system calls is not this kernel's; it does not match its symbols")
+        if banner is not None:
+            expected = f"Linux version {facts.release} ".encode()
+            try:
+                found = self._memory.read_virtual(root, banner + delta, len(expected))
+            except LookupError:
+                found = b""
+            if found != expected:
+                raise MachineError(f"the kernel's banner is not {delta:#x} bytes above where its symbols say")
+        return delta
+
+    @property
+    def entry_areas(self) -> tuple[tuple[int, int], ...]:
+        """The page of the IDT, and this CPU's `struct cpu_entry_area` (start, exclusive end), which newer kernels put
+        at random too (commit 97e3d26b5e5f, Linux 6.2): the task state segment in use lies in it."""
+        types = self.facts.types
+        inside = types.offset_of("cpu_entry_area", "tss") + types.offset_of("tss_struct", "x86_tss")
+        start = self._machine.cpu.task_state - inside
+        if start % PAGE_BYTES or start < CPU_ENTRY_AREA + PAGE_BYTES:
+            raise MachineError("the task state segment is not in the cpu_entry_area; this kernel is built otherwise")
+        end = page_align_up(start + types.size_of("cpu_entry_area"))
+        return ((CPU_ENTRY_AREA, CPU_ENTRY_AREA + PAGE_BYTES), (start, end))
 
     @property
     def kernel_root(self) -> int:

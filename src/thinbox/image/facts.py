@@ -8,7 +8,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class KernelFacts:
     was configured without (their handler is only the weak stub of kernel/sys_ni.c).
     `config` holds pti, kaslr, btf, kallsyms_all, smp, modules, relocatable (bool) and preempt
     ("none or voluntary", "full", "dynamic", "rt"), inferred from symbols and banner.
+    `slide` is how many bytes `symbols` lie above where the file has them: 0 for the facts of a file.
     """
 
     release: str
@@ -53,6 +54,11 @@ class KernelFacts:
     config: Config
     sys_call_table: tuple[str, ...] = field(repr=False)
     unimplemented: frozenset[int] = field(repr=False)
+    slide: int = 0
+
+    def slid(self, delta: int) -> "KernelFacts":
+        """Return the facts of this kernel moved by `delta` bytes (KASLR)."""
+        return self if delta == 0 else replace(self, symbols=self.symbols.slid(delta), slide=self.slide + delta)
 
 
 def load_facts(kernel: KernelFile | Path | str, progress: Progress | None = None) -> tuple[KernelImage, KernelFacts]:

@@ -273,6 +273,16 @@ class Cpu:
         """The table in use."""
         return self._control[CR3]
 
+    @property
+    def syscall_entry(self) -> int:
+        """Where `syscall` of 64-bit code goes (the MSR LSTAR)."""
+        return ctypes.c_uint64.from_address(self._env + self.layout.lstar).value
+
+    @property
+    def task_state(self) -> int:
+        """Address of the task state segment (the base in TR)."""
+        return ctypes.c_uint64.from_address(self._env + self.layout.tr + 8).value
+
     def load_cr3(self, value: int) -> None:
         """Switch tables (and forget all cached translations)."""
         self.uc.reg_write(x86_const.UC_X86_REG_CR3, value)

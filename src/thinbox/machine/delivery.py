@@ -47,10 +47,16 @@ DPL3 = 3 << 45
 PAGE_FAULT = 14
 DOUBLE_FAULT = 8
 SEGMENT_NOT_PRESENT = 11
+STACK_FAULT = 12
 GENERAL_PROTECTION = 13
+CONTRIBUTORY = (1 << 0) | (1 << 10) | (1 << 11) | (1 << 12) | (1 << 13) | (1 << 21)
+"""Vectors of contributory exceptions (SDM vol. 3A, table 6-4; #CP by its later editions)."""
 BREAKPOINT = 3
 INT3 = 0xCC
 EXTERNAL = 1
+"""EXT of an error code: what could not be delivered was no `int n` (SDM vol. 3A, 6.13)."""
+EXCEPTION, SOFTWARE, INTERRUPT = 0, 1, 2
+"""Where what is delivered comes from: the CPU, `int n`, a device. The last two are benign, whatever their vector."""
 INVALID_OPCODE = 6
 INT80 = 0x80
 PUSHES_ERROR = (1 << 8) | (1 << 10) | (1 << 11) | (1 << 12) | (1 << 13) | (1 << 14) | (1 << 17) | (1 << 21)
@@ -124,6 +130,33 @@ def load_virtual(core, root, vaddr):
 
 
 @native
+def note_fault(core, vaddr, error):
+    """Leave a page fault met on the way to a handler where `deliver` finds it."""
+    core[slots.FAULT_VADDR] = vaddr
+    core[slots.FAULT_ERROR] = error
+
+
+@native
+def load_unaligned(core, root, vaddr):
+    """Return the word at any guest-virtual `vaddr`, read by the CPU itself for ring 0, and whether it is mapped.
+
+    If it is not, the first byte that is missing is noted.
+    """
+    first, ok_first = load_virtual(core, root, vaddr & ~7)
+    if not ok_first:
+        note_fault(core, vaddr, 0)
+        return 0, False
+    shift = 8 * (vaddr & 7)
+    if shift == 0:
+        return first, True
+    second, ok_second = load_virtual(core, root, (vaddr & ~7) + 8)
+    if not ok_second:
+        note_fault(core, (vaddr & ~7) + 8, 0)
+        return 0, False
+    return ((first >> shift) & ((1 << (64 - shift)) - 1)) | (second << (64 - shift)), True
+
+
+@native
 def save_for_undo(core, paddr):
     """Save the page at `paddr` before its first write in this call; with no room left, the log is lost."""
     if not core[slots.UNDO]:
@@ -159,12 +192,19 @@ def mark_touched(core, root, vaddr, write):
 
 @native
 def push_frame(core, root, rsp, frame, count):
-    """Store `count` words of `frame` from `rsp` upwards; False, and nothing stored, if a page refuses it."""
+    """Store `count` words of `frame` from `rsp` upwards, and return -1; nothing is stored if a page refuses it.
+
+    Then the new fault's vector is returned. The CPU pushes downwards, so the highest word that has no page faults.
+    """
     words = words_at(core[slots.WORDS])
-    for i in range(count):
-        leaf = walk_leaf(words, core[slots.FRAME_END], root, rsp + 8 * i)
+    for i in range(count - 1, -1, -1):
+        vaddr = rsp + 8 * i
+        if vaddr >> 47 != 0 and vaddr >> 47 != -1:
+            return STACK_FAULT
+        leaf = walk_leaf(words, core[slots.FRAME_END], root, vaddr)
         if leaf == 0 or not leaf & paging.WRITABLE or (leaf & paging.FRAME_MASK) + 4096 > core[slots.FRAME_END]:
-            return False
+            note_fault(core, vaddr, paging.FAULT_WRITE | (leaf & paging.FAULT_PRESENT))
+            return PAGE_FAULT
     for i in range(count):
         vaddr = rsp + 8 * i
         paddr = translate(words, core[slots.FRAME_END], root, vaddr)
@@ -174,7 +214,7 @@ def push_frame(core, root, rsp, frame, count):
         else:
             mark_written(words, core[slots.FRAME_END], root, vaddr)
         store64(core[slots.WORDS] + paddr, frame[i])
-    return True
+    return -1
 
 
 @native
@@ -182,44 +222,45 @@ def pick_stack(core, root, ist, cpl):
     """Return the RSP the handler starts from, and whether the TSS gave it readably (SDM vol. 3A, 6.14.2, 6.14.5)."""
     if ist == 0 and cpl == 0:
         return load64(core[slots.ENV] + RSP) & ~15, True
-    # RSP0 is at byte 4 of the TSS, IST1 at byte 36: both 4 modulo 8, so the value spans two words.
-    offset = 0
+    # RSP0 is at byte 4 of the TSS, IST1 at byte 36 (SDM vol. 3A, figure 7-11).
+    offset = 4
     if ist:
-        offset = 32 + 8 * (ist - 1)
-    field = load64(core[slots.ENV] + core[slots.OFF_TR] + 8) + offset
-    first, ok_first = load_virtual(core, root, field)
-    second, ok_second = load_virtual(core, root, field + 8)
-    return (((first >> 32) & 0xFFFFFFFF) | (second << 32)) & ~15, ok_first and ok_second
+        offset = 36 + 8 * (ist - 1)
+    value, mapped = load_unaligned(core, root, load64(core[slots.ENV] + core[slots.OFF_TR] + 8) + offset)
+    return value & ~15, mapped
 
 
 @native
-def deliver_once(uc, core, vector, error, software):
+def deliver_once(uc, core, vector, error, origin):
     """Enter the handler of `vector` as SDM vol. 3A, 6.14 says; return the vector of a new fault, or -1.
 
     1. read the gate; 2. choose the stack; 3. push the frame; 4. load CS, SS, RSP, RIP, RFLAGS. A fault
-    in 1 to 3 leaves the CPU untouched, so that the caller can deliver that fault instead.
+    in 1 to 3 leaves the CPU untouched, so that the caller can deliver that fault instead; where a page fault
+    was, and its error code, stand in `FAULT_VADDR` and `FAULT_ERROR`.
     """
     env = core[slots.ENV]
     root = load64(env + core[slots.OFF_CR] + 24)
     idt = load64(env + core[slots.OFF_IDT] + 8)
     if 16 * vector + 15 > load32(env + core[slots.OFF_IDT] + 16):
         return GENERAL_PROTECTION
-    low, ok_low = load_virtual(core, root, idt + 16 * vector)
-    high, ok_high = load_virtual(core, root, idt + 16 * vector + 8)
-    if not ok_low or not ok_high:
-        return GENERAL_PROTECTION
+    low, ok_low = load_unaligned(core, root, idt + 16 * vector)
+    if not ok_low:
+        return PAGE_FAULT
+    high, ok_high = load_unaligned(core, root, idt + 16 * vector + 8)
+    if not ok_high:
+        return PAGE_FAULT
     cpl = load32(env + core[slots.OFF_HFLAGS]) & CPL_MASK
-    if software and cpl == 3 and low & DPL3 != DPL3:
+    if origin == SOFTWARE and cpl == 3 and low & DPL3 != DPL3:
         return GENERAL_PROTECTION
     if not low & (1 << 47):
         return SEGMENT_NOT_PRESENT
     ist = (low >> 32) & 7
     target, ok_stack = pick_stack(core, root, ist, cpl)
     if not ok_stack:
-        return DOUBLE_FAULT
+        return PAGE_FAULT
     flags = read_flags(uc, core)
     saved = flags
-    if not software and vector < 32 and (IS_FAULT >> vector) & 1:
+    if origin == EXCEPTION and vector < 32 and (IS_FAULT >> vector) & 1:
         saved |= RF
     segments = env + core[slots.OFF_SEGS]
     frame = words_at(address_of(core) + 8 * slots.FRAME)
@@ -234,8 +275,9 @@ def deliver_once(uc, core, vector, error, software):
     frame[count + 4] = load32(segments + SEG_BYTES * SS)
     count += 5
     target -= 8 * count
-    if not push_frame(core, root, target, frame, count):
-        return DOUBLE_FAULT
+    refused = push_frame(core, root, target, frame, count)
+    if refused >= 0:
+        return refused
     enter_ring0(core, (low >> 16) & 0xFFFC)
     if ist != 0 or cpl != 0:
         load_segment(core, SS, 0, STACK)
@@ -249,23 +291,53 @@ def deliver_once(uc, core, vector, error, software):
 
 
 @native
-def deliver(uc, core, vector, error, software):
-    """Deliver an exception or interrupt; a fault on the way becomes #GP or #NP, #DF, then a triple fault."""
-    second = deliver_once(uc, core, vector, error, software)
-    if second < 0:
-        return
+def is_double_fault(first, origin, second):
+    """Tell whether fault `second`, met while `first` was delivered, makes #DF of both (SDM vol. 3A, table 6-5)."""
+    if origin != EXCEPTION or first >= 32:
+        return False
+    contributory = (CONTRIBUTORY >> second) & 1
+    if first == PAGE_FAULT:
+        return second == PAGE_FAULT or contributory != 0
+    return (CONTRIBUTORY >> first) & 1 != 0 and contributory != 0
+
+
+@native
+def point_at_int(core, vector):
+    """Move RIP from behind an `int n` to it, for a fault of its own."""
     env = core[slots.ENV]
-    if second != DOUBLE_FAULT and vector != DOUBLE_FAULT:
-        source = vector * 8 + 2 + EXTERNAL
-        if software:
-            # The fault points at `int n`, not behind it.
-            source -= EXTERNAL
-            rip = load64(env + core[slots.OFF_EIP])
-            code, _mapped = load_virtual(core, load64(env + core[slots.OFF_CR] + 24), rip - 1)
-            length = 1 if vector == BREAKPOINT and code & 0xFF == INT3 else 2
-            store64(env + core[slots.OFF_EIP], rip - length)
-        if deliver_once(uc, core, second, source, 0) < 0:
-            return
-    if vector == DOUBLE_FAULT or deliver_once(uc, core, DOUBLE_FAULT, 0, 0) >= 0:
-        core[slots.STOP_DETAIL] = vector
-        stop(uc, core, slots.STOP_TRIPLE_FAULT)
+    rip = load64(env + core[slots.OFF_EIP])
+    code, _mapped = load_virtual(core, load64(env + core[slots.OFF_CR] + 24), rip - 1)
+    length = 1 if vector == BREAKPOINT and code & 0xFF == INT3 else 2
+    store64(env + core[slots.OFF_EIP], rip - length)
+
+
+@native
+def deliver(uc, core, vector, error, origin):
+    """Deliver an exception or interrupt; return how many bytes lie below RIP in the frame (8: an error code).
+
+    A fault on the way is delivered in its place, or becomes #DF, and during #DF a triple fault (SDM vol. 3A, 6.15,
+    "Interrupt 8"). At most five rounds: benign, contributory, #PF, #DF.
+    """
+    first = vector
+    second = deliver_once(uc, core, vector, error, origin)
+    while second >= 0:
+        if second == PAGE_FAULT:
+            # Also on the way to #DF (SDM vol. 3A, 6.15, "Interrupt 14", the footnote on CR2).
+            store64(core[slots.ENV] + core[slots.OFF_CR] + 16, core[slots.FAULT_VADDR])
+        if vector == DOUBLE_FAULT and origin == EXCEPTION:
+            core[slots.STOP_DETAIL] = first
+            stop(uc, core, slots.STOP_TRIPLE_FAULT)
+            return 8
+        if is_double_fault(vector, origin, second):
+            second, error = DOUBLE_FAULT, 0
+        elif second == PAGE_FAULT:
+            error = core[slots.FAULT_ERROR]
+        elif second == STACK_FAULT:
+            error = 0 if origin == SOFTWARE else EXTERNAL
+        else:
+            error = vector * 8 + 2 + (0 if origin == SOFTWARE else EXTERNAL)
+        if origin == SOFTWARE:
+            point_at_int(core, vector)
+        vector, origin = second, EXCEPTION
+        second = deliver_once(uc, core, vector, error, origin)
+    return 0 if error == NO_ERROR else 8

@@ -19,7 +19,9 @@ from thinbox.machine import slots
 from thinbox.machine.call_arguments import keep_int80_arguments, keep_syscall_arguments
 from thinbox.machine.compiled import compiled
 from thinbox.machine.delivery import (
+    EXCEPTION,
     INT80,
+    INTERRUPT,
     INVALID_OPCODE,
     NO_ERROR,
     PAGE_FAULT,
@@ -30,6 +32,7 @@ from thinbox.machine.delivery import (
     RCX,
     RDX,
     RSP,
+    SOFTWARE,
     SS,
     STACK,
     deliver,
@@ -58,25 +61,23 @@ sync_user_half = compiled(pagetable.sync_user_half)
 
 
 @native
-def deliver_from(uc, core, vector, error, software):
+def deliver_from(uc, core, vector, error, origin):
     """Deliver, leaving the SCI table first if the CPU is on it (rule 4), and remember the way back.
 
+    A fault on the way may replace what was to be delivered: the frame says where the call goes on.
     With undo the handler runs on the undo table, which maps what the kernel's does and saves what is written.
     """
     core[slots.COUNT_DELIVERED] += 1
     nested = core[slots.ACTIVE]
     if nested:
         core[slots.ACTIVE] = 0
+        write_cr3(uc, core, core[slots.KERNEL_ROOT])
+    below = deliver(uc, core, vector, error, origin)
+    if nested == slots.ON_SCI:
         core[slots.RESUME_BLOCK_START] = core[slots.BLOCK_START]
         core[slots.RESUME_BLOCK_END] = core[slots.BLOCK_END]
-        core[slots.RESUME_RIP] = load64(core[slots.ENV] + core[slots.OFF_EIP])
-        write_cr3(uc, core, core[slots.KERNEL_ROOT])
-    deliver(uc, core, vector, error, software)
-    if nested == slots.ON_SCI:
-        resume = load64(core[slots.ENV] + RSP)
-        if error != NO_ERROR:
-            resume += 8
-        core[slots.RESUME_RSP] = resume
+        core[slots.RESUME_RIP] = core[slots.FRAME + (below >> 3)]
+        core[slots.RESUME_RSP] = load64(core[slots.ENV] + RSP) + below
     if nested and core[slots.UNDO_MODE]:
         core[slots.ACTIVE] = slots.ON_UNDO
         core[slots.UNDO_CR2] = load64(core[slots.ENV] + core[slots.OFF_CR] + 16)
@@ -181,7 +182,7 @@ def on_exception(uc, vector, core):
     """UC_HOOK_INTR: every exception and software interrupt."""
     env = core[slots.ENV]
     error = load32(env + core[slots.OFF_ERROR])
-    software = load32(env + core[slots.OFF_IS_INT])
+    origin = SOFTWARE if load32(env + core[slots.OFF_IS_INT]) else EXCEPTION
     # Unicorn ends no exception by itself: left set, the next fault would be reported as a double fault.
     store32(env + core[slots.OFF_OLD], 0xFFFFFFFF)
     rip = load64(env + core[slots.OFF_EIP])
@@ -197,18 +198,18 @@ def on_exception(uc, vector, core):
                 return
     if vector == INT80:
         keep_int80_arguments(core)
-        if software and core[slots.ON_CALL] != 0 and call3(core[slots.ON_CALL], 1, 0, 0) == slots.ANSWERED:
+        if origin == SOFTWARE and core[slots.ON_CALL] != 0 and call3(core[slots.ON_CALL], 1, 0, 0) == slots.ANSWERED:
             return
-    if software or not (PUSHES_ERROR >> vector) & 1 or vector >= 32:
+    if origin == SOFTWARE or not (PUSHES_ERROR >> vector) & 1 or vector >= 32:
         error = NO_ERROR
-    deliver_from(uc, core, vector, error, software)
+    deliver_from(uc, core, vector, error, origin)
 
 
 @cfunc(types.boolean(types.int64, types.CPointer(types.int64)))
 def on_invalid(uc, core):
     """UC_HOOK_INSN_INVALID: #UD, `ud2` of BUG and WARN included."""
     store32(core[slots.ENV] + core[slots.OFF_OLD], 0xFFFFFFFF)
-    deliver_from(uc, core, INVALID_OPCODE, NO_ERROR, 0)
+    deliver_from(uc, core, INVALID_OPCODE, NO_ERROR, EXCEPTION)
     return True
 
 
@@ -216,7 +217,7 @@ def on_invalid(uc, core):
 def inject(uc, core, vector):
     """Deliver an external interrupt; called by Python between two runs, never inside one."""
     core[slots.COUNT_IRQS] += 1
-    deliver_from(uc, core, vector, NO_ERROR, 0)
+    deliver_from(uc, core, vector, NO_ERROR, INTERRUPT)
 
 
 @cfunc(types.void(types.int64, types.CPointer(types.int64)))

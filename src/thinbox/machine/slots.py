@@ -107,8 +107,11 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     TLB_FLUSH,
     DROP_CODE,
     PAGE_MARKS,  # host address of one word for each page of RAM
+    # a page fault on the way to a handler
+    FAULT_VADDR,
+    FAULT_ERROR,
     FRAME,  # eight words: the exception frame being built
-) = range(93)
+) = range(95)
 
 SLOT_COUNT = FRAME + 8
 

@@ -18,6 +18,7 @@ from thinbox.isolation.policies.profile import PAGES, SCHEMA, Profile, build_pro
 from thinbox.session.records import RunRecord
 
 if TYPE_CHECKING:
+    from thinbox.image.facts import KernelFacts
     from thinbox.image.symbols import SymbolTable
 
 _FETCH = "fetch"
@@ -37,6 +38,8 @@ class KnownPages:
 
     calls: dict[str, Pages]
     kernel_sha256: str
+    text_start: int
+    """Where the kernel's text was: KASLR moves data too."""
 
     @classmethod
     def load(cls, path: Path) -> "KnownPages":
@@ -55,7 +58,8 @@ class KnownPages:
                 str(name): Pages(tuple(map(int, pages["code"])), tuple(int(page, 16) for page in pages["data"]))
                 for name, pages in content["known"].items()
             }
-            return cls(calls, str(content["kernel"]["sha256"]))
+            kernel = content["kernel"]
+            return cls(calls, str(kernel["sha256"]), int(kernel["text_start"], 16))
         except OSError as error:
             raise InputError(f"cannot read the profile {path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -124,7 +128,20 @@ def profile_from(calls: Sequence[Touched], symbols: "SymbolTable", kernel_sha256
             "code": [page for kind, page in often if kind == "code"],
             "data": [f"{page:#x}" for kind, page in often if kind == "data"],
         }
-    return build_profile(learned, kernel_sha256, by=by, known=known)
+    return build_profile(learned, kernel_sha256, by=by, known=known, text_start=symbols.text_start)
+
+
+def require_known_here(known: KnownPages | None, facts: "KernelFacts") -> None:
+    """Refuse what was learned on another kernel, or with this one elsewhere (KASLR), with `InputError`."""
+    if known is None:
+        return
+    if known.kernel_sha256 != facts.sha256:
+        raise InputError("the --prefault profile was learned on another kernel; make one with --save-profile")
+    if known.text_start != facts.symbols.text_start:
+        raise InputError(
+            f"the --prefault profile was learned with the kernel at {known.text_start:#x}, this one is at "
+            f"{facts.symbols.text_start:#x} (--kaslr); make one with --save-profile"
+        )
 
 
 def require_same_kernel(policy: Policy, kernel_sha256: str) -> None:

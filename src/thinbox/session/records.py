@@ -115,6 +115,8 @@ class RunRecord:
     """A violation ended the run at once (`--on-violation stop`)."""
     stuck: bool = False
     """A killed task could not end (it waits for a lock it holds); the guest was given up."""
+    kernel_slide: int = 0
+    """How many bytes above its link addresses the kernel ran (KASLR)."""
 
     @property
     def totals(self) -> dict[str, Any]:
@@ -140,7 +142,7 @@ class RunRecord:
         """Return the object of the contract (DESIGN section 6)."""
         return {
             "schema": SCHEMA,
-            "kernel": {"release": self.kernel_release, "sha256": self.kernel_sha256},
+            "kernel": {"release": self.kernel_release, "sha256": self.kernel_sha256, "slide": self.kernel_slide},
             "policy": self.policy,
             "command": list(self.command),
             "exit_code": self.exit_code,

@@ -28,7 +28,7 @@ from thinbox.session.enforcer import Enforcer, Isolation
 from thinbox.session.events import EventRecorder
 from thinbox.session.gate import Gate
 from thinbox.session.input import Input
-from thinbox.session.profile import KnownPages, read_policy_file, require_same_kernel
+from thinbox.session.profile import KnownPages, read_policy_file, require_known_here, require_same_kernel
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
 from thinbox.session.views import view_rule
@@ -116,8 +116,7 @@ class Session:
             raise InputError("there is no program to run; use `thinbox run -- PROGRAM ARG…`")
         policy = choose_policy(options.policy)
         require_same_kernel(policy, guest.facts.sha256)
-        if options.prefault and options.prefault.kernel_sha256 != guest.facts.sha256:
-            raise InputError("the --prefault profile was learned on another kernel; make one with --save-profile")
+        require_known_here(options.prefault, guest.facts)
         isolates = parse_isolate(options.isolate)
         self._options, self._guest = options, guest
         self.machine = machine = Machine(guest.params.memory_mib)
@@ -127,6 +126,7 @@ class Session:
         self.talk = Conversation(machine)
         self.talk.restore(notes["talk"], self.view)
         self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command))
+        self.record.kernel_slide = guest.facts.slide
         compat = options.isolate != "none"
         isolation = Isolation(
             policy,

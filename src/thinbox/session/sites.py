@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from thinbox.errors import MachineError
-from thinbox.isolation.baseline import CPU_ENTRY_AREA, Baseline
+from thinbox.isolation.baseline import Baseline
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
@@ -41,8 +41,6 @@ _MOVE_BYTES = 3
 _REX_B = 0x41
 _IRETQ = b"\x48\xcf"
 _CALL = b"\xe8"
-_ENTRY_AREA_BYTES = 0x40000
-"""IDT page and CPU 0's cpu_entry_area with its guard pages: what PTI maps for one CPU; absent pages are skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +64,13 @@ class Sites:
     flush_local: tuple[int, ...]
     death: int
     undone_death: int
-    entry_area: tuple[int, int]
+    entry_areas: tuple[tuple[int, int], ...]
     entry_text: tuple[int, int]
 
     @property
     def baseline(self) -> Baseline:
         """Rule 1 for this kernel."""
-        return Baseline(self.entry_area, self.entry_text, (*self.entries, *self.returns))
+        return Baseline(self.entry_areas, self.entry_text, (*self.entries, *self.returns))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -85,6 +83,7 @@ class Sites:
         """Load what `to_json` returned."""
         out: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         out["entries"] = dict(values["entries"])
+        out["entry_areas"] = tuple((start, end) for start, end in values["entry_areas"])
         out["cr3_read"] = tuple((vaddr, register) for vaddr, register in values["cr3_read"])
         return cls(**out)
 
@@ -137,7 +136,7 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
         flush_local=_absent_or_present(view, ("native_flush_tlb_local",)),
         death=_present(view, DEATHS)[0],
         undone_death=symbols.address_of(UNDONE_DEATH),
-        entry_area=(CPU_ENTRY_AREA, CPU_ENTRY_AREA + _ENTRY_AREA_BYTES),
+        entry_areas=view.entry_areas,
         entry_text=entry_text,
     )
 

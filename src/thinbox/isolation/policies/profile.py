@@ -27,11 +27,17 @@ Learned = Iterable[tuple[str, int, str]]
 
 
 def build_profile(
-    learned: Learned, kernel_sha256: str, *, by: str = PAGES, known: dict[str, Any] | None = None
+    learned: Learned,
+    kernel_sha256: str,
+    *,
+    by: str = PAGES,
+    known: dict[str, Any] | None = None,
+    text_start: int = 0,
 ) -> bytes:
     """Return the profile of a corpus as JSON text, the same for the same corpus in any order.
 
-    `known` is for others than this policy: the pages most calls of a name touch, data too (`--prefault`).
+    `known` is for others than this policy: the pages most calls of a name touch, data too (`--prefault`), with
+    the kernel's text at `text_start`, for addresses of data hold there only.
     """
     if by not in (PAGES, FUNCTIONS):
         raise InputError(f"a profile is learned by pages or by functions, not by {by!r}")
@@ -46,6 +52,7 @@ def build_profile(
     }
     if known is not None:
         content["known"] = known
+        content["kernel"]["text_start"] = f"{text_start:#x}"
     return json.dumps(content, indent=1).encode() + b"\n"
 
 
