@@ -8,7 +8,7 @@ import pytest
 from thinbox.address import to_signed
 from thinbox.attacks.hijack import HijackedCall
 from thinbox.coverage.published import PUBLISHED, render_comparison
-from thinbox.machine import coverage_hooks, slots
+from thinbox.machine import coverage_slots, slots
 from thinbox.session.session import RunOptions, Session, run
 
 MIXED = "echo hello | wc -c; ls -l /; cat /proc/self/status; uname -a; sleep 0.02"
@@ -162,11 +162,11 @@ def test_a_block_that_crosses_a_page_end_counts_for_both_pages(guest):
     session = Session(guest, ["sh", "-c", MIXED], RunOptions(coverage=True))
     record = session.run().record
     recorder = session._recorder
-    count = recorder._cov[coverage_hooks.BLOCK_COUNT]
+    count = recorder._cov[coverage_slots.BLOCK_COUNT]
     start = to_signed(session.view.symbols.text_start)
     executed = {use.vaddr for entry in record.coverage.calls for use in entry.executed_pages}
     crossing = 0
-    irq = set(recorder._irq_log[: recorder._cov[coverage_hooks.IRQ_COUNT]].tolist())
+    irq = set(recorder._irq_log[: recorder._cov[coverage_slots.IRQ_COUNT]].tolist())
     for number, block in enumerate(recorder._blocks[:count].tolist()):
         first = start + (block >> 16)
         last = first + (block & 0xFFFF) - 1

@@ -115,7 +115,7 @@ def test_a_violation_at_a_random_instruction(watched):
             begin()
             limit = lab.machine.now_ns + after
             lab.machine.check_signals = lambda: violate(limit)
-            lab.machine.slot[slots.DEADLINE] = limit
+            lab.machine.slot[slots.DEADLINE] = lab.machine.slot[slots.ATTENTION] = limit
 
         def violate(limit):
             if lab.machine.now_ns >= limit and watched.undo.possible and lab.enforcer.running:

@@ -28,10 +28,12 @@ class CaseFailedError(ThinboxError):
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """What a call must return: `accepts(result)` (negative errno included), and the same in words."""
+    """What a call must return: `accepts(result)` (negative errno included), the same in words, and whether that is
+    a failure."""
 
     accepts: Callable[[int], bool]
     text: str
+    is_error: bool = False
 
 
 def exactly(value: int) -> Expect:
@@ -42,7 +44,7 @@ def exactly(value: int) -> Expect:
 def fails(*numbers: int) -> Expect:
     """Expect one of these errno values."""
     names = " or ".join(errno.errorcode[number] for number in numbers)
-    return Expect(lambda result: -result in numbers, names)
+    return Expect(lambda result: -result in numbers, names, is_error=True)
 
 
 ZERO = exactly(0)
@@ -104,15 +106,35 @@ def _registrar(call: str, name: str, *, is_success: bool, varies: bool) -> Calla
     return add
 
 
-def plain(call: str, name: str, args: Iterable[int | str | bytes], expect: Expect, *, varies: bool = False) -> None:
-    """Register a case without any preparation: the call, its arguments, and what it must return."""
+def plain(
+    call: str,
+    name: str,
+    args: Iterable[int | str | bytes],
+    expect: Expect,
+    *,
+    varies: bool = False,
+    holds: "bytes | Callable[[bytes], bool] | None" = None,
+) -> None:
+    """Register a case without any preparation: the call, its arguments, and what it must return.
+
+    `holds`: what the last bytes argument must hold afterwards, or a test of it. With `varies`, that argument may
+    differ between the two runs, too.
+    """
     fixed = tuple(args)
 
     def body(process: "Process") -> Steps:
-        yield from process.measure(*fixed, expect=expect)
+        if holds is None:
+            yield from process.measure(*fixed, expect=expect)
+            return
+        place, content = [(index, value) for index, value in enumerate(fixed) if isinstance(value, bytes)][-1]
+        vaddr, size = process.buffer(content), len(content)
+        if varies:
+            process.volatile(vaddr, size)
+        yield from process.measure(*fixed[:place], vaddr, *fixed[place + 1 :], expect=expect)
+        found = process.read(vaddr, size)
+        process.check(holds(found) if callable(holds) else found == holds, f"what it wrote, not {found[:64].hex()}")
 
-    is_error = not any(expect.accepts(value) for value in (0, 1, 4096)) and expect is not NEVER
-    register(Case(call, name, not is_error, body, varies))
+    register(Case(call, name, not expect.is_error, body, varies))
 
 
 def all_cases() -> tuple[Case, ...]:

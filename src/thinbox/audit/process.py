@@ -17,6 +17,7 @@ from thinbox.guest.conversation import SCRATCH_BYTES, Syscall
 
 if TYPE_CHECKING:
     from thinbox.audit.lab import Lab
+    from thinbox.image.facts import KernelFacts
 
 AREA_BYTES = 128 << 10
 """The scratch of one process of a case: 32 KiB for call arguments, the rest for buffers."""
@@ -96,6 +97,11 @@ class Process:
 
         return LOOP_VADDR
 
+    @property
+    def facts(self) -> "KernelFacts":
+        """What is known of the kernel: for a case that needs the layout of one of its structures."""
+        return self._lab.view.facts
+
     # -- calls --------------------------------------------------------------------------------------
     def call(self, name: str, *args: Argument) -> Steps:
         """Make a call outside the measurement; its value is the result, negative errno included."""
@@ -116,6 +122,11 @@ class Process:
             raise CaseFailedError(f"{self._case.call} returned {_name(result)}, expected {expect.text}")
         return result
 
+    def measure_next(self, *, status: int | None = None) -> None:
+        """The next call of the case's number is the measured one, whoever makes it: for calls that the kernel
+        restarts, or that another program makes. `status`: the wait status the first process ends with in it."""
+        self._lab.begin_measured(ends_with=status)
+
     def measure_last(self, *args: Argument, status: int = 0) -> Steps:
         """Make the measured call where it never returns (exit, a successful execve); in the first process,
         `status` is the wait status it ends with. A child's end is for its parent to `wait` for."""
@@ -135,7 +146,7 @@ class Process:
 
     def _life(self, body: "Callable[[Process], Steps]", number: int) -> Steps:
         yield from body(Process(self._lab, self._case, number))
-        yield from self.call("exit_group", 0)
+        yield from self.call("exit", 0)
 
     def wait(self, pid: int, status: int = 0) -> Steps:
         """Wait for a child and check its wait status."""

@@ -4,7 +4,10 @@ Why it exists: this is where image, initramfs, machine, boot and snapshot meet; 
 start here.
 """
 
+import contextlib
 import hashlib
+import importlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +52,7 @@ def prepare(
 
     params = params or BootParams()
     say = progress or (lambda _line: None)
+    threading.Thread(target=_import_machine, daemon=True).start()
     image, facts = load_facts(resolve_kernel(kernel, say), say)
     from thinbox.guest.initramfs import build_initramfs, fetch_busybox
 
@@ -69,6 +73,14 @@ def prepare(
         except CacheError as error:
             say(f"warning: {error}")
     return ReadyGuest(facts, snapshot, params, from_cache=False, console=snapshot.notes["console"])
+
+
+def _import_machine() -> None:
+    """Import the machine while the kernel's file is read and its hash is worked out, which need no interpreter."""
+    # What fails here fails once more, and is reported, where it is needed.
+    with contextlib.suppress(Exception):
+        importlib.import_module("thinbox.boot.sequence")
+        importlib.import_module("thinbox.machine.machine")
 
 
 def _key(sha256: str, initramfs: bytes, params: BootParams) -> str:

@@ -22,9 +22,10 @@ from thinbox import paging
 from thinbox.address import PAGE_MASK, to_signed
 from thinbox.coverage.summing import Ledger, SymbolSource
 from thinbox.isolation import fault
-from thinbox.machine import coverage_hooks as compiled
+from thinbox.machine import coverage_slots as compiled
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
+from thinbox.machine.native import hook_address
 
 if TYPE_CHECKING:
     from thinbox.coverage.results import RunCoverage
@@ -66,7 +67,7 @@ class Recorder:
         self._call_log, self._irq_log = np.zeros(CAPACITY, np.int32), np.zeros(CAPACITY, np.int32)
         words = np.zeros(compiled.SLOT_COUNT, dtype=np.int64)
         self._cov = words.data
-        """The slots of `machine.coverage_hooks`."""
+        """The slots of `machine.coverage_slots`."""
         self._open: dict[int, _Progress] = {}
         self._first_blocks: dict[int, bytes] = {}
         self._ledger = Ledger()
@@ -81,8 +82,8 @@ class Recorder:
         cov[compiled.CAPACITY] = CAPACITY
         self._slot[slots.TRACK_USE] = 1
         self._machine.on_interrupt = self._interrupted
-        self._cpu.add_native_hook(sites.iretq, compiled.on_interrupt_end.address, keep(words))
-        self._cpu.replace_block_hook(compiled.on_block.address, words.ctypes.data)
+        self._cpu.add_native_hook(sites.iretq, hook_address("on_interrupt_end"), keep(words))
+        self._cpu.replace_block_hook(hook_address("on_covered_block"), words.ctypes.data)
 
     # -- what the enforcer tells ------------------------------------------------------------------------
     def opened(self, _state: "TaskState", call: "OpenCall") -> None:

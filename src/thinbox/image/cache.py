@@ -18,6 +18,7 @@ CACHE_VARIABLE = "THINBOX_CACHE"
 
 _LOCK_WAIT_S = 600.0  # longer than the slowest thing done under a lock, a package over a slow line
 _COPY_BYTES = 1 << 20
+_SEAL_BYTES = 32
 
 
 def cache_dir() -> Path:
@@ -65,6 +66,21 @@ def store_bytes(path: Path, data: bytes | Iterable[bytes]) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+
+
+def store_sealed(path: Path, data: bytes) -> None:
+    """Write `data` behind its hash, for `read_sealed`; raises as `store_bytes`."""
+    store_bytes(path, [hashlib.sha256(data).digest(), data])
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """Return what `store_sealed` wrote, None if there is no such file or it is damaged."""
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return None
+    data = raw[_SEAL_BYTES:]
+    return data if hashlib.sha256(data).digest() == raw[:_SEAL_BYTES] else None
 
 
 @contextlib.contextmanager

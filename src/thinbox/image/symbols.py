@@ -51,6 +51,7 @@ class SymbolTable:
 
     __slots__ = (
         "_by_name",
+        "_dotted",
         "_text_names",
         "_text_starts",
         "_text_symbols",
@@ -73,6 +74,7 @@ class SymbolTable:
         self.names = names
         self.kinds = kinds
         self._by_name: dict[str, list[int]] | None = None
+        self._dotted: list[str] | None = None
         start = self._scan("_stext") or self._scan("_text")
         end = self._scan("_etext")
         if start is None or end is None or start >= end:
@@ -162,11 +164,13 @@ class SymbolTable:
     def addresses_with_variants(self, name: str) -> tuple[VAddr, ...]:
         """Return every address called `name`, then those of its compiler-made copies, each group ascending."""
         index = self._names_index()
+        if self._dotted is None:
+            self._dotted = [candidate for candidate in index if "." in candidate]
         copies = sorted(
             place
-            for candidate, places in index.items()
+            for candidate in self._dotted
             if candidate.startswith(name + ".") and _VARIANT.fullmatch(candidate, len(name))
-            for place in places
+            for place in index[candidate]
         )
         return self.addresses_of(name) + tuple(VAddr(int(self.starts[place])) for place in copies)
 

@@ -5,43 +5,10 @@ a called function through the caller's globals, where it would find the plain on
 rebuilt with globals in which every thinbox function it calls is the compiled one.
 """
 
-import hashlib
-import os
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import numba
-
-from thinbox.errors import CacheError
-from thinbox.image.cache import cache_dir, make_folder
-
-_ROOM_BYTES = 16 << 20
-"""The compiled hooks take about 1 MiB; a disk with less room than this is left alone."""
-
-
-def _choose_cache() -> bool:
-    """Tell Numba where to keep what it compiles; False where that cannot be written.
-
-    The folder is named after the source of every compiled function: Numba itself notices only a change of
-    the file a hook stands in, not of the functions it calls.
-    """
-    package = Path(__file__).parent.parent
-    rooms = [*sorted((package / "isolation").glob("*.py")), *sorted((package / "machine").glob("*.py"))]
-    digest = hashlib.sha256(numba.__version__.encode())
-    for path in (package / "paging.py", *rooms):
-        digest.update(path.read_bytes())
-    folder = cache_dir() / "native" / digest.hexdigest()[:16]
-    try:
-        make_folder(folder)
-        room = os.statvfs(folder)
-    except (CacheError, OSError):
-        return False
-    numba.config.CACHE_DIR = str(folder)
-    return os.access(folder, os.W_OK) and room.f_bavail * room.f_frsize > _ROOM_BYTES
-
-
-CACHE_COMPILED = _choose_cache()
 
 _made: dict[Any, Any] = {}
 

@@ -16,19 +16,21 @@ from thinbox.isolation import undo
 from thinbox.machine import slots
 from thinbox.machine.compiled import compiled
 from thinbox.machine.intrinsics import address_of, call3, load32, load64, store32, store64, words_at
+from thinbox.machine.state_bits import (
+    CPL_MASK,
+    HF_ADDSEG,
+    HF_CS32_SS32,
+    HF_CS64,
+    HF_INHIBIT_IRQ,
+    IF,
+    NT,
+    RF,
+    TF,
+    VM,
+)
 
 REG_CR3 = int(x86_const.UC_X86_REG_CR3)
 REG_EFLAGS = int(x86_const.UC_X86_REG_EFLAGS)
-
-CPL_MASK = 3
-HF_INHIBIT_IRQ = 1 << 3
-HF_CS32_SS32 = (1 << 4) | (1 << 5)
-HF_ADDSEG = 1 << 6
-HF_CS64 = 1 << 15
-"""Bits of QEMU's `hflags` (target/i386/cpu.h, HF_*_SHIFT)."""
-
-RF, NT, TF, IF, VM = 1 << 16, 1 << 14, 1 << 8, 1 << 9, 1 << 17
-"""Bits of RFLAGS (SDM vol. 1, 3.4.3)."""
 
 CODE64 = 0x00AF9B00
 STACK = 0x00CF9300

@@ -5,7 +5,7 @@ nothing, and they deliver exceptions and system calls without stopping the CPU. 
 Python: a hook acts alone only on what `isolation.fault` says is decided already.
 
 Rules of this file:
-- Compiled with Numba, cached on disk; `core` is the array of `slots`.
+- Compiled with Numba by `native`, which is asked for their addresses; `core` is the array of `slots`.
 - A hook never blocks and never raises.
 - The CPU state is read and written in place; only CR3 and RFLAGS go through Unicorn's own functions,
   for the first flushes the TLB and the second is kept in pieces.
@@ -16,11 +16,8 @@ from numba import cfunc, types
 from thinbox import paging
 from thinbox.isolation import fault, pagetable, stack
 from thinbox.machine import slots
-from thinbox.machine.compiled import CACHE_COMPILED, compiled
+from thinbox.machine.compiled import compiled
 from thinbox.machine.delivery import (
-    HF_CS64,
-    HF_INHIBIT_IRQ,
-    IF,
     INT80,
     INVALID_OPCODE,
     NO_ERROR,
@@ -36,7 +33,6 @@ from thinbox.machine.delivery import (
     RCX,
     RDI,
     RDX,
-    RF,
     RSI,
     RSP,
     SS,
@@ -53,6 +49,7 @@ from thinbox.machine.delivery import (
 )
 from thinbox.machine.granting import active_root, grant_now
 from thinbox.machine.intrinsics import call3, load32, load64, store32, store64, words_at
+from thinbox.machine.state_bits import HF_CS64, HF_INHIBIT_IRQ, IF, RF
 
 classify = compiled(fault.classify)
 classify_user = compiled(fault.classify_user)
@@ -192,7 +189,7 @@ def activate(uc, core):
     core[slots.ACTIVE] = slots.ON_SCI
 
 
-@cfunc(types.void(types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.uint32, types.CPointer(types.int64)))
 def on_exception(uc, vector, core):
     """UC_HOOK_INTR: every exception and software interrupt."""
     env = core[slots.ENV]
@@ -218,7 +215,7 @@ def on_exception(uc, vector, core):
     deliver_from(uc, core, vector, error, software)
 
 
-@cfunc(types.boolean(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.boolean(types.int64, types.CPointer(types.int64)))
 def on_invalid(uc, core):
     """UC_HOOK_INSN_INVALID: #UD, `ud2` of BUG and WARN included."""
     store32(core[slots.ENV] + core[slots.OFF_OLD], 0xFFFFFFFF)
@@ -226,14 +223,14 @@ def on_invalid(uc, core):
     return True
 
 
-@cfunc(types.void(types.int64, types.CPointer(types.int64), types.int64), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.CPointer(types.int64), types.int64))
 def inject(uc, core, vector):
     """Deliver an external interrupt; called by Python between two runs, never inside one."""
     core[slots.COUNT_IRQS] += 1
     deliver_from(uc, core, vector, NO_ERROR, 0)
 
 
-@cfunc(types.void(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.CPointer(types.int64)))
 def on_syscall(uc, core):
     """UC_HOOK_INSN for `syscall`: answer the agent, or enter the kernel (SDM vol. 2B, SYSCALL)."""
     env = core[slots.ENV]
@@ -267,7 +264,7 @@ def on_syscall(uc, core):
     store64(env + core[slots.OFF_EIP], entry - 2)
 
 
-@cfunc(types.int32(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.int32(types.int64, types.CPointer(types.int64)))
 def on_rdtsc(_uc, core):
     """UC_HOOK_INSN for `rdtsc`: virtual time, one tick a nanosecond. This CPU model has no `rdtscp`."""
     env = core[slots.ENV]
@@ -297,13 +294,13 @@ def count_block(uc, vaddr, size, core):
     return True
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)))
 def on_block(uc, vaddr, size, core):
     """UC_HOOK_BLOCK: virtual time, and the first moment a waiting interrupt may be taken."""
     count_block(uc, vaddr, size, core)
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)))
 def on_iretq(uc, _vaddr, _size, core):
     """Code hook at `iretq`: the way back into an interrupted isolated call (rules 4 and 9).
 
@@ -321,13 +318,13 @@ def on_iretq(uc, _vaddr, _size, core):
     activate(uc, core)
 
 
-@cfunc(types.void(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.CPointer(types.int64)))
 def enter_table(uc, core):
     """`activate` for Python: at `do_syscall_64`, and when a task that slept in its call runs again."""
     activate(uc, core)
 
 
-@cfunc(types.void(types.int64, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.CPointer(types.int64)))
 def leave_table(uc, core):
     """Back to the kernel's table: the call ended, or another task is about to run."""
     if core[slots.ACTIVE]:
@@ -335,15 +332,13 @@ def leave_table(uc, core):
         write_cr3(uc, core, core[slots.KERNEL_ROOT])
 
 
-@cfunc(
-    types.int64(types.int64, types.CPointer(types.int64), types.int64, types.int64, types.int64), cache=CACHE_COMPILED
-)
+@cfunc(types.int64(types.int64, types.CPointer(types.int64), types.int64, types.int64, types.int64))
 def grant_page(uc, core, vaddr, error, rip):
     """`grant_now` for Python, after the policy has said yes."""
     return grant_now(uc, core, vaddr, error, rip)
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)))
 def on_cr3_written(uc, _vaddr, _size, core):
     """Code hook behind `mov %reg, %cr3`: the kernel changed tables inside an isolated call.
 
@@ -374,7 +369,7 @@ def hide_sci_root(core, register):
         store64(at, core[slots.KERNEL_ROOT])
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)), cache=CACHE_COMPILED)
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)))
 def on_cr3_read(_uc, _vaddr, _size, pair):
     """Code hook behind `mov %cr3, %reg`; `pair` is the address of `core` and the register's number."""
     hide_sci_root(words_at(pair[0]), pair[1])

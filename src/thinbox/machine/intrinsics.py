@@ -68,6 +68,18 @@ def call3(_context: Any, function: Any, first: Any, second: Any, third: Any) -> 
 
 
 @intrinsic
+def call7(_context: Any, arguments: Any) -> Any:
+    """Call the C function at the first of eight integers with the other seven; return its 64 bits."""
+
+    def codegen(_ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(_I64, [_I64] * 7)
+        values = [builder.extract_value(args[0], number) for number in range(8)]
+        return builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+
+    return types.int64(types.UniTuple(types.int64, 8)), codegen
+
+
+@intrinsic
 def words_at(_context: Any, vaddr: Any) -> Any:
     """Return host address `vaddr` as an indexable pointer to signed 64-bit words."""
     pointer = types.CPointer(types.int64)
@@ -90,4 +102,4 @@ def address_of(_context: Any, pointer: Any) -> Any:
     return types.int64(pointer), codegen
 
 
-__all__ = ["address_of", "call3", "load32", "load64", "store32", "store64", "words_at"]
+__all__ = ["address_of", "call3", "call7", "load32", "load64", "store32", "store64", "words_at"]

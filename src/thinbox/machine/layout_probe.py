@@ -108,6 +108,15 @@ def find_live_state(uc: Uc) -> int:
     return int(found.pop())
 
 
+def read_host(address: int, size: int) -> bytes:
+    """Read up to `size` bytes of this process from `address` on; fewer where nothing is mapped."""
+    memory = os.open("/proc/self/mem", os.O_RDONLY)
+    try:
+        return _read(memory, address, size)
+    finally:
+        os.close(memory)
+
+
 def _read(memory: int, address: int, size: int) -> bytes:
     """Read up to `size` bytes of this process; fewer, or none, where nothing is mapped."""
     out = b""

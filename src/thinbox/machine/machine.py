@@ -17,7 +17,7 @@ from thinbox.machine.cpu import Cpu
 from thinbox.machine.devices.cmos import Cmos
 from thinbox.machine.devices.pic import Pic
 from thinbox.machine.devices.pit import Pit
-from thinbox.machine.devices.uart import Uart
+from thinbox.machine.devices.uart import LINE_STATUS, Uart
 from thinbox.machine.layout_probe import probe_layout
 from thinbox.machine.memory import MIB, Memory
 from thinbox.machine.sigint import SigintHold
@@ -25,6 +25,8 @@ from thinbox.machine.sigint import SigintHold
 TIMER_LINE = 0
 SLICE_NS = 20_000_000
 """Longest stretch without a look at signals: about 20 ms of host time."""
+_NO_EFFECT = frozenset((*Pit.PORTS, 0x3F8 + LINE_STATUS, 0x2F8 + LINE_STATUS))
+"""Ports that can be read without a change of what the CPU has to stop for; nearly all that a boot reads."""
 _KEYBOARD_COMMAND = 0x64
 _RESET_CPU = 0xFE
 _CONSOLE_KEPT_BYTES = 1 << 20
@@ -82,7 +84,7 @@ class Machine:
         for port in Pic.PORTS:
             readers[port], writers[port] = self.pic.read, self.pic.write
         for port in Pit.PORTS:
-            readers[port] = lambda port: self.pit.read(port, self.now_ns)
+            readers[port] = self._read_timer
             writers[port] = lambda port, value: self.pit.write(port, value, self.now_ns)
         for port in Cmos.PORTS:
             readers[port], writers[port] = self.cmos.read, self.cmos.write
@@ -96,7 +98,12 @@ class Machine:
         if value == _RESET_CPU:
             raise GuestResetError("the guest asked for a reset")
 
+    def _read_timer(self, port: int) -> int:
+        return self.pit.read(port, self.slot[slots.CLOCK])
+
     def _read_port(self, port: int, size: int) -> int:
+        if port in _NO_EFFECT:
+            return self._readers[port](port)
         reader = self._readers.get(port)
         value = reader(port) if reader else (1 << 8 * size) - 1
         self._plan()
@@ -110,9 +117,12 @@ class Machine:
 
     def _plan(self) -> None:
         """Tell the block hook when to stop: at the next timer, or as soon as an interrupt can be taken."""
-        self.slot[slots.IRQ_WAITING] = self.pic.waiting
+        waiting = self.pic.waiting
         due, now = self.pit.due_ns, self.now_ns
-        self.slot[slots.DEADLINE] = now + SLICE_NS if due is None else min(due, now + SLICE_NS)
+        deadline = now + SLICE_NS if due is None else min(due, now + SLICE_NS)
+        self.slot[slots.IRQ_WAITING] = waiting
+        self.slot[slots.DEADLINE] = deadline
+        self.slot[slots.ATTENTION] = 0 if waiting else deadline
 
     # -- running --------------------------------------------------------------------------------------
     def run(self, until: Callable[[], bool]) -> None:

@@ -22,6 +22,7 @@ from thinbox.errors import MachineError
 MIB = 1 << 20
 _FIXED, _NO_RESERVE = 0x10, 0x4000
 """MAP_FIXED and MAP_NORESERVE (Python names the second from 3.13 on)."""
+_PAGES_AT_ONCE = 256
 HIDDEN_BYTES = 128 * MIB
 """Room for SCI tables: a table takes about 100 to 300 pages, so some 100 to 300 tasks at once."""
 
@@ -77,13 +78,30 @@ class Memory:
 
     def used_pages(self) -> np.ndarray:
         """Return the numbers of the guest's pages that hold anything but zeros (hidden part left out)."""
+        touched = self._touched_pages()
+        rows = self.words[: self.guest_bytes // 8].reshape(-1, PAGE_BYTES // 8)
         out = []
-        for start in range(0, self.guest_bytes, MIB):
-            chunk = self.words[start // 8 : (start + MIB) // 8]
-            if chunk.any():
-                pages = chunk.reshape(-1, PAGE_BYTES // 8).any(axis=1)
-                out.append(np.flatnonzero(pages) + start // PAGE_BYTES)
+        for start in range(0, len(touched), _PAGES_AT_ONCE):
+            numbers = touched[start : start + _PAGES_AT_ONCE]
+            # An or over the words makes no array of truth values, as `any` does.
+            out.append(numbers[np.bitwise_or.reduce(rows[numbers], axis=1) != 0])
         return np.concatenate(out) if out else np.zeros(0, dtype=np.int64)
+
+    def _touched_pages(self) -> np.ndarray:
+        """Return the numbers of the guest's pages the host has a page or a swap entry for (proc_pid_pagemap(5)).
+
+        A page that is merely looked at costs a fault; most of a guest's memory was never touched.
+        """
+        count = self.guest_bytes // PAGE_BYTES
+        try:
+            with open("/proc/self/pagemap", "rb", buffering=0) as file:
+                file.seek(self.host_base // mmap.PAGESIZE * 8)
+                entries = np.frombuffer(file.read(8 * count), dtype=np.uint64)
+        except OSError:
+            entries = np.zeros(0, dtype=np.uint64)
+        if len(entries) != count or mmap.PAGESIZE != PAGE_BYTES:
+            return np.arange(count)
+        return np.flatnonzero(entries >> np.uint64(62))
 
     def clear(self) -> None:
         """Make every page zero again, or as it was at `freeze`, and give it back to the host."""

@@ -34,6 +34,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     DEADLINE,  # stop at the first block at or after this time (ns)
     BLOCK_START,
     BLOCK_END,
+    ATTENTION,  # CLOCK from which the block hook has to look: DEADLINE, or 0 while IRQ_WAITING
     IRQ_WAITING,  # an unmasked interrupt waits: stop at the first block that may take it
     STOP,  # why the CPU stopped, see STOP_*
     STOP_DETAIL,
@@ -95,8 +96,15 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     COUNT_SYSCALLS,
     COUNT_IRQS,
     COUNT_BLOCKS,
+    # translated code and stores, see `coherence`
+    UC,  # Unicorn's handle
+    TLB_FILL,  # host addresses of functions of Unicorn
+    TLB_SET_PAGE,
+    TLB_FLUSH,
+    DROP_CODE,
+    PAGE_MARKS,  # host address of one word for each page of RAM
     FRAME,  # eight words: the exception frame being built
-) = range(82)
+) = range(89)
 
 SLOT_COUNT = FRAME + 8
 

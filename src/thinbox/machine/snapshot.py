@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 MAGIC = b"thinbox.snapshot/1\n"
 _HEADER = struct.Struct("<QQQQ")
-_LEVEL = 3
+_LEVEL = 1
+"""Against 3: a tenth larger, a third less time, and read as fast."""
+_PACKERS = 2
 _LARGEST_HEADER = 64 << 20
 _DAMAGE = (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 """What numbers and JSON that are not ours can raise below; sizes beyond ssize_t are an OverflowError."""
@@ -50,8 +52,8 @@ def take_snapshot(machine: "Machine", notes: dict[str, Any]) -> Snapshot:
         machine.cpu.save(),
         machine.save_devices(),
         notes,
-        numbers.copy(),
-        everything[numbers].copy(),
+        numbers,
+        everything[numbers],
     )
 
 
@@ -74,7 +76,7 @@ def pack_snapshot(snapshot: Snapshot) -> bytes:
         "devices": snapshot.devices,
         "notes": snapshot.notes,
     }
-    packer = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True, write_content_size=True)
+    packer = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True, write_content_size=True, threads=_PACKERS)
     parts = [packer.compress(json.dumps(header).encode()), packer.compress(snapshot.numbers.astype("<i8").tobytes())]
     parts.append(packer.compress(np.ascontiguousarray(snapshot.pages).data))
     sizes = _HEADER.pack(*(len(part) for part in parts), len(snapshot.numbers))

@@ -14,7 +14,8 @@ from thinbox import paging
 from thinbox.errors import MachineError
 from thinbox.isolation.verdict import Access, Verdict, Violation
 from thinbox.machine import cpu as registers
-from thinbox.machine import delivery, slots
+from thinbox.machine import slots
+from thinbox.machine.state_bits import NT, TF
 from thinbox.session.undo import SIGKILL
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Consequence:
         self._note(state, call, verdict, access, undone=False)
         self._enforcer.close_call(state, call)
         self._cpu.regs[registers.RDI] = SIGKILL
-        self._cpu.flags = self._cpu.flags & ~(delivery.TF | delivery.NT | _AC | _DF)
+        self._cpu.flags = self._cpu.flags & ~(TF | NT | _AC | _DF)
 
     def _after_stop(self) -> None:
         """Between two runs of the CPU: roll a killed call back."""

@@ -24,7 +24,8 @@ from thinbox.isolation import fault, pagetable
 from thinbox.isolation.policies import Policy
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 from thinbox.machine import cpu as registers
-from thinbox.machine import hooks, slots
+from thinbox.machine import slots
+from thinbox.machine.native import hook_address
 from thinbox.session.consequence import Consequence
 from thinbox.session.judge import COMPAT_KEY, Judge, kind_of
 from thinbox.session.records import CallRecord, FaultRecord, RunRecord
@@ -103,12 +104,12 @@ class Enforcer:
             cpu.add_code_hook(entry, self._enter if name == "do_syscall_64" else self._enter_compat)
         for vaddr in sites.returns:
             cpu.add_code_hook(vaddr, self._leave)
-        cpu.add_native_hook(sites.iretq, hooks.on_iretq.address)
+        cpu.add_native_hook(sites.iretq, hook_address("on_iretq"))
         for vaddr in sites.cr3_written:
-            cpu.add_native_hook(vaddr, hooks.on_cr3_written.address)
+            cpu.add_native_hook(vaddr, hook_address("on_cr3_written"))
         for vaddr, register in sites.cr3_read:
             pair = np.array([cpu.core.ctypes.data, register], dtype=np.int64)
-            cpu.add_native_hook(vaddr, hooks.on_cr3_read.address, cpu.keep_array(pair))
+            cpu.add_native_hook(vaddr, hook_address("on_cr3_read"), cpu.keep_array(pair))
         cpu.add_code_hook(sites.switch_out, self._switch_out)
         for vaddr in sites.switch_in:
             cpu.add_code_hook(vaddr, self._switch_in)

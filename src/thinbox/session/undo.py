@@ -20,7 +20,8 @@ from thinbox.address import PAGE_BYTES
 from thinbox.isolation import pagetable
 from thinbox.isolation.undo import LOG_COLUMNS, LOG_COPY, LOG_PAGE
 from thinbox.machine import cpu as registers
-from thinbox.machine import delivery, slots
+from thinbox.machine import slots
+from thinbox.machine.state_bits import IF
 
 if TYPE_CHECKING:
     from thinbox.machine.machine import Machine
@@ -85,7 +86,7 @@ class Undo:
         for a signal just as well, interrupts on.
         """
         self._cpu.regs[registers.RDI] = SIGKILL
-        self._cpu.flags = self._cpu.flags | delivery.IF
+        self._cpu.flags = self._cpu.flags | IF
         self._cpu.set_rip(self._death)
 
     def _finish(self, *, put_back: bool) -> None:

@@ -12,6 +12,8 @@ from thinbox.machine.devices.pic import Pic
 IER_RX, IER_TX = 1, 2
 LCR_DLAB = 0x80
 MCR_LOOP, MCR_OUT2 = 0x10, 0x08
+LINE_STATUS = 5
+"""Register: what a console polls before each byte."""
 LSR_DATA, LSR_IDLE = 0x01, 0x60
 IIR_NONE, IIR_TX, IIR_RX, IIR_FIFO = 0x01, 0x02, 0x04, 0xC0
 MSR_CONNECTED = 0xB0
@@ -71,6 +73,8 @@ class Uart:
     def read(self, port: int) -> int:
         """`in` from one of its eight ports."""
         register = port - self.port
+        if register == LINE_STATUS:
+            return LSR_IDLE | LSR_DATA if self.input else LSR_IDLE
         if register <= 1 and self._lcr & LCR_DLAB:
             return self._divisor[register]
         if register == 0:
@@ -81,7 +85,7 @@ class Uart:
             return self._identify()
         if register == 6:
             return self._modem_status()
-        return {1: self._ier, 3: self._lcr, 4: self._mcr, 5: LSR_IDLE | bool(self.input), 7: self._scratch}[register]
+        return {1: self._ier, 3: self._lcr, 4: self._mcr, 7: self._scratch}[register]
 
     def _identify(self) -> int:
         fifo = IIR_FIFO if self._fcr & 1 else 0

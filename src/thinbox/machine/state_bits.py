@@ -1,0 +1,12 @@
+"""Bits of the CPU state, by name: what both the compiled hooks and Python need to know."""
+
+CPL_MASK = 3
+HF_INHIBIT_IRQ = 1 << 3
+HF_CS32_SS32 = (1 << 4) | (1 << 5)
+HF_ADDSEG = 1 << 6
+HF_LONG_MODE = 1 << 14
+HF_CS64 = 1 << 15
+"""Bits of QEMU's `hflags` (target/i386/cpu.h, HF_*_SHIFT)."""
+
+RF, NT, TF, IF, VM = 1 << 16, 1 << 14, 1 << 8, 1 << 9, 1 << 17
+"""Bits of RFLAGS (SDM vol. 1, 3.4.3)."""
