@@ -159,7 +159,8 @@ class Arena:
         self.steps.append(f"{len(self.steps) + 1} {name}")
         self._attacking, self._bug = True, bug
         if bug is not None:
-            self.watch(bug.place, self._let_it_happen)
+            for place in bug.places:
+                self.watch(place, self._let_it_happen)
 
     def end_attack(self, name: str) -> None:
         """The call came back."""

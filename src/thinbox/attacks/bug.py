@@ -15,6 +15,7 @@ from thinbox.machine import cpu as registers
 
 if TYPE_CHECKING:
     from thinbox.attacks.arena import Arena
+    from thinbox.attacks.payload import LiveText
 
 REGISTERS = {
     "rax": registers.RAX,
@@ -30,20 +31,20 @@ REGISTERS = {
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """`happen(arena)` is done once, before the instruction at `place` runs."""
+    """`happen(arena)` is done once, before the first of the instructions at `places` runs."""
 
-    place: int
+    places: tuple[int, ...]
     happen: "Callable[[Arena], None]"
 
 
-def overwritten_return(function: int, words: bytes) -> Bug:
-    """The return address of `function`, and what lies above it on the stack, is overwritten (a stack overflow that
-    spares or knows the canary)."""
+def overwritten_return(text: "LiveText", function: str, words: bytes) -> Bug:
+    """The return address of `function`, and what lies above it on the stack, is overwritten when it returns (a stack
+    overflow that spares or knows the canary, or a write to the stack)."""
 
     def happen(arena: "Arena") -> None:
         arena.corrupt(to_signed(arena.machine.cpu.regs[registers.RSP]), words)
 
-    return Bug(function, happen)
+    return Bug(text.returns(function), happen)
 
 
 def wrong_registers(place: int, values: dict[str, int]) -> Bug:
@@ -54,7 +55,7 @@ def wrong_registers(place: int, values: dict[str, int]) -> Bug:
         for name, value in values.items():
             arena.machine.cpu.regs[REGISTERS[name]] = value & U64
 
-    return Bug(place, happen)
+    return Bug((place,), happen)
 
 
 def corrupted_object(place: int, vaddr: int, data: bytes) -> Bug:
@@ -63,4 +64,4 @@ def corrupted_object(place: int, vaddr: int, data: bytes) -> Bug:
     def happen(arena: "Arena") -> None:
         arena.corrupt(to_signed(vaddr), data)
 
-    return Bug(place, happen)
+    return Bug((place,), happen)

@@ -38,6 +38,8 @@ class LiveText:
         import capstone
 
         self.code, self.start, self.symbols = code, int(symbols.text_start), symbols
+        self._pages: dict[tuple[str, ...], frozenset[int]] = {}
+        self._functions: dict[str, int] = {}
         self._decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
         self._entry_text = page_start(self.data("__entry_text_start")), self.data("__irqentry_text_end")
         self._thunks = {
@@ -46,10 +48,19 @@ class LiveText:
 
     def function(self, name: str) -> int:
         """Return a function's address; a static one may have a suffix of the compiler's."""
-        found = self.symbols.find_prefix(name)
-        if found is None:
-            raise ExploitFailedError(f"this kernel has no {name}")
-        return int(found)
+        if name not in self._functions:
+            found = self.symbols.find_prefix(name)
+            if found is None:
+                raise ExploitFailedError(f"this kernel has no {name}")
+            self._functions[name] = int(found)
+        return self._functions[name]
+
+    def pages_of(self, names: tuple[str, ...]) -> frozenset[int]:
+        """Return the pages these functions begin in; names the kernel lacks are left out."""
+        if names not in self._pages:
+            found = (self.symbols.find_prefix(name) for name in names)
+            self._pages[names] = frozenset(page_start(vaddr) for vaddr in found if vaddr is not None)
+        return self._pages[names]
 
     def data(self, name: str) -> int:
         """Return the address of a variable."""
@@ -96,6 +107,17 @@ class LiveText:
             if register is not None:
                 return vaddr, register
         raise ExploitFailedError(f"{function} of this kernel calls nothing indirectly")
+
+    def returns(self, function: str) -> tuple[int, ...]:
+        """Return the addresses of a function's `ret` instructions."""
+        start = self.function(function)
+        symbol = self.symbols.text_symbol_at(start)
+        assert symbol is not None
+        code = self.decode(start, symbol.end_exclusive - start)
+        found = tuple(vaddr for vaddr, _size, mnemonic, _operands in code if mnemonic == "ret")
+        if not found:
+            raise ExploitFailedError(f"{function} of this kernel does not return by `ret`")
+        return found
 
     def _register(self, operands: str) -> str | None:
         """The register a branch goes to, None if it is a direct one."""
