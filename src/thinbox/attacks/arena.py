@@ -51,7 +51,7 @@ class Try:
 class Arena:
     """Tries exploits from one stage under one policy."""
 
-    def __init__(self, guest: "ReadyGuest", stage: Stage, policy: "Policy", on_violation: str = "undo") -> None:
+    def __init__(self, guest: "ReadyGuest", stage: Stage, policy: "Policy", on_violation: str = "undo", view: str = "none") -> None:
         self._guest, self._stage, self._policy = guest, stage, policy
         self.machine = machine = Machine(guest.params.memory_mib)
         machine.memory.attach(stage.ram)
@@ -67,6 +67,7 @@ class Arena:
         self.seen: dict[str, bytes] = {}
         self.steps: list[str] = []
         self._isolating = self._attacking = False
+        self._with_bugs = True
         self._result: bool | None = None
         self.on_death: Callable[[], bool] | None = None
         self._bug: Bug | None = None
@@ -93,14 +94,15 @@ class Arena:
         machine.restore_devices(self._stage.devices)
 
     # -- one try ----------------------------------------------------------------------------------
-    def run(self, exploit: Exploit, *, isolated: bool) -> Try:
-        """Try `exploit` from the stage. `MachineError` if the machine itself failed; the arena is of no use then."""
+    def run(self, exploit: Exploit, *, isolated: bool, with_bugs: bool = True) -> Try:
+        """Try `exploit` from the stage; without its bugs, it makes the same calls and does no harm. `MachineError` if the machine itself failed; the arena is of no use then."""
         self._reset_machine()
         record = self._new_record()
         self.enforcer.reset(record)
         self.talk.restore(self._stage.talk, self.view)
         self._isolating, self._attacking, self._result, self._bug = isolated, False, None, None
         self.names, self.seen, self.steps, self.on_death = {}, {}, [], None
+        self._with_bugs = with_bugs
         self.enforcer.adopt_current()
         try:
             problem = self._drive(exploit, record)
@@ -157,8 +159,9 @@ class Arena:
     def begin_attack(self, name: str, bug: Bug | None) -> None:
         """The attacker's next call is part of the attack; `bug` happens in it."""
         self.steps.append(f"{len(self.steps) + 1} {name}")
-        self._attacking, self._bug = True, bug
-        if bug is not None:
+        self._attacking = True
+        if bug is not None and self._with_bugs:
+            self._bug = bug
             for place in bug.places:
                 self.watch(place, self._let_it_happen)
 

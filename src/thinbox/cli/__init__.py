@@ -20,6 +20,7 @@ COMMANDS = {
     "boot": "boot to a ready snapshot",
     "run": "run a program as a tenant, its system calls isolated",
     "audit": "run every system call on its own, isolated and not, and compare",
+    "attack": "exploits against isolation policies",
     "bench": "thinbox's own speed, side by side with peers",
 }
 
