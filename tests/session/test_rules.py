@@ -220,7 +220,7 @@ def test_r8_all_table_pages_are_freed_after_exit_killed_or_not(guest, attack):
     totals = run(guest, ["sh", "-c", script], RunOptions(on_machine=install)).record.totals
     assert totals["tables_made"] == totals["tables_freed"] > 3
     assert totals["table_pages_made"] == totals["table_pages_freed"] > 100
-    pool = kept[0]._pool
+    pool = kept[0].tables._pool
     assert pool[0] == len(pool) - 1
     assert len(np.unique(pool[1:])) == len(pool) - 1
     assert totals["killed"] == bool(attack)

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from thinbox.audit.case import Case, CaseFailedError, Steps
+from thinbox.audit.neighbour import NEIGHBOUR, TENANT, start_neighbour
 from thinbox.audit.process import AREA_BYTES, SIGCHLD, Process
 from thinbox.errors import MachineError
+from thinbox.guest.cgroups import clone_in_cgroup
 from thinbox.guest.conversation import Conversation, Park, Work, call, must
 from thinbox.guest.kernel_view import KernelView
 from thinbox.machine.machine import Machine
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 _CASE_LIMIT_NS = 60 * 1_000_000_000
 """Virtual time a case may take."""
 _STATUS_AREA = 7 * AREA_BYTES
+_NEIGHBOUR_AREA = 6 * AREA_BYTES
 FOLDER = "/tmp/audit"
 FILE_BYTES = 10_000
 """Every case starts in `FOLDER`, which holds `file` (FILE_BYTES of `file_content()`), `dir/inner`, `link` -> file,
@@ -57,6 +60,8 @@ class Template:
     talk: dict[str, Any]
     agent: int
     process: int
+    neighbour: int = 0
+    """The neighbour's task_struct (`audit.neighbour`), 0 if the process is alone and no tenant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +80,32 @@ class Outcome:
         return None if self.record is None else self.record.ret
 
 
-def make_template(guest: "ReadyGuest") -> Template:
-    """Restore `guest`, prepare the process that will make the calls, and freeze."""
+def make_template(guest: "ReadyGuest", *, tenants: bool = False) -> Template:
+    """Restore `guest`, prepare the process that will make the calls, and freeze.
+
+    With `tenants` the process is in a cgroup of its own, and there is a neighbour: a lab with a view needs that.
+    """
     machine = Machine(guest.params.memory_mib)
     restore_snapshot(machine, guest.snapshot)
     view = KernelView(machine, guest.facts)
     talk = Conversation(machine)
     talk.restore(guest.snapshot.notes["talk"], view)
     agent = view.current
-    talk.resume(_prepare(talk))
+    talk.resume(_prepare(talk, tenants=tenants))
     machine.run(lambda: talk.parked)
-    return Template(
-        machine.memory.freeze(), machine.cpu.save(), machine.save_devices(), talk.save(), agent, view.current
-    )
+    process, neighbour = view.current, talk.task_of_area(_NEIGHBOUR_AREA) if tenants else 0
+    saved = (machine.memory.freeze(), machine.cpu.save(), machine.save_devices(), talk.save())
+    return Template(*saved, agent, process, neighbour)
 
 
-def _prepare(talk: Conversation) -> Work:
+def _prepare(talk: Conversation, *, tenants: bool) -> Work:
+    if tenants:
+        yield from start_neighbour(talk, _NEIGHBOUR_AREA, SIGCHLD)
     talk.adopt_next_child(_first_process(talk), 0)
-    child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
+    if tenants:
+        child = yield from clone_in_cgroup(TENANT, SIGCHLD)
+    else:
+        child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
     yield from must("wait4", child, talk.scratch + _STATUS_AREA, 0, 0)
 
 
@@ -115,9 +128,16 @@ def _first_process(talk: Conversation) -> Work:
 
 
 class Lab:
-    """Runs cases from one template under one policy."""
+    """Runs cases from one template under one policy, and one view if the template has tenants."""
 
-    def __init__(self, guest: "ReadyGuest", template: Template, policy: "Policy", on_violation: str = "oops") -> None:
+    def __init__(
+        self,
+        guest: "ReadyGuest",
+        template: Template,
+        policy: "Policy",
+        on_violation: str = "oops",
+        view: str = "none",
+    ) -> None:
         self._guest, self._template, self._policy = guest, template, policy
         self.machine = machine = Machine(guest.params.memory_mib)
         machine.memory.attach(template.ram)
@@ -126,7 +146,13 @@ class Lab:
         self.view = KernelView(machine, guest.facts)
         sites = Sites.from_json(guest.snapshot.notes["sites"])
         isolation = Isolation(
-            policy, self._isolates, isolates_compat=False, keep_faults=True, on_violation=on_violation
+            policy,
+            self._isolates,
+            isolates_compat=False,
+            keep_faults=True,
+            on_violation=on_violation,
+            tenant=TENANT,
+            view=view,
         )
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self._new_record())
         self._isolating = self._measuring = self._finished = False
@@ -158,6 +184,9 @@ class Lab:
         self._left_out.clear()
         self._noted = hashlib.sha256()
         self.enforcer.adopt_current()
+        if self._template.neighbour and self.enforcer.isolation.view != "none":
+            cgroups = self.enforcer.views.cgroups
+            cgroups.owners[cgroups.memcg_of(self._template.neighbour, self.view.kernel_root)] = NEIGHBOUR
         problem = self._drive(case, record)
         killed = record.kills[0].sentence() if record.kills else None
         return Outcome(None if killed else problem, self._memory_hash(), self._measured, killed)

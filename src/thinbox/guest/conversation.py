@@ -104,6 +104,13 @@ class Conversation:
         self._works[task] = work
         self._areas[task] = CHILD_AREA
 
+    def task_of_area(self, area: int) -> int:
+        """Return the task whose work uses the scratch from offset `area`; LookupError if there is none."""
+        for task, found in self._areas.items():
+            if found == area and task in self._works:
+                return task
+        raise LookupError(f"no process works in the scratch at {area:#x}")
+
     def require_view(self) -> "KernelView":
         """The kernel as the agent lives on it; `MachineError` before its first call."""
         if self.view is None:

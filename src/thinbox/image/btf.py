@@ -83,6 +83,14 @@ class TypeTable:
             raise KeyError(f"{type_name}.{member} is a bit field; it has no byte offset")
         return place.bit_offset // 8
 
+    def bits_of(self, type_name: str, member: str) -> tuple[int, int]:
+        """Return (bits from the start of `type_name`, bits wide) of a bit field; raises as `offset_of` does.
+
+        The second is 0 for a member that is none.
+        """
+        place = self._find_place(type_name, member)
+        return place.bit_offset, place.bitfield_bits
+
     def member_size(self, type_name: str, member: str) -> int:
         """Return the size of a member in bytes; raises as `offset_of` does."""
         return self._size(self._find_place(type_name, member).type_id)

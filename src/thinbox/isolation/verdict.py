@@ -72,11 +72,14 @@ class Violation:
     kind: str
     undone: bool = False
     """The call was rolled back to its entry before its task was killed."""
+    tenant: str = "tenant"
+    view: str | None = None
+    """The view that refused the access; None if the policy did."""
+    owner: str | None = None
+    """The tenant the hidden page belongs to, if it is a tenant's."""
 
     def sentence(self) -> str:
         """Name call, address, symbol, offset, rule and policy in one sentence."""
         place = f"{self.symbol}+{self.offset:#x} ({self.vaddr:#x})" if self.symbol else f"{self.vaddr:#x}"
-        return (
-            f"{self.call} was killed: {self.kind} at {place} refused by rule {self.rule} "
-            f"of policy {self.policy}: {self.reason}"
-        )
+        by = f"policy {self.policy}" if self.view is None else f"view {self.view}"
+        return f"{self.call} was killed: {self.kind} at {place} refused by rule {self.rule} of {by}: {self.reason}"

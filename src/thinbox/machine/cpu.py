@@ -128,6 +128,7 @@ class Cpu:
         self._call_enter = self._exported(hook_address("enter_table"), None, 0)
         self._call_leave = self._exported(hook_address("leave_table"), None, 0)
         self._call_grant = self._exported(hook_address("grant_page"), ctypes.c_int64, 3)
+        self._call_drop = self._exported(hook_address("drop_unseen"), ctypes.c_int64, 3)
 
     @staticmethod
     def _exported(address: int, result: Any, arguments: int) -> Callable[..., int]:
@@ -317,6 +318,16 @@ class Cpu:
     def grant_page(self, vaddr: int, error: int, rip: int) -> int:
         """Grant one page on the current SCI table; return what `isolation.fault.grant` returns."""
         return self._call_grant(self._handle, self.core.ctypes.data, to_signed(vaddr), error, to_signed(rip))
+
+    def drop_unseen(self, rows: np.ndarray, kernel_root: int) -> int:
+        """Take back the data grants of log rows (n, `fault.LOG_COLUMNS`) that the view no longer plainly allows.
+
+        Preconditions: `slots.VIEW` is that of the rows' call, `kernel_root` its kernel table. Translations are not
+        flushed. Returns how many.
+        """
+        kept = np.ascontiguousarray(rows)
+        at = int(kept.ctypes.data)
+        return self._call_drop(self._handle, self.core.ctypes.data, at, len(kept), kernel_root)
 
     # -- saving -----------------------------------------------------------------------------------
     def save(self) -> bytes:

@@ -44,12 +44,14 @@ from thinbox.machine.delivery import (
     native,
     read_flags,
     stop,
+    walk_leaf,
     write_cr3,
     write_flags,
 )
 from thinbox.machine.granting import active_root, grant_now
 from thinbox.machine.intrinsics import call3, load32, load64, store32, store64, words_at
 from thinbox.machine.state_bits import HF_CS64, HF_INHIBIT_IRQ, IF, RF
+from thinbox.machine.viewing import is_visible
 
 classify = compiled(fault.classify)
 classify_user = compiled(fault.classify_user)
@@ -159,6 +161,8 @@ def isolated_fault(uc, core, error, rip):
                 asked = fetch_needs_judgement(core, vaddr, rip)
             if not asked and core[slots.STACK_JUDGED]:
                 asked = stack_needs_judgement(core, root, kernel_root, rip)
+        elif not asked and not known and core[slots.VIEW]:
+            asked = not is_visible(core, kernel_root, walk_leaf(words, end, kernel_root, vaddr))
     room = core[slots.LOG_COUNT] < core[slots.LOG_CAPACITY]
     if not asked and room and grant_now(uc, core, vaddr, error, rip) == fault.GRANTED:
         return slots.RETRY

@@ -24,7 +24,12 @@ import llvmlite.binding as llvm
 from thinbox.errors import CacheError, MachineError
 from thinbox.image.cache import cache_dir, read_sealed, store_sealed
 
-_HOOK_MODULES = ("thinbox.machine.hooks", "thinbox.machine.coherence", "thinbox.machine.coverage_hooks")
+_HOOK_MODULES = (
+    "thinbox.machine.hooks",
+    "thinbox.machine.coherence",
+    "thinbox.machine.coverage_hooks",
+    "thinbox.machine.viewing",
+)
 _NEVER_CALLED = (
     "NRT_Free",
     "numba_do_raise",

@@ -60,6 +60,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     APPROVED,  # host address of the table of approved fetch addresses
     APPROVED_MASK,
     STANDING_DATA,  # 1 if the policy grants kernel data for good
+    VIEW,  # host address of the words of `isolation.view`, 0 if the current tenant's view hides nothing
     # undo (isolation.undo)
     UNDO_MODE,  # 1: pages are granted read-only at first, the user half is mapped on demand
     UNDO,  # 1 while the log of the current call is whole
@@ -104,7 +105,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     DROP_CODE,
     PAGE_MARKS,  # host address of one word for each page of RAM
     FRAME,  # eight words: the exception frame being built
-) = range(89)
+) = range(90)
 
 SLOT_COUNT = FRAME + 8
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from thinbox import paging
 from thinbox.errors import MachineError
+from thinbox.isolation.hidden import ViewVerdict
 from thinbox.isolation.verdict import Access, Verdict, Violation
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
@@ -32,7 +33,6 @@ class Consequence:
         self._enforcer = enforcer
         self._cpu, self._slot = enforcer.cpu, enforcer.slot
         self._to_undo: tuple[TaskState, OpenCall] | None = None
-        enforcer.machine.on_stop = self._after_stop
 
     def reset(self) -> None:
         """Begin again after the machine was restored."""
@@ -40,15 +40,20 @@ class Consequence:
         if self._enforcer.undo:
             self._enforcer.undo.reset()
 
-    def of(self, state: "TaskState", call: "OpenCall", verdict: Verdict, access: Access) -> None:
-        """Act on a refused access, from inside the fault hook: the CPU goes on somewhere else."""
+    def of(
+        self, state: "TaskState", call: "OpenCall", verdict: Verdict, access: Access, hidden: ViewVerdict | None = None
+    ) -> None:
+        """Act on a refused access, from inside the fault hook: the CPU goes on somewhere else.
+
+        `hidden` is the verdict of the tenant's view, if it was the view that refused.
+        """
         undo = self._enforcer.undo
-        if undo is not None and undo.possible:
-            self._note(state, call, verdict, access, undone=True)
+        if undo is not None and undo.possible and state.tenant.isolation.on_violation == "undo":
+            self._note(state, call, verdict, access, hidden, undone=True)
             self._to_undo = (state, call)
             self._cpu.stop()
             return
-        self.kill(state, call, verdict, access)
+        self.kill(state, call, verdict, access, hidden)
         # The guest's own way of ending a task after an oops: rewind its stack, then make_task_dead(SIGKILL).
         self._cpu.set_rip(self._enforcer.sites.death)
 
@@ -62,32 +67,43 @@ class Consequence:
         running = self._enforcer.running
         if running is None or running.call is None or not running.call.isolated:
             raise MachineError("no isolated call is running")
-        access = self._enforcer.judge.describe(self._cpu.rip, paging.FAULT_FETCH, self._cpu.rip)
+        access = running.tenant.judge.describe(self._cpu.rip, paging.FAULT_FETCH, self._cpu.rip)
         self.of(running, running.call, verdict, access)
-        self._after_stop()
+        self.after_stop()
 
-    def kill(self, state: "TaskState", call: "OpenCall", verdict: Verdict, access: Access) -> None:
+    def kill(
+        self, state: "TaskState", call: "OpenCall", verdict: Verdict, access: Access, hidden: ViewVerdict | None = None
+    ) -> None:
         """Note the kill, leave the call, and make the registers those of `make_task_dead(SIGKILL)`."""
-        self._note(state, call, verdict, access, undone=False)
+        self._note(state, call, verdict, access, hidden, undone=False)
         self._enforcer.close_call(state, call)
         self._cpu.regs[registers.RDI] = SIGKILL
         self._cpu.flags = self._cpu.flags & ~(TF | NT | _AC | _DF)
 
-    def _after_stop(self) -> None:
+    def after_stop(self) -> None:
         """Between two runs of the CPU: roll a killed call back."""
         undo = self._enforcer.undo
         if self._to_undo is None or undo is None:
             return
         (state, call), self._to_undo = self._to_undo, None
-        self._enforcer.drain(state, call)
+        self._enforcer.grants.drain(state, call)
         self._cpu.leave_table()
-        self._enforcer.forget(call)
+        self._enforcer.grants.forget(call)
         undo.roll_back()
         self._enforcer.close_call(state, call)
         undo.die()
 
-    def _note(self, state: "TaskState", call: "OpenCall", verdict: Verdict, access: Access, *, undone: bool) -> None:
-        enforcer = self._enforcer
+    def _note(
+        self,
+        state: "TaskState",
+        call: "OpenCall",
+        verdict: Verdict,
+        access: Access,
+        hidden: ViewVerdict | None,
+        *,
+        undone: bool,
+    ) -> None:
+        isolation, record = state.tenant.isolation, state.tenant.record
         violation = Violation(
             call=call.record.name,
             reason=verdict.reason,
@@ -95,16 +111,18 @@ class Consequence:
             vaddr=access.vaddr,
             symbol=access.symbol,
             offset=access.offset,
-            policy=enforcer.isolation.policy.name,
+            policy=isolation.policy.name,
             kind=access.kind.value,
             undone=undone,
+            tenant=isolation.tenant,
+            view=None if hidden is None else isolation.view,
+            owner=None if hidden is None else hidden.owner,
         )
-        record = enforcer.record
         record.kills.append(violation)
         if record.killed is None:
             record.killed = violation
         state.killed = True
         state.killed_ns = self._slot[slots.CLOCK]
         call.record.verdict = "killed"
-        if enforcer.isolation.on_violation == "stop":
+        if isolation.on_violation == "stop":
             record.stopped = True

@@ -19,7 +19,7 @@ import numpy as np
 
 from thinbox import paging
 from thinbox.address import U64, to_signed
-from thinbox.errors import MachineError
+from thinbox.errors import InputError, MachineError
 from thinbox.isolation import fault, pagetable
 from thinbox.isolation.policies import Policy
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
@@ -27,19 +27,22 @@ from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.native import hook_address
 from thinbox.session.consequence import Consequence
-from thinbox.session.judge import COMPAT_KEY, Judge, kind_of
-from thinbox.session.records import CallRecord, FaultRecord, RunRecord
+from thinbox.session.grants import Grants
+from thinbox.session.judge import COMPAT_KEY, Judge
+from thinbox.session.records import CallRecord, RunRecord
 from thinbox.session.sites import Sites
+from thinbox.session.tables import Tables
 from thinbox.session.tasks import CallWatch, NoWatch, OpenCall, TaskState
 from thinbox.session.teardown import Teardown
-from thinbox.session.undo import RESERVED_BYTES, Undo
+from thinbox.session.tenants import Tenant
+from thinbox.session.undo import Undo
+from thinbox.session.views import Views, view_rule
 from thinbox.syscalls.table import call_name
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.machine.machine import Machine
 
-LOG_ROWS = 1 << 14
 SIGKILL = 9
 _ARGUMENT_SLOTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
 _NR_MASK = (1 << 32) - 1
@@ -57,10 +60,15 @@ class Isolation:
     on_violation: str = "oops"
     """"oops": the task ends as after a kernel oops; "undo": the call is rolled back first; "stop": the run ends."""
     tenant: str = "tenant"
+    view: str = "none"
+    """What other tenants' data is hidden by: "none", "permissive" or "strict" (docs/views.md)."""
 
 
 class Enforcer:
-    """Watches one machine for one tenant; writes into `record`."""
+    """Watches one machine for its tenants, each call written into its tenant's record.
+
+    `isolation` and `record` are those of the first tenant; `add_tenant` adds more.
+    """
 
     def __init__(
         self, machine: "Machine", view: "KernelView", sites: Sites, isolation: Isolation, record: RunRecord
@@ -70,30 +78,52 @@ class Enforcer:
         self.isolation = isolation
         self.watch: CallWatch = NoWatch()
         self.tasks: dict[int, TaskState] = {}
-        self._pool = np.zeros(1 + (self.memory.total_bytes - self.memory.guest_bytes) // 4096, dtype=np.int64)
-        self._log = np.zeros((LOG_ROWS, fault.LOG_COLUMNS), dtype=np.int64)
         self.running: TaskState | None = None
         self.undo = Undo(machine, sites.undone_death) if isolation.on_violation == "undo" else None
+        self.tables = Tables(self, undo=self.undo is not None)
         self.consequence = Consequence(self)
-        self._share_arrays()
-        self.judge = Judge(self)
+        self.grants = Grants(self)
+        self._views: Views | None = None
+        self.tenants: dict[str, Tenant] = {}
+        self.judge = self.add_tenant(isolation, record).judge
+        machine.on_stop = self._after_stop
         self._install_hooks()
 
-    def _share_arrays(self) -> None:
-        frames = range(self.memory.guest_bytes, self.memory.total_bytes - (RESERVED_BYTES if self.undo else 0), 4096)
-        self._pool[0] = len(frames)
-        self._pool[1 : 1 + len(frames)] = list(reversed(frames))
-        self._full_pool = self._pool.copy()
-        slot, keep = self.slot, self.cpu.keep_array
-        slot[slots.POOL] = keep(self._pool)
-        slot[slots.LOG] = keep(self._log)
-        slot[slots.LOG_CAPACITY] = LOG_ROWS
+    @property
+    def views(self) -> Views:
+        """What hides tenants from each other; MachineError on a kernel that cannot tell owners of pages."""
+        if self._views is None:
+            self._views = Views(self)
+        return self._views
+
+    def add_tenant(self, isolation: Isolation, record: RunRecord) -> Tenant:
+        """Watch one more tenant; its first task is named by `adopt_current`.
+
+        Raises:
+            InputError: there is a tenant of that name, or no such view.
+        """
+        if isolation.tenant in self.tenants:
+            raise InputError(f"two tenants are called {isolation.tenant!r}")
+        if isolation.on_violation == "undo" and self.undo is None:
+            raise InputError("a tenant's calls can only be undone if the first tenant's are")
+        judge = Judge(self, isolation.policy)
+        judge.install()
+        tenant = Tenant(isolation, record, judge)
+        self.tenants[tenant.name] = tenant
+        if view_rule(isolation.view):
+            self.views.use(tenant)
+        return tenant
 
     def reset(self, record: RunRecord) -> None:
         """Begin again with `record`, after the machine was restored; what the policy granted for good stays."""
         self.record, self.tasks, self.running = record, {}, None
-        self._pool[:] = self._full_pool
+        self.tenants[self.isolation.tenant].record = record
+        for tenant in self.tenants.values():
+            tenant.memcg = 0
+        self.tables.reset()
         self.consequence.reset()
+        if self._views is not None:
+            self._views.reset()
         for slot in (slots.ACTIVE, slots.SCI_ROOT, slots.KERNEL_ROOT, slots.RESUME_RSP, slots.LOG_COUNT):
             self.slot[slot] = 0
 
@@ -115,18 +145,20 @@ class Enforcer:
             cpu.add_code_hook(vaddr, self._switch_in)
         cpu.add_code_hook(sites.new_task, self._new_task)
         Teardown(self).install()
-        self.judge.install()
         cpu.uc.ctl_flush_tb()
 
     # -- tasks --------------------------------------------------------------------------------------
-    def adopt_current(self) -> TaskState:
-        """Make the running task the tenant's first."""
-        task = self.view.current
-        self.running = self._add_task(task, self.view.kernel_root)
+    def adopt_current(self, name: str | None = None) -> TaskState:
+        """Make the running task the first of tenant `name` (None: of the first tenant), and its cgroup the tenant's."""
+        task, root = self.view.current, self.view.kernel_root
+        tenant = self.tenants[self.isolation.tenant if name is None else name]
+        if self._views is not None or len(self.tenants) > 1:
+            self.views.adopt(tenant, task, root)
+        self.running = self._add_task(task, root, tenant)
         return self.running
 
-    def _add_task(self, task: int, root: int) -> TaskState:
-        state = TaskState(task=task, pid=self.view.pid_of(task, root), bytes_mark=self._executed())
+    def _add_task(self, task: int, root: int, tenant: Tenant) -> TaskState:
+        state = TaskState(task, self.view.pid_of(task, root), tenant, bytes_mark=self._executed())
         self.tasks[task] = state
         return state
 
@@ -140,8 +172,12 @@ class Enforcer:
 
     def _new_task(self) -> None:
         """`wake_up_new_task(p)`: a child of a tenant's task is the tenant's; it starts with no table (9)."""
-        if self.running is not None and self.view.current in self.tasks:
-            self._add_task(self.cpu.regs[registers.RDI], self.kernel_root)
+        parent = self.tasks.get(self.view.current)
+        if self.running is not None and parent is not None:
+            task, root = self.cpu.regs[registers.RDI], self.kernel_root
+            if parent.tenant.memcg and self.views.cgroups.owner_of_task(task, root) != parent.tenant.name:
+                raise MachineError(f"a child of tenant {parent.tenant.name} is not in its memory cgroup")
+            self._add_task(task, root, parent.tenant)
 
     # -- enter and leave ------------------------------------------------------------------------------
     def _enter(self) -> None:
@@ -165,23 +201,24 @@ class Enforcer:
             raise MachineError(f"{name} began before the end of {state.call.record.name} was seen")
         root = self.view.kernel_root
         args = tuple(self.slot[slot] & U64 for slot in _ARGUMENT_SLOTS)
-        record = CallRecord(len(self.record.calls), self.isolation.tenant, state.pid, nr, name, args)
-        self.record.calls.append(record)
+        isolation, calls = state.tenant.isolation, state.tenant.record.calls
+        record = CallRecord(len(calls), isolation.tenant, state.pid, nr, name, args)
+        calls.append(record)
         regs_vaddr = to_signed(self.cpu.regs[registers.RDI])
         regs = paging.translate(self.memory.quads, self.memory.total_bytes, root, regs_vaddr)
-        wanted = self.isolation.isolates_compat if name.startswith("i386#") else self.isolation.isolates(nr)
+        wanted = isolation.isolates_compat if name.startswith("i386#") else isolation.isolates(nr)
         isolated = wanted and not state.killed
         call = OpenCall(record, regs, self.slot[slots.CLOCK], time.perf_counter(), isolated)
         state.call, state.bytes_mark = call, self._executed()
         if isolated:
             record.isolated, record.verdict = True, "granted"
-            if state.root == 0 and not self._make_table(state, root):
+            if state.root == 0 and not self.tables.make(state, root):
                 access = Access(self.cpu.rip, AccessKind.FETCH, self.cpu.rip, None, 0, 0)
                 self.consequence.kill(state, call, _POOL_EMPTY, access)
                 self.cpu.jump(self.sites.death)
                 return
             self._use_table(state, call)
-            if self.undo:
+            if self.undo and isolation.on_violation == "undo":
                 self.undo.begin()
             self.cpu.enter_table()
         self.watch.opened(state, call)
@@ -193,25 +230,9 @@ class Enforcer:
         slot[slots.CALL_KEY] = call.record.nr & _NR_MASK | (COMPAT_KEY if call.record.name.startswith("i386#") else 0)
         slot[slots.RESUME_RSP], slot[slots.RESUME_RIP] = call.resume_rsp, call.resume_rip
         slot[slots.RESUME_BLOCK_START], slot[slots.RESUME_BLOCK_END] = call.resume_block
-
-    def _make_table(self, state: TaskState, root: int) -> bool:
-        """Rules 1 to 3: clone the baseline into a table of the task's own; False when the pool is empty."""
-        words, end = self.memory.quads, self.memory.total_bytes
-        before = int(self._pool[0])
-        state.root = pagetable.take_frame(words, self._pool)
-        if state.root == 0:
-            return False
-        self.record.tables_made += 1
-        state.stack = self.view.stack_of(state.task, root)
-        for vaddr in self.sites.baseline.pages(state.stack, self.view.stack_bytes):
-            leaf = paging.walk_leaf(words, end, root, to_signed(vaddr))
-            if self.undo:
-                leaf &= ~paging.WRITABLE
-            if leaf and pagetable.map_page(words, end, self._pool, state.root, to_signed(vaddr), leaf) < 0:
-                return False
-        state.pages_made = before - int(self._pool[0])
-        self.record.table_pages_made += state.pages_made
-        return True
+        state.tenant.judge.use()
+        if self._views is not None:
+            self._views.use(state.tenant)
 
     def _leave(self) -> None:
         state = self.running
@@ -225,70 +246,28 @@ class Enforcer:
     def close_call(self, state: TaskState, call: OpenCall) -> None:
         """Rule 4 and 7: back to the kernel's table, and forget what the call was granted."""
         if call.isolated:
-            self.drain(state, call)
+            self.grants.drain(state, call)
+            self._end_brief()
             self.cpu.leave_table()
             self.slot[slots.SCI_ROOT] = 0
             self.slot[slots.RESUME_RSP] = 0
         self.watch.closed(state, call)
-        self.forget(call)
+        self.grants.forget(call)
         if call.isolated and self.undo:
             self.undo.end()
         record = call.record
         record.code_bytes += self._executed() - state.bytes_mark
         record.virtual_ns = self.slot[slots.CLOCK] - call.entered_ns
         if call.isolated and not call.slept and call.granted_pages:
-            self.record.fault_us.append((time.perf_counter() - call.entered_host_s) * 1e6 / call.granted_pages)
+            state.tenant.record.fault_us.append((time.perf_counter() - call.entered_host_s) * 1e6 / call.granted_pages)
         state.call = None
-
-    def forget(self, call: OpenCall) -> None:
-        """Rule 7: take back what the call was granted."""
-        for rows in reversed(call.rows):
-            # A row tells what its entry was before: nothing, or (with undo) a page of the baseline, read-only.
-            self.memory.words[rows[::-1, fault.LOG_INDEX]] = rows[::-1, fault.LOG_REPLACED]
-        call.rows.clear()
 
     def isolated_calls(self) -> list[tuple[TaskState, OpenCall]]:
         """Every isolated call in progress, of running and sleeping tasks, its log drained."""
         running = self.running
         if running is not None and running.call is not None and running.call.isolated:
-            self.drain(running, running.call)
+            self.grants.drain(running, running.call)
         return [(s, s.call) for s in self.tasks.values() if s.call is not None and s.call.isolated]
-
-    def drain(self, state: TaskState, call: OpenCall) -> None:
-        """Move the log of the running call into its record."""
-        count = self.slot[slots.LOG_COUNT]
-        if count == 0:
-            return
-        rows = self._log[:count].copy()
-        self.slot[slots.LOG_COUNT] = 0
-        call.rows.append(rows)
-        if self.undo:
-            rows = rows[~fault.is_aside(rows)]
-            count = len(rows)
-        fetches = int(np.count_nonzero(rows[:, fault.LOG_ERROR] & paging.FAULT_FETCH))
-        call.record.code_faults += fetches
-        call.record.data_faults += count - fetches
-        call.granted_pages += count
-        made = int(self._pool[0])
-        self._note_pages(state, made)
-        if self.isolation.keep_faults:
-            self._keep_faults(call.record.seq, rows)
-
-    def _note_pages(self, state: TaskState, free: int) -> None:
-        """Count table pages made since the last look: the pool shrinks only by them."""
-        total = int(self._full_pool[0])
-        live = sum(task.pages_made for task in self.tasks.values() if task is not state)
-        now = total - free - live
-        if state.root and now > state.pages_made:
-            self.record.table_pages_made += now - state.pages_made
-            state.pages_made = now
-
-    def _keep_faults(self, seq: int, rows: np.ndarray) -> None:
-        for vaddr, rip, error, index, _replaced in rows.tolist():
-            kind = kind_of(error)
-            place = self.view.symbols.describe(vaddr & U64)
-            writable = bool(self.memory.quads[index] & paging.WRITABLE)
-            self.record.faults.append(FaultRecord(seq, vaddr & U64, rip & U64, kind.value, place, writable))
 
     # -- context switches -----------------------------------------------------------------------------
     def _switch_out(self) -> None:
@@ -301,12 +280,13 @@ class Enforcer:
             call.record.code_bytes += self._executed() - state.bytes_mark
             call.slept = True
             if call.isolated:
-                self.drain(state, call)
+                self.grants.drain(state, call)
                 call.resume_rsp, call.resume_rip = self.slot[slots.RESUME_RSP], self.slot[slots.RESUME_RIP]
                 call.resume_block = (self.slot[slots.RESUME_BLOCK_START], self.slot[slots.RESUME_BLOCK_END])
                 if self.undo:
                     self.undo.end()
                 self.slot[slots.RESUME_RSP] = 0
+                self._end_brief()
                 self.cpu.leave_table()
                 self.slot[slots.SCI_ROOT] = 0
             self.watch.paused(state, call)
@@ -325,6 +305,8 @@ class Enforcer:
         call = state.call
         if call.isolated:
             self._use_table(state, call)
+            if self._views is not None:
+                self._views.recheck(call)
             # Interrupted inside the call and switched away from there: its iretq goes back to the table.
             if call.resume_rsp == 0:
                 self.cpu.enter_table()
@@ -351,12 +333,7 @@ class Enforcer:
         if state.call is not None:
             call, state.call = state.call, None
             call.record.virtual_ns = self.slot[slots.CLOCK] - call.entered_ns
-        if state.root:
-            freed = pagetable.free_table(
-                self.memory.quads, self.memory.total_bytes, self._pool, state.root, whole=self.undo is not None
-            )
-            self.record.tables_freed += 1
-            self.record.table_pages_freed += freed
+        self.tables.free(state)
 
     # -- judging and killing ----------------------------------------------------------------------------
     def _judge(self, vaddr: int, error: int, rip: int, *, resumed: bool = False) -> int:
@@ -365,12 +342,18 @@ class Enforcer:
         if state is None or state.call is None:
             raise MachineError("a fault on an SCI table outside an isolated call")
         call = state.call
-        self.drain(state, call)
+        self.grants.drain(state, call)
         if self.slot[slots.ACTIVE] == slots.ON_UNDO:
             return self._grant_unasked(vaddr, error, rip)
-        access, verdict = self.judge.ask(state, call, vaddr, error, rip, resumed=resumed)
+        access, verdict = state.tenant.judge.ask(state, call, vaddr, error, rip, resumed=resumed)
+        hidden = None
+        if self._views is not None and access.kind is not AccessKind.FETCH:
+            hidden = self._views.check(state.tenant, vaddr, rip)
+            if hidden is not None and not hidden.verdict.granted:
+                self.consequence.of(state, call, hidden.verdict, access, hidden)
+                return slots.REDIRECTED
         if verdict.granted:
-            result = self.cpu.grant_page(vaddr, error, rip)
+            result = self._grant(state, vaddr, error, rip, brief=hidden is not None and hidden.is_brief)
             if result == fault.GRANTED:
                 return slots.RETRY
             if result == fault.GUEST:
@@ -378,6 +361,24 @@ class Enforcer:
             verdict = _POOL_EMPTY
         self.consequence.of(state, call, verdict, access)
         return slots.REDIRECTED
+
+    def _grant(self, state: TaskState, vaddr: int, error: int, rip: int, *, brief: bool) -> int:
+        if not brief:
+            return self.cpu.grant_page(vaddr, error, rip)
+        before = self.views.entry_before(state, vaddr)
+        result = self.cpu.grant_page(vaddr, error, rip)
+        if result == fault.GRANTED:
+            self.views.make_brief(state, vaddr, before, rip)
+        return result
+
+    def _end_brief(self) -> None:
+        if self._views is not None:
+            self._views.end_brief()
+
+    def _after_stop(self) -> None:
+        """Between two runs of the CPU."""
+        self._end_brief()
+        self.consequence.after_stop()
 
     def _grant_unasked(self, vaddr: int, error: int, rip: int) -> int:
         """On the undo table the log or the pool was full: try again, or go on without undo, on the kernel's table."""

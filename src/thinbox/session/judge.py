@@ -26,6 +26,7 @@ from thinbox.machine import slots
 if TYPE_CHECKING:
     from thinbox.image.symbols import Symbol
     from thinbox.isolation.callgraph import CallGraph
+    from thinbox.isolation.policies import Policy
     from thinbox.session.enforcer import Enforcer
     from thinbox.session.tasks import OpenCall, TaskState
 
@@ -91,9 +92,9 @@ class SeenCall:
 class Judge:
     """Asks `policy` about faults on one machine, and fills the tables of what it granted for good."""
 
-    def __init__(self, enforcer: "Enforcer") -> None:
+    def __init__(self, enforcer: "Enforcer", policy: "Policy") -> None:
         self.memory, self.cpu, self.slot, self.view = enforcer.memory, enforcer.cpu, enforcer.slot, enforcer.view
-        self.policy = policy = enforcer.isolation.policy
+        self.policy = policy
         self.text_version = 0
         self._judges_stack = bool(getattr(policy, "judges_stack", False))
         self._approved = np.zeros(APPROVED_SLOTS, dtype=np.int64)
@@ -102,14 +103,20 @@ class Judge:
         self._walk = np.zeros(3, dtype=np.int64)
         self._graph: CallGraph | None = None
         self._fixups: frozenset[int] | None = None
-        slot, keep = self.slot, self.cpu.keep_array
-        slot[slots.APPROVED], slot[slots.APPROVED_MASK] = keep(self._approved), APPROVED_SLOTS - 1
-        slot[slots.ROWS], slot[slots.ROWS_MASK] = keep(self._rows), ROW_COUNT - 1
-        slot[slots.ROW_KINDS] = slot[slots.STACK_JUDGED] = 0
-        slot[slots.STANDING_DATA] = int(getattr(policy, "grants_all_data", False))
-        slot[slots.WALK] = keep(self._walk)
+        self._row_kinds = 0
         self._bottoms = np.array([to_signed(vaddr) for vaddr in enforcer.sites.returns], dtype=np.int64)
-        slot[slots.BOTTOMS], slot[slots.BOTTOMS_COUNT] = keep(self._bottoms), len(self._bottoms)
+        keep = self.cpu.keep_array
+        self._shared: dict[int, int] = {
+            slots.APPROVED: keep(self._approved),
+            slots.APPROVED_MASK: APPROVED_SLOTS - 1,
+            slots.ROWS: keep(self._rows),
+            slots.ROWS_MASK: ROW_COUNT - 1,
+            slots.STACK_JUDGED: int(self._judges_stack),
+            slots.STANDING_DATA: int(getattr(policy, "grants_all_data", False)),
+            slots.WALK: keep(self._walk),
+            slots.BOTTOMS: keep(self._bottoms),
+            slots.BOTTOMS_COUNT: len(self._bottoms),
+        }
         if self._judges_stack:
             self._share_unwind_table()
         if getattr(policy, "needs_graph", False):
@@ -120,12 +127,21 @@ class Judge:
 
         table = load_unwind_table(self.view, self.memory)
         starts = np.array([to_signed(vaddr) for vaddr in self.view.symbols.text_starts], dtype=np.int64)
-        slot, keep = self.slot, self.cpu.keep_array
+        keep = self.cpu.keep_array
         self._ips, self._orc = table.ips.data, table.entries.data
-        slot[slots.ORC_IPS], slot[slots.ORC] = keep(table.ips), keep(table.entries)
-        slot[slots.ORC_COUNT] = len(table.ips)
-        slot[slots.STARTS], slot[slots.STARTS_COUNT] = keep(starts), len(starts)
-        slot[slots.STACK_JUDGED] = 1
+        self._shared |= {
+            slots.ORC_IPS: keep(table.ips),
+            slots.ORC: keep(table.entries),
+            slots.ORC_COUNT: len(table.ips),
+            slots.STARTS: keep(starts),
+            slots.STARTS_COUNT: len(starts),
+        }
+
+    def use(self) -> None:
+        """The call that runs now is judged by this policy: its tables are the compiled hooks'."""
+        for slot, value in self._shared.items():
+            self.slot[slot] = value
+        self.slot[slots.ROW_KINDS] = self._row_kinds
 
     def install(self) -> None:
         """Watch the kernel patching its own text: what was approved by looking at it goes."""
@@ -228,7 +244,8 @@ class Judge:
             first, second = to_signed(source.start), to_signed(source.end)
         nr = self.slot[slots.CALL_KEY] if verdict.only_in_this_call else stack.ANY_CALL
         self._add_row(vaddr, first, second, nr)
-        self.slot[slots.ROW_KINDS] |= 1 << (verdict.only_from_here + 2 * verdict.only_in_this_call)
+        self._row_kinds |= 1 << (verdict.only_from_here + 2 * verdict.only_in_this_call)
+        self.slot[slots.ROW_KINDS] = self._row_kinds
 
     def _approve_frames(self, seen: Stack) -> None:
         symbols = self.view.symbols

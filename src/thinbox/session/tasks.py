@@ -1,11 +1,14 @@
 """The state SCI keeps for each task of a tenant, and for the call it is in."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from thinbox.session.records import CallRecord
+
+if TYPE_CHECKING:
+    from thinbox.session.tenants import Tenant
 
 
 @dataclass(slots=True)
@@ -28,10 +31,11 @@ class OpenCall:
 
 @dataclass(slots=True)
 class TaskState:
-    """One task: `root` is its SCI table (0 until its first isolated call), `call` what it is doing."""
+    """One task of `tenant`: `root` is its SCI table (0 until its first isolated call), `call` what it is doing."""
 
     task: int
     pid: int
+    tenant: "Tenant"
     root: int = 0
     stack: int = 0
     pages_made: int = 0

@@ -1,0 +1,62 @@
+"""The neighbour: a second tenant beside the one whose calls are made, with secrets of its own.
+
+Why it exists: whether a view hides anything, and whether it kills wrongly, shows only where there is someone to hide.
+The neighbour holds one secret in its memory, one in a file only it may read, and one in a pipe, and then sleeps.
+
+Rules of this file: secrets are random-looking, 32 bytes, and nowhere else in the guest but (for the first and the last)
+in pages they were copied through, which the neighbour has overwritten.
+"""
+
+from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
+from thinbox.guest.conversation import Conversation, Work, call, must
+
+TENANT, NEIGHBOUR = "tenant", "neighbour"
+"""Names of the two tenants of a lab."""
+SECRETS = {
+    "memory": b"\x93memory-secret-of-the-neighbour\x17",
+    "file": b"\x94file-secret-of-the-neighbour!!\x18",
+    "pipe": b"\x95pipe-secret-of-the-neighbour!!\x19",
+}
+NEIGHBOUR_FILE = "/tmp/neighbour"
+SECRET_OFFSET = 256
+"""Where in its page the secret in memory, and the one in the file, lies."""
+_PAGE_BYTES = 4096
+_O_CREAT_RDWR = 0o102
+_SETTLE = (0).to_bytes(8, "little") + (50_000_000).to_bytes(8, "little")
+
+
+def start_neighbour(talk: Conversation, area: int, flags: int) -> Work:
+    """By the agent: make both cgroups, start the neighbour in its own, and let it settle."""
+    yield from mount_cgroups()
+    for name in (TENANT, NEIGHBOUR):
+        yield from make_cgroup(name)
+    talk.adopt_next_child(_live(talk, area), area)
+    pid = yield from clone_in_cgroup(NEIGHBOUR, flags)
+    yield from must("nanosleep", _SETTLE, 0)
+    return pid
+
+
+def _live(talk: Conversation, area: int) -> Work:
+    place, ends = talk.scratch + area + _PAGE_BYTES, talk.scratch + area + 2048
+    memory = yield from must("mmap", 0, _PAGE_BYTES, 3, 0x22, -1, 0)
+    reader, writer = yield from _make_pipe(talk, ends)
+    yield from _send(talk, writer, place, SECRETS["memory"])
+    yield from must("read", reader, memory + SECRET_OFFSET, len(SECRETS["memory"]))
+    # The pipe keeps the page it was copied through for the next write (fs/pipe.c, tmp_page): this is the next write.
+    yield from _send(talk, writer, place, SECRETS["pipe"])
+    handle = yield from must("open", NEIGHBOUR_FILE, _O_CREAT_RDWR, 0o600)
+    talk.write(place, SECRETS["file"])
+    yield from must("pwrite64", handle, place, len(SECRETS["file"]), SECRET_OFFSET)
+    talk.write(place, bytes(_PAGE_BYTES))
+    while True:
+        yield from call("pause")
+
+
+def _make_pipe(talk: Conversation, ends: int) -> Work:
+    yield from must("pipe2", ends, 0)
+    return (int.from_bytes(talk.read(ends + at, 4), "little") for at in (0, 4))
+
+
+def _send(talk: Conversation, writer: int, place: int, data: bytes) -> Work:
+    talk.write(place, data)
+    yield from must("write", writer, place, len(data))

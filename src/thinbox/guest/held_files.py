@@ -1,0 +1,66 @@
+"""Whether the running task has a file open, or mapped.
+
+Why it exists: page cache is charged to whoever touched it first, which says little about who may see it. Who holds a
+file was allowed to open it, or was given it.
+
+Source: Linux 6.1 include/linux/fdtable.h, include/linux/fs.h (struct address_space), include/linux/mm_types.h.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from thinbox.address import U64
+
+if TYPE_CHECKING:
+    from thinbox.guest.kernel_view import KernelView
+
+_MOST_FILES = 4096
+_MOST_MAPPINGS = 1024
+"""How many are looked at: a task that holds more is judged as if it did not hold the rest."""
+
+
+class HeldFiles:
+    """Looks through the running task's descriptors and mappings; `read` returns a word of kernel memory, or 0."""
+
+    def __init__(self, kernel: "KernelView", read: Callable[[int, int], int]) -> None:
+        self._kernel, self._read = kernel, read
+        offset = kernel.facts.types.offset_of
+        self._mm_at, self._files_at = offset("task_struct", "mm"), offset("task_struct", "files")
+        self._table_at = offset("files_struct", "fdt")
+        self._count_at, self._array_at = offset("fdtable", "max_fds"), offset("fdtable", "fd")
+        self._mapping_at = offset("file", "f_mapping")
+        self._tree_at = offset("address_space", "i_mmap")
+        self._left_at, self._right_at = offset("rb_node", "rb_left"), offset("rb_node", "rb_right")
+        node_at = offset("vm_area_struct", "shared")
+        self._vma_mm_at = offset("vm_area_struct", "vm_mm") - node_at
+
+    def holds(self, mapping: int, root: int) -> bool:
+        """Tell whether the running task has a file of the address_space `mapping` mapped or open."""
+        task = self._kernel.current
+        mm = self._read(task + self._mm_at, root)
+        if mm and mm in self._mappers(mapping, root):
+            return True
+        return any(self._read(file + self._mapping_at, root) == mapping for file in self._files(task, root))
+
+    def _mappers(self, mapping: int, root: int) -> Iterator[int]:
+        """Yield the mm_struct of each mapping of the file (its interval tree, in any order)."""
+        todo = [self._read(mapping + self._tree_at, root)]
+        for _ in range(_MOST_MAPPINGS):
+            if not todo:
+                return
+            node = todo.pop()
+            if node:
+                yield self._read((node + self._vma_mm_at) & U64, root)
+                todo += (self._read(node + self._left_at, root), self._read(node + self._right_at, root))
+
+    def _files(self, task: int, root: int) -> Iterator[int]:
+        files = self._read(task + self._files_at, root)
+        table = self._read(files + self._table_at, root) if files else 0
+        if not table:
+            return
+        count = self._read(table + self._count_at, root) & 0xFFFFFFFF
+        array = self._read(table + self._array_at, root)
+        for number in range(min(count, _MOST_FILES)):
+            file = self._read(array + 8 * number, root)
+            if file:
+                yield file

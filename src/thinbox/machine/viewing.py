@@ -1,0 +1,43 @@
+"""Views in the fault path, compiled: what a hook does of `isolation.view`.
+
+Why it exists: it is asked at every data fault, and for every page a call holds when its task runs again.
+
+Rules of this file: compiled with Numba; `core` is the array of `slots`.
+"""
+
+from numba import cfunc, types
+
+from thinbox import paging
+from thinbox.isolation import fault, view
+from thinbox.machine import slots
+from thinbox.machine.compiled import compiled
+from thinbox.machine.delivery import native
+from thinbox.machine.intrinsics import words_at
+
+is_plainly_visible = compiled(view.is_plainly_visible)
+
+
+@native
+def is_visible(core, kernel_root, leaf):
+    """Tell whether the view of the running call's tenant lets the page of `leaf` be mapped without a judgement."""
+    words, end = words_at(core[slots.WORDS]), core[slots.FRAME_END]
+    return is_plainly_visible(words, end, kernel_root, words_at(core[slots.VIEW]), leaf & paging.FRAME_MASK)
+
+
+@cfunc(types.int64(types.int64, types.CPointer(types.int64), types.int64, types.int64, types.int64))
+def drop_unseen(_uc, core, rows_at, count, kernel_root):
+    """Take back the data grants (log rows at a host address) whose pages are no longer plainly the tenant's to see.
+
+    Returns how many. A page that was granted after a judgement goes too: touched again, it is judged again.
+    """
+    words, rows = words_at(core[slots.WORDS]), words_at(rows_at)
+    dropped = 0
+    for i in range(count):
+        index = rows[i * fault.LOG_COLUMNS + fault.LOG_INDEX]
+        entry = words[index]
+        is_kernels = rows[i * fault.LOG_COLUMNS + fault.LOG_VADDR] < 0
+        is_data = entry & paging.PRESENT and entry & paging.NO_EXECUTE
+        if is_kernels and is_data and not is_visible(core, kernel_root, entry):
+            words[index] = 0
+            dropped += 1
+    return dropped
