@@ -19,7 +19,8 @@ from thinbox.attacks.bug import Bug
 from thinbox.attacks.exploit import Exploit, ExploitFailedError
 from thinbox.attacks.leak import Leak
 from thinbox.attacks.payload import LiveText
-from thinbox.attacks.stage import Stage, Victim, check_victim
+from thinbox.attacks.stage import ATTACKER, VICTIM, Stage, Victim, check_victim
+from thinbox.attacks.views import NO_VIEW
 from thinbox.audit.case import CaseFailedError, Steps
 from thinbox.errors import MachineError
 from thinbox.guest.conversation import Conversation, Park
@@ -51,7 +52,7 @@ class Try:
 class Arena:
     """Tries exploits from one stage under one policy."""
 
-    def __init__(self, guest: "ReadyGuest", stage: Stage, policy: "Policy", on_violation: str = "undo", view: str = "none") -> None:
+    def __init__(self, guest: "ReadyGuest", stage: Stage, policy: "Policy", on_violation: str = "undo", view: str = NO_VIEW) -> None:
         self._guest, self._stage, self._policy = guest, stage, policy
         self.machine = machine = Machine(guest.params.memory_mib)
         machine.memory.attach(stage.ram)
@@ -60,7 +61,15 @@ class Arena:
         self.view = KernelView(machine, guest.facts)
         self.attacker_task = self.view.current
         sites = Sites.from_json(guest.snapshot.notes["sites"])
-        isolation = Isolation(policy, self._isolates, isolates_compat=True, keep_faults=True, on_violation=on_violation)
+        isolation = Isolation(
+            policy,
+            self._isolates,
+            isolates_compat=True,
+            keep_faults=True,
+            on_violation=on_violation,
+            tenant=ATTACKER,
+            view=view,
+        )
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self._new_record())
         self.text = stage.text
         self.names: dict[int, str] = {}
@@ -104,6 +113,9 @@ class Arena:
         self.names, self.seen, self.steps, self.on_death = {}, {}, [], None
         self._with_bugs = with_bugs
         self.enforcer.adopt_current()
+        if self.enforcer.isolation.view != NO_VIEW:
+            views = self.enforcer.views
+            views.add(VICTIM, views.cgroups.memcg_of(self.victim.task, self.view.kernel_root))
         try:
             problem = self._drive(exploit, record)
         finally:

@@ -32,7 +32,7 @@ Wanted = Callable[[int], bool] | None
 _END_WORDS = 3
 """What `Attacker.end_chain` appends."""
 _PROT_RW, _PROT_RWX, _PRIVATE_ANON_FIXED = 3, 7, 0x32
-O_RDWR = 2
+O_RDWR, _O_CREAT_RDWR = 2, 0o102
 
 
 RUN_BY_READ = (
@@ -167,6 +167,10 @@ class Attacker(Process):
         return (frame.slot - found[0]) // 8
 
     # -- memory and pipes -----------------------------------------------------------------------------
+    def own_file(self) -> Steps:
+        """Make a file in the attacker's folder; its value is the handle."""
+        return (yield from self.must("open", "plain", _O_CREAT_RDWR, 0o600))
+
     def filled_pipe(self, data: bytes) -> Steps:
         """Make a pipe with `data` in it; its value is (read end, write end)."""
         place = self.buffer(8)

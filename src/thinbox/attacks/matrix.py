@@ -18,7 +18,7 @@ from thinbox.attacks.arena import Arena, Try
 from thinbox.attacks.exploit import Exploit, choose_exploits
 from thinbox.attacks.record import CONTAINED, DETECTED, SUCCEEDED, UNISOLATED, AttackRecord, AttackRow
 from thinbox.attacks.stage import Stage, make_stage
-from thinbox.attacks.views import VIEWS, require_view
+from thinbox.attacks.views import NO_VIEW, require_view
 from thinbox.errors import InputError, MachineError
 from thinbox.isolation.policies import Policy, load_policy
 from thinbox.session.profile import profile_of, require_same_kernel
@@ -48,7 +48,7 @@ class MatrixOptions:
 
     attacks: tuple[str, ...] = ()
     policies: tuple[str, ...] = POLICIES
-    views: tuple[str, ...] = ("none",)
+    views: tuple[str, ...] = (NO_VIEW,)
     jobs: int = 1
     on_violation: str = "undo"
     say: Say = lambda _line: None
@@ -88,7 +88,7 @@ def run_matrix(guest: "ReadyGuest", options: MatrixOptions) -> AttackRecord:
     # Nothing is isolated under policy none, so no view hides anything.
     pairs = [(policy, view) for policy in options.policies for view in options.views if policy != UNISOLATED]
     if UNISOLATED in options.policies:
-        pairs.insert(0, (UNISOLATED, VIEWS[0]))
+        pairs.insert(0, (UNISOLATED, NO_VIEW))
     rows: list[AttackRow] = []
     for number, found in enumerate(_run_units(work, pairs, options.jobs)):
         rows += found

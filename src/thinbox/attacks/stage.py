@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from thinbox.attacks.leak import Leak
 from thinbox.attacks.payload import LiveText
 from thinbox.audit.process import AREA_BYTES, SIGCHLD
+from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
 from thinbox.guest.conversation import SCRATCH_BYTES, Conversation, Park, Work, call, must
 from thinbox.guest.kernel_view import KernelView
 from thinbox.machine.machine import Machine
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 VICTIM_AREA, ATTACKER_AREA = AREA_BYTES, 2 * AREA_BYTES
 FOLDER, HOME, PRIVATE_FILE = "/tmp/arena", "/tmp/arena/home", "/tmp/arena/private"
+ATTACKER, VICTIM = "attacker", "victim"
+"""Names of the two tenants, and of their cgroups."""
 ATTACKER_ID, VICTIM_ID = 1000, 2000
 MEMORY_SECRET = b"secret-of-the-victim-in-memory-1"
 FILE_SECRET = b"secret-of-the-victim-in-a-file-2"
@@ -74,6 +77,9 @@ class _Builder:
     def agent_work(self) -> Work:
         """Run by process 1."""
         talk = self.talk
+        yield from mount_cgroups()
+        for name in (ATTACKER, VICTIM):
+            yield from make_cgroup(name)
         yield from must("mkdir", FOLDER, 0o755)
         yield from must("mkdir", HOME, 0o755)
         yield from must("chown", HOME, ATTACKER_ID, ATTACKER_ID)
@@ -88,10 +94,10 @@ class _Builder:
         yield from must("close", handle)
         yield from must("chown", PRIVATE_FILE, VICTIM_ID, VICTIM_ID)
         talk.adopt_next_child(self.victim_work(), VICTIM_AREA)
-        yield from must("clone", SIGCHLD, 0, 0, 0, 0)
+        yield from clone_in_cgroup(VICTIM, SIGCHLD)
         yield from must("read", READY[0], place, 1)
         talk.adopt_next_child(self.attacker_work(), ATTACKER_AREA)
-        child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
+        child = yield from clone_in_cgroup(ATTACKER, SIGCHLD)
         yield from must("wait4", child, place, 0, 0)
 
     def _ints(self, place: int, count: int) -> tuple[int, ...]:

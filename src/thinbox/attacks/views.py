@@ -1,8 +1,10 @@
 """Views an attack can be tried under: what of other tenants' data is hidden from the attacker's calls."""
 
 from thinbox.errors import InputError
+from thinbox.isolation.view import NAMES, NONE
 
-VIEWS = ("none",)
+VIEWS = NAMES
+NO_VIEW = NAMES[NONE]
 
 
 def require_view(name: str) -> None:
