@@ -38,6 +38,7 @@ POLICIES = (
     "function+transfer",
     LEARNED,
     f"{LEARNED}+transfer",
+    f"{LEARNED}+transfer+guard",
 )
 Say = Callable[[str], None]
 

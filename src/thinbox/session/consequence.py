@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from thinbox import paging
 from thinbox.errors import MachineError
 from thinbox.isolation.hidden import ViewVerdict
-from thinbox.isolation.verdict import Access, Verdict, Violation
+from thinbox.isolation.verdict import Access, AccessKind, Verdict, Violation
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.state_bits import NT, TF
@@ -56,6 +56,22 @@ class Consequence:
         self.kill(state, call, verdict, access, hidden)
         # The guest's own way of ending a task after an oops: rewind its stack, then make_task_dead(SIGKILL).
         self._cpu.set_rip(self._enforcer.sites.death)
+
+    def at_end(self, state: "TaskState", call: "OpenCall") -> bool:
+        """The call is about to return: let the policy compare what it guards; tell whether that was a violation.
+
+        From inside a code hook.
+        """
+        judge = state.tenant.judge
+        now = judge.read_guarded(state.task, self._enforcer.kernel_root)
+        found = judge.policy.check_end(call.record.name, call.guarded, now)  # type: ignore[attr-defined]
+        if found is None:
+            return False
+        verdict, vaddr = found
+        self.of(state, call, verdict, Access(vaddr, AccessKind.WRITE, self._cpu.rip, None, 0, 0))
+        if self._to_undo is None:
+            self._cpu.jump(self._enforcer.sites.death)
+        return True
 
     def violate_here(self, verdict: Verdict) -> None:
         """Treat where the running isolated call stands as a violation: between two runs of the CPU, for tests and

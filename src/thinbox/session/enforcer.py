@@ -218,6 +218,7 @@ class Enforcer:
                 self.cpu.jump(self.sites.death)
                 return
             self._use_table(state, call)
+            call.guarded = state.tenant.judge.read_guarded(state.task, root)
             if self.undo and isolation.on_violation == "undo":
                 self.undo.begin()
             self.cpu.enter_table()
@@ -241,7 +242,8 @@ class Enforcer:
         call = state.call
         value = self.memory.quads[(call.regs_paddr + self.view.ax_offset) >> 3]
         call.record.ret = value
-        self.close_call(state, call)
+        if not (call.guarded and self.consequence.at_end(state, call)):
+            self.close_call(state, call)
 
     def close_call(self, state: TaskState, call: OpenCall) -> None:
         """Rule 4 and 7: back to the kernel's table, and forget what the call was granted."""
