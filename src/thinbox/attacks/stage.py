@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
 
 VICTIM_AREA, ATTACKER_AREA = AREA_BYTES, 2 * AREA_BYTES
-FOLDER, HOME, PRIVATE_FILE = "/tmp/arena", "/tmp/arena/home", "/tmp/arena/private"
+FOLDER, HOME, SHARED, PRIVATE_FILE = "/tmp/arena", "/tmp/arena/home", "/tmp/arena/shared", "/tmp/arena/private"
 ATTACKER, VICTIM = "attacker", "victim"
 """Names of the two tenants, and of their cgroups."""
 ATTACKER_ID, VICTIM_ID = 1000, 2000
@@ -82,6 +82,8 @@ class _Builder:
             yield from make_cgroup(name)
         yield from must("mkdir", FOLDER, 0o755)
         yield from must("mkdir", HOME, 0o755)
+        yield from must("mkdir", SHARED, 0o755)
+        yield from must("chmod", SHARED, 0o1777)
         yield from must("chown", HOME, ATTACKER_ID, ATTACKER_ID)
         place = talk.scratch + 64
         for ends in (READY, GO, DONE):
