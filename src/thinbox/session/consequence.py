@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from thinbox.session.enforcer import Enforcer
     from thinbox.session.tasks import OpenCall, TaskState
 
+UNSEEN_END = Verdict(granted=False, rule="4", reason="the call was left by another way than its return")
 _AC, _DF = 1 << 18, 1 << 10
 
 
@@ -71,6 +72,19 @@ class Consequence:
         self.of(state, call, verdict, Access(vaddr, AccessKind.WRITE, self._cpu.rip, None, 0, 0))
         if self._to_undo is None:
             self._cpu.jump(self._enforcer.sites.death)
+        return True
+
+    def left_unseen(self, state: "TaskState", call: "OpenCall") -> bool:
+        """A call begins before the end of `call` was seen: its task left the kernel by another way, as exploits do.
+
+        For an isolated call that is a violation; it cannot be undone, for the tenant has run since. Tell whether.
+        """
+        if not call.isolated:
+            self._enforcer.close_call(state, call)
+            return False
+        rip = self._cpu.rip
+        self.kill(state, call, UNSEEN_END, Access(rip, AccessKind.FETCH, rip, None, 0, 0))
+        self._cpu.jump(self._enforcer.sites.death)
         return True
 
     def violate_here(self, verdict: Verdict) -> None:

@@ -196,9 +196,8 @@ class Enforcer:
             return
         if state.call is not None and state.call.entered_ns == self.slot[slots.CLOCK]:
             return  # its first instruction faulted (with undo, the stack is read-only until then) and runs again
-        if state.call is not None:
-            # Going on would run this call, and every later one, outside the table.
-            raise MachineError(f"{name} began before the end of {state.call.record.name} was seen")
+        if state.call is not None and self.consequence.left_unseen(state, state.call):
+            return
         root = self.view.kernel_root
         args = tuple(self.slot[slot] & U64 for slot in _ARGUMENT_SLOTS)
         isolation, calls = state.tenant.isolation, state.tenant.record.calls
