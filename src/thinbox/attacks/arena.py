@@ -26,7 +26,7 @@ from thinbox.errors import MachineError
 from thinbox.guest.conversation import Conversation, Park
 from thinbox.guest.kernel_view import KernelView
 from thinbox.isolation.verdict import Violation
-from thinbox.machine.machine import Machine
+from thinbox.machine.machine import GuestResetError, Machine
 from thinbox.session.enforcer import Enforcer, Isolation
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
     from thinbox.isolation.policies import Policy
 
+GUEST_DOWN = "the guest went down"
+"""The problem of a try that ended in a panic: no goal of an exploit, but felt by everybody."""
 _TRY_LIMIT_NS = 30 * 1_000_000_000
 """Virtual time a try may take; the slowest, which runs a shell as root, takes less than a second."""
 
@@ -139,6 +141,8 @@ class Arena:
             return str(error)
         except ExploitFailedError as error:
             return str(error)
+        except GuestResetError:
+            return GUEST_DOWN
         except MachineError as error:
             if "nothing to wake it" in str(error):
                 return "every process waits for ever"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thinbox.attacks.arena import Arena, Try
+from thinbox.attacks.arena import GUEST_DOWN, Arena, Try
 from thinbox.attacks.exploit import Exploit, choose_exploits
 from thinbox.attacks.record import CONTAINED, DETECTED, SUCCEEDED, UNISOLATED, AttackRecord, AttackRow
 from thinbox.attacks.stage import Stage, make_stage
@@ -196,5 +196,6 @@ def make_row(exploit: Exploit, policy: str, view: str, found: Try) -> AttackRow:
             seen.undone,
             seen.reason,
         )
-    outcome = SUCCEEDED if found.reached else CONTAINED
+    fell = found.problem == GUEST_DOWN and policy != UNISOLATED
+    outcome = SUCCEEDED if found.reached or fell else CONTAINED
     return AttackRow(exploit.name, policy, view, outcome, exploit.against, found.step, reason=found.problem or "")

@@ -1,7 +1,7 @@
 """What a matrix of attacks leaves behind: one row per attack, policy and view, and the JSON of the contract.
 
 Rules of this file: "detected" is a violation, whatever the exploit had done before; "succeeded" is the exploit's goal as
-the guest itself showed it; all else is "contained", with the reason in words.
+the guest itself showed it, or, isolated, a guest that went down; all else is "contained", with the reason in words.
 """
 
 from dataclasses import asdict, dataclass, field
