@@ -54,7 +54,9 @@ class Try:
 class Arena:
     """Tries exploits from one stage under one policy."""
 
-    def __init__(self, guest: "ReadyGuest", stage: Stage, policy: "Policy", on_violation: str = "undo", view: str = NO_VIEW) -> None:
+    def __init__(
+        self, guest: "ReadyGuest", stage: Stage, policy: "Policy", on_violation: str = "undo", view: str = NO_VIEW
+    ) -> None:
         self._guest, self._stage, self._policy = guest, stage, policy
         self.machine = machine = Machine(guest.params.memory_mib)
         machine.memory.attach(stage.ram)
@@ -106,7 +108,11 @@ class Arena:
 
     # -- one try ----------------------------------------------------------------------------------
     def run(self, exploit: Exploit, *, isolated: bool, with_bugs: bool = True) -> Try:
-        """Try `exploit` from the stage; without its bugs, it makes the same calls and does no harm. `MachineError` if the machine itself failed; the arena is of no use then."""
+        """Try `exploit` from the stage; without its bugs, it makes the same calls and does no harm.
+
+        Raises:
+            MachineError: the machine itself failed; the arena is of no use then.
+        """
         self._reset_machine()
         record = self._new_record()
         self.enforcer.reset(record)

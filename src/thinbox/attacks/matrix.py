@@ -67,7 +67,8 @@ class _Work:
     on_violation: str
 
 
-_inherited: _Work | None = None
+_inherited: list[_Work] = []
+"""The work of the run under way, for forked workers to find."""
 
 
 def run_matrix(guest: "ReadyGuest", options: MatrixOptions) -> AttackRecord:
@@ -133,8 +134,7 @@ def _learn(guest: "ReadyGuest", stage: Stage, exploits: tuple[Exploit, ...]) -> 
 
 def _run_units(work: _Work, pairs: list[tuple[str, str]], jobs: int) -> Iterator[list[AttackRow]]:
     """Yield the rows of each pair, in order."""
-    global _inherited
-    _inherited = work
+    _inherited.append(work)
     try:
         if min(jobs, len(pairs)) <= 1:
             yield from map(_run_unit, pairs)
@@ -152,7 +152,7 @@ def _run_units(work: _Work, pairs: list[tuple[str, str]], jobs: int) -> Iterator
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
     finally:
-        _inherited = None
+        _inherited.clear()
 
 
 def _ignore_interrupts() -> None:
@@ -163,8 +163,7 @@ def _ignore_interrupts() -> None:
 
 
 def _run_unit(pair: tuple[str, str]) -> list[AttackRow]:
-    work = _inherited
-    assert work is not None
+    (work,) = _inherited
     policy, view = pair
     arena = Arena(work.guest, work.stage, work.policies[policy], work.on_violation, view)
     rows = []

@@ -165,7 +165,8 @@ class LiveText:
                 if mnemonic == "ret":
                     yield vaddr
                     break
-                if mnemonic not in _QUIET or "[" in operands and mnemonic not in ("lea", "nop") or "rsp" in operands:
+                touches = "[" in operands and mnemonic not in ("lea", "nop")
+                if mnemonic not in _QUIET or touches or "rsp" in operands:
                     break
                 if mnemonic != "nop" and re.match(r"(rbx|ebx|rbp|ebp|r1[2-5]d?)\b", operands):
                     break

@@ -1,7 +1,7 @@
 """What a matrix of attacks leaves behind: one row per attack, policy and view, and the JSON of the contract.
 
-Rules of this file: "detected" is a violation, whatever the exploit had done before; "succeeded" is the exploit's goal as
-the guest itself showed it, or, isolated, a guest that went down; all else is "contained", with the reason in words.
+Rules of this file: "detected" is a violation, whatever the exploit had done before; "succeeded" is the exploit's goal
+as the guest itself showed it, or, isolated, a guest that went down; all else is "contained", with the reason in words.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -49,9 +49,7 @@ class AttackRecord:
 
     def get_through(self, policy: str, view: str) -> list[AttackRow]:
         """Return the rows of attacks that succeed under a policy and a view."""
-        return [
-            row for row in self.rows if (row.policy, row.view) == (policy, view) and row.outcome == SUCCEEDED
-        ]
+        return [row for row in self.rows if (row.policy, row.view) == (policy, view) and row.outcome == SUCCEEDED]
 
     @property
     def best(self) -> tuple[str, str] | None:

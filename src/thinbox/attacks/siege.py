@@ -29,8 +29,8 @@ COUNTS = ("MemFree", "AnonPages", "KernelStack", "PageTables", "Slab", "SUnrecla
 """Lines of /proc/meminfo, in kB."""
 _LIMIT_NS = 120 * 1_000_000_000
 PLACES = ("vfs_mkdir", "generic_perform_write", "ksys_lseek")
-"""Where the bugs are: a corrupted function pointer, called by mkdir (the folder locked), by write (the file locked), and
-by lseek (nothing locked)."""
+"""Where the bugs are: a corrupted function pointer, called by mkdir (the folder locked), by write (the file locked),
+and by lseek (nothing locked)."""
 
 
 @dataclass(slots=True)
@@ -158,7 +158,7 @@ class Siege(Arena):
         """Files, pipes, sockets and children, round after round; what was read is the output."""
         talk, result = self.talk, self._outcome
         place = talk.scratch + VICTIM_AREA + _BUFFERS
-        yield  # the read it waits in
+        yield Park()  # stands for the read it waits in
         began = self.machine.now_ns
         yield from must("socketpair", _AF_UNIX, _SOCK_STREAM, 0, place)
         sockets = [int.from_bytes(talk.read(place + at, 4), "little") for at in (0, 4)]
@@ -195,5 +195,5 @@ def expected_output(rounds: int) -> list[bytes]:
 
 def _sleep_for_ever() -> Work:
     """The agent waits for the attacker, which does not end."""
-    yield
+    yield Park()  # stands for the wait it is in
     yield Park()

@@ -19,7 +19,7 @@ SMEP = 1 << 20
 
 
 def set_smep(machine: "Machine", leak: "Leak", text: "LiveText") -> None:
-    """Set SMEP in CR4, in the per-CPU copy (`cpu_tlbstate.cr4`) and in `cr4_pinned_bits`; between two runs of the CPU."""
+    """Set SMEP in CR4, in the per-CPU copy and in `cr4_pinned_bits`; between two runs of the CPU."""
     copy = (leak.word(text.data("__per_cpu_offset")) + text.data("cpu_tlbstate")) & U64
     for vaddr in (copy + leak.offset("tlb_state", "cr4"), text.data("cr4_pinned_bits")):
         machine.memory.quads[leak.paddr_of(vaddr) >> 3] = to_signed(leak.word(vaddr) | SMEP)

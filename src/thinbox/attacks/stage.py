@@ -127,9 +127,7 @@ class _Builder:
         yield from must("munmap", mapped, 4096)
         yield from must("write", pipe[1], PIPE_SECRET, SECRET_BYTES)
         pipe_paddr = self._leak().pipe_page(self.view.current, pipe[0])
-        self.victim = Victim(
-            self.view.current, memory_paddr, file_paddr, pipe_paddr, (pipe[0], pipe[1]), file
-        )
+        self.victim = Victim(self.view.current, memory_paddr, file_paddr, pipe_paddr, (pipe[0], pipe[1]), file)
         talk.write(talk.scratch + VICTIM_AREA, bytes(AREA_BYTES))
         yield from must("write", READY[1], b"r", 1)
         yield from must("read", GO[0], place, 1)

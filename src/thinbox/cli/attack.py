@@ -23,8 +23,14 @@ EXIT_BROKEN = 1
 @click.option("--list", "listing", is_flag=True, help="List the library, run nothing.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the rows as JSON (- for stdout).")
 @click.option("--document", type=click.Path(path_type=Path), metavar="FILE", help="Rewrite the matrix in a document.")
-@click.option("--audit", "audits", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-              help="JSON of `thinbox audit --all`, for the document's false kills; repeatable.")
+@click.option(
+    "--audit",
+    "audits",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="JSON of `thinbox audit --all`, for the document's false kills; repeatable.",
+)
 @click.argument("names", nargs=-1, metavar="[NAME…]")
 def attack(
     kernel_spec: str | None,
@@ -128,4 +134,3 @@ def _false_kills(audits: tuple[Path, ...]) -> dict[str, tuple[int, int]]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is no record of `thinbox audit --json`: {error}") from error
     return found
-

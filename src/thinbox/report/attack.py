@@ -58,17 +58,15 @@ def render_markdown(
     for view in views:
         policies = list(dict.fromkeys(row.policy for row in record.rows if row.view == view or row.policy == "none"))
         cells = {
-            (row.attack, row.policy): _cell(row)
-            for row in record.rows
-            if row.view == view or row.policy == "none"
+            (row.attack, row.policy): _cell(row) for row in record.rows if row.view == view or row.policy == "none"
         }
         parts.append(f"View {view}:\n" if len(views) > 1 else "")
         parts.append("| attack | " + " | ".join(policies) + " |")
         parts.append("|---" * (len(policies) + 1) + "|")
-        for exploit in exploits:
-            parts.append(
-                f"| {exploit.name} | " + " | ".join(cells.get((exploit.name, name), "") for name in policies) + " |"
-            )
+        parts += [
+            f"| {exploit.name} | " + " | ".join(cells.get((exploit.name, name), "") for name in policies) + " |"
+            for exploit in exploits
+        ]
         counts = [sum(cells.get((exploit.name, name)) == "**succeeds**" for exploit in exploits) for name in policies]
         parts.append("| succeed | " + " | ".join(map(str, counts)) + " |")
         if false_kills:

@@ -26,8 +26,8 @@ from thinbox.machine import slots
 if TYPE_CHECKING:
     from thinbox.image.symbols import Symbol
     from thinbox.isolation.callgraph import CallGraph
-    from thinbox.isolation.policies.guard import Guarded
     from thinbox.isolation.policies import Policy
+    from thinbox.isolation.policies.guard import Guarded
     from thinbox.session.enforcer import Enforcer
     from thinbox.session.guarded import GuardedReader
     from thinbox.session.tasks import OpenCall, TaskState
@@ -105,9 +105,7 @@ class Judge:
         self._walk = np.zeros(3, dtype=np.int64)
         self._guarded: GuardedReader | None = None
         if getattr(policy, "guards_end", False):
-            from thinbox.session.guarded import GuardedReader
-
-            self._guarded = GuardedReader(enforcer.view, enforcer.memory)
+            self._guarded = _make_guarded_reader(enforcer)
         self._graph: CallGraph | None = None
         self._fixups: frozenset[int] | None = None
         self._row_kinds = 0
@@ -285,3 +283,9 @@ def _load_graph(enforcer: "Enforcer") -> "CallGraph":
     from thinbox.session.live_graph import load_live_graph
 
     return load_live_graph(enforcer.view, enforcer.memory, tuple(enforcer.sites.entries))
+
+
+def _make_guarded_reader(enforcer: "Enforcer") -> "GuardedReader":
+    from thinbox.session.guarded import GuardedReader
+
+    return GuardedReader(enforcer.view, enforcer.memory)

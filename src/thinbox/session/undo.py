@@ -73,7 +73,7 @@ class Undo:
         self._machine.hold_interrupts(self._machine.now_ns + HOLD_NS)
 
     def save(self, paddr: int) -> None:
-        """Save the page at `paddr` before something else than the guest's CPU writes it on behalf of the running call."""
+        """Save the page at `paddr`, before something else than the guest's CPU writes it for the running call."""
         slot, memory = self._slot, self._memory
         if not slot[slots.UNDO]:
             return

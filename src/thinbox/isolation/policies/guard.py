@@ -1,5 +1,4 @@
-"""Policy `guard`: who a task is, and which programs the kernel starts, are the same when a call ends, unless that call may
-change them.
+"""Policy `guard`: ids and helpers' paths are the same when a call ends, unless that call may change them.
 
 Why it exists: a write to data cannot be judged by its page, which holds many objects that calls write for good
 reasons. These few can be compared. What Linux Kernel Runtime Guard does now and then, this does at each call's end.
@@ -44,7 +43,7 @@ class Guard:
     grants_all_data = True
     guards_end = True
 
-    def check_access(self, access: Access, call: CallView) -> Verdict:
+    def check_access(self, access: Access, _call: CallView) -> Verdict:
         """Grant."""
         return CODE if access.kind is AccessKind.FETCH else DATA
 
