@@ -28,8 +28,9 @@ LAYERS = (
     {"thinbox.boot"},
     {"thinbox.coverage"},
     {"thinbox.session"},
-    {"thinbox.report", "thinbox.attacks", "thinbox.bench", "thinbox.surface"},
+    {"thinbox.report", "thinbox.bench", "thinbox.surface"},
     {"thinbox.audit"},
+    {"thinbox.attacks"},
     {"thinbox.cli", "thinbox.__main__"},
 )
 """Imports point to the same room or to an earlier layer. Imports for type checkers only do not count."""

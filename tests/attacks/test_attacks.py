@@ -19,7 +19,7 @@ from thinbox.report.attack import BEGIN, END, replace_generated
 
 THROUGH_SCI = {
     "whole-function",
-    "helper-program",
+    "root-program",
     "fault-in",
     "split-gadget",
     "gadget-reuse",

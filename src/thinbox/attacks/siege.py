@@ -197,3 +197,22 @@ def _sleep_for_ever() -> Work:
     """The agent waits for the attacker, which does not end."""
     yield Park()  # stands for the wait it is in
     yield Park()
+
+
+def main(kills: int = 1000, rounds: int = 1000) -> None:
+    """Print what the siege of docs/attacks.md comes to, calm, with undo, and with oops; takes minutes."""
+    from thinbox.attacks.stage import make_stage
+    from thinbox.boot.ready import prepare
+    from thinbox.isolation.policies import load_policy
+
+    guest = prepare()
+    stage = make_stage(guest)
+    for on_violation, wanted in (("undo", 0), ("undo", kills), ("oops", kills)):
+        limit_ns = _LIMIT_NS if on_violation == "undo" else _LIMIT_NS // 6
+        found = Siege(guest, stage, load_policy("sci"), on_violation).besiege(wanted, rounds, limit_ns)
+        print(
+            f"{on_violation}, {wanted} kills wanted: {found.kills} kills, {found.undone} undone, {found.rounds} rounds "
+            f"in {found.victim_ns / 1e6:.0f} ms, output right: {found.output == expected_output(rounds)}, "
+            f"{found.counts}, {found.tasks} tasks, {found.blocked}, locks {found.locks!r}"
+            f"{', wounded' if found.is_wounded else ''}"
+        )

@@ -6,21 +6,23 @@ Rules of this file: what gets through is written out, never an empty cell.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from thinbox.attacks.record import DETECTED, SUCCEEDED, AttackRecord, AttackRow
-
 if TYPE_CHECKING:
     from thinbox.attacks.exploit import Exploit
+    from thinbox.attacks.record import AttackRecord, AttackRow
+
+_SUCCEEDED, _DETECTED = "succeeded", "detected"
+"""Outcomes of the contract, `thinbox.attack/1`."""
 
 BEGIN, END = "<!-- attacks: begin -->", "<!-- attacks: end -->"
 
 
-def _cell(row: AttackRow) -> str:
-    if row.outcome == SUCCEEDED:
+def _cell(row: "AttackRow") -> str:
+    if row.outcome == _SUCCEEDED:
         return "**succeeds**"
-    return f"detected {row.rule}" if row.outcome == DETECTED else "contained"
+    return f"detected {(row.rule or '').partition(' ')[0]}" if row.outcome == _DETECTED else "contained"
 
 
-def _pairs(record: AttackRecord) -> list[tuple[str, str]]:
+def _pairs(record: "AttackRecord") -> list[tuple[str, str]]:
     return list(dict.fromkeys((row.policy, row.view) for row in record.rows))
 
 
@@ -28,7 +30,7 @@ def _title(policy: str, view: str) -> str:
     return policy if view == "none" else f"{policy}, view {view}"
 
 
-def render_attacks(record: AttackRecord) -> str:
+def render_attacks(record: "AttackRecord") -> str:
     """Return a table of attacks by policy and view, and a last line that says what is best, for a terminal."""
     pairs = _pairs(record)
     cells = {(row.attack, row.policy, row.view): _cell(row).strip("*") for row in record.rows}
@@ -50,7 +52,7 @@ def render_attacks(record: AttackRecord) -> str:
 
 
 def render_markdown(
-    record: AttackRecord, exploits: "tuple[Exploit, ...]", false_kills: Mapping[str, tuple[int, int]]
+    record: "AttackRecord", exploits: "tuple[Exploit, ...]", false_kills: Mapping[str, tuple[int, int]]
 ) -> str:
     """Return the matrix as Markdown. `false_kills` are (killed, cases) of the audit by policy, where it was run."""
     views = list(dict.fromkeys(row.view for row in record.rows))
