@@ -32,7 +32,9 @@ def commands():
     return found
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/policies.md", "docs/policies/profile.md", "docs/surface.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/policies.md", "docs/policies/profile.md", "docs/surface.md", "docs/audit.md"]
+)
 def test_the_python_example_runs(name):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

@@ -60,3 +60,17 @@ def test_a_damaged_journal_is_read_as_far_as_it_goes(tmp_path):
     path = tmp_path / "journal"
     path.write_text('{"call": "getpid"\n')
     assert Journal(path).read(choose_cases(("getpid",))) == {}
+
+
+def test_a_profile_is_learned_from_an_audit_and_judges_the_next(guest, tmp_path):
+    from thinbox.audit.run import touched_in
+    from thinbox.session.profile import profile_from
+
+    path = tmp_path / "profile.json"
+    learned = audit(guest, AuditOptions(("getpid",)))
+    path.write_bytes(profile_from(touched_in(learned), guest.facts.symbols, guest.facts.sha256))
+    again = audit(guest, AuditOptions(("getpid", "uname"), policy=f"profile:{path}", plain={}))
+    killed = {entry.call for entry in again.entries if entry.killed}
+    assert killed == {"uname"}, "what was not learned is killed, what was learned is not"
+    with pytest.raises(InputError, match="profile"):
+        audit(guest, AuditOptions(("getpid",), policy=f"profile:{tmp_path}/nothing"))

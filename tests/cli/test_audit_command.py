@@ -39,7 +39,7 @@ def test_a_baseline_that_had_fewer_grants_fails_and_says_which(guest, tmp_path):
 
 def test_the_list_needs_no_kernel():
     result = invoke("--list", "getpid")
-    assert result.output.splitlines() == ["getpid                   success  plain"]
+    assert result.output.splitlines()[0] == "getpid                   success  plain"
 
 
 @pytest.mark.parametrize("words", [(), ("--all", "getpid"), ("getpid", "--update-baseline")])

@@ -34,6 +34,23 @@ MERGED = ("bin", "sbin", "lib", "lib64")
 UNNEEDED = tuple(f"usr/share/{name}/" for name in ("doc", "man", "info", "locale", "lintian", "bug", "doc-base"))
 """Folders no program needs to run; the guest keeps its files in memory."""
 
+MAINTAINERS = frozenset(
+    (
+        "adduser",
+        "cdebconf",
+        "debconf",
+        "debconf-2.0",
+        "dpkg",
+        "init-system-helpers",
+        "install-info",
+        "lsb-base",
+        "media-types",
+    )
+    + ("passwd", "perl", "perl-base", "perl:any", "sysvinit-utils", "systemd-sysv", "ucf")
+)
+"""Packages that maintainer scripts need and programs do not. As dependencies they are left out; adduser alone brings
+Perl, and CI fetches every package anew."""
+
 _RECORD = "var/lib/thinbox-packages.json"
 _FOLDERS = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "var", "var/lib", "var/tmp")
 _FILES = {
@@ -78,7 +95,7 @@ def resolve_closure(packages: Sequence[str], fetch: Fetch = fetch_package) -> di
     todo = [[name] for name in packages]
     while todo:
         alternatives = todo.pop(0)
-        if not provided.isdisjoint(alternatives):
+        if not provided.isdisjoint(alternatives) or (debs and not MAINTAINERS.isdisjoint(alternatives)):
             continue
         name, deb = _fetch_first(alternatives, fetch)
         fields = DebFile(str(deb)).debcontrol()

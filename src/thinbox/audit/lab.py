@@ -32,6 +32,7 @@ from thinbox.syscalls.table import call_number
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
     from thinbox.isolation.policies import Policy
+    from thinbox.session.profile import KnownPages
 
 _CASE_LIMIT_NS = 60 * 1_000_000_000
 """Virtual time a case may take."""
@@ -137,6 +138,7 @@ class Lab:
         policy: "Policy",
         on_violation: str = "oops",
         view: str = "none",
+        prefault: "KnownPages | None" = None,
     ) -> None:
         self._guest, self._template, self._policy = guest, template, policy
         self.machine = machine = Machine(guest.params.memory_mib)
@@ -153,6 +155,7 @@ class Lab:
             on_violation=on_violation,
             tenant=TENANT,
             view=view,
+            prefault=prefault,
         )
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self._new_record())
         self._isolating = self._measuring = self._finished = False

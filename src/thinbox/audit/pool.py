@@ -11,7 +11,7 @@ Rules of this file:
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
@@ -25,21 +25,18 @@ if TYPE_CHECKING:
 _PAGE_MASK = ~0xFFF
 
 
-def audit_case(lab: "Lab", case: Case) -> AuditEntry:
-    """Run one case both ways and compare."""
-    entry = AuditEntry(case.call, case.name, case.success)
-    plain = lab.run(case, isolated=False)
-    entry.ret = plain.ret
-    entry.virtual_ns = plain.record.virtual_ns if plain.record else 0
-    if plain.problem is not None:
-        entry.reason = plain.problem
+def audit_case(lab: "Lab", case: Case, plain: AuditEntry | None = None) -> AuditEntry:
+    """Run one case both ways and compare. `plain` has the un-isolated run, if it is known: it is the same under
+    every policy."""
+    entry = _run_plain(lab, case) if plain is None or not plain.memory else _copy_plain(plain)
+    if not entry.exercised:
         return entry
-    entry.exercised = True
     isolated = lab.run(case, isolated=True)
     record = isolated.record
     if record is not None:
         entry.isolated_ret, entry.isolated_virtual_ns = record.ret, record.virtual_ns
         entry.code_faults, entry.data_faults = record.code_faults, record.data_faults
+        entry.prefaulted = record.prefaulted
         entry.grants = [
             Grant(fault.vaddr & _PAGE_MASK, fault.kind, fault.symbol)
             for fault in lab.enforcer.record.faults
@@ -53,21 +50,41 @@ def audit_case(lab: "Lab", case: Case) -> AuditEntry:
         entry.reason = isolated.problem
     elif not same_result:
         entry.reason = f"returned {entry.isolated_ret} instead of {entry.ret}"
-    elif plain.memory != isolated.memory:
+    elif entry.memory != isolated.memory:
         entry.reason = "user memory differs"
     else:
         entry.same = True
     return entry
 
 
+def _run_plain(lab: "Lab", case: Case) -> AuditEntry:
+    plain = lab.run(case, isolated=False)
+    virtual_ns = plain.record.virtual_ns if plain.record else 0
+    entry = AuditEntry(case.call, case.name, case.success, ret=plain.ret, virtual_ns=virtual_ns, memory=plain.memory)
+    entry.exercised, entry.reason = plain.problem is None, plain.problem or ""
+    return entry
+
+
+def _copy_plain(known: AuditEntry) -> AuditEntry:
+    return AuditEntry(
+        known.call,
+        known.case,
+        known.success,
+        exercised=known.exercised,
+        ret=known.ret,
+        virtual_ns=known.virtual_ns,
+        memory=known.memory,
+    )
+
+
 class Worker:
     """One forked process that answers case numbers with entries."""
 
-    def __init__(self, cases: Sequence[Case], make_lab: "Callable[[], Lab]") -> None:
+    def __init__(self, cases: Sequence[Case], make_lab: "Callable[[], Lab]", plain: Mapping[str, AuditEntry]) -> None:
         context = multiprocessing.get_context("fork")
         self.pipe, theirs = context.Pipe()
         self.case: int | None = None
-        self._process = context.Process(target=_serve, args=(theirs, cases, make_lab), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, cases, make_lab, plain), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -87,7 +104,9 @@ class Worker:
         return f"signal {-code}" if code < 0 else f"status {code}"
 
 
-def _serve(pipe: Connection, cases: Sequence[Case], make_lab: "Callable[[], Lab]") -> None:
+def _serve(
+    pipe: Connection, cases: Sequence[Case], make_lab: "Callable[[], Lab]", plain: Mapping[str, AuditEntry]
+) -> None:
     # Ctrl-C is the parent's to handle: it ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lab = make_lab()
@@ -98,7 +117,7 @@ def _serve(pipe: Connection, cases: Sequence[Case], make_lab: "Callable[[], Lab]
             os._exit(0)
         case = cases[number]
         try:
-            entry = audit_case(lab, case)
+            entry = audit_case(lab, case, plain.get(case.title))
         except MachineError as error:
             entry = AuditEntry(case.call, case.name, case.success, reason=f"the machine failed: {error}")
             lab = make_lab()
@@ -106,11 +125,19 @@ def _serve(pipe: Connection, cases: Sequence[Case], make_lab: "Callable[[], Lab]
 
 
 def run_cases(
-    cases: Sequence[Case], make_lab: "Callable[[], Lab]", jobs: int, todo: Sequence[int]
+    cases: Sequence[Case],
+    make_lab: "Callable[[], Lab]",
+    jobs: int,
+    todo: Sequence[int],
+    plain: Mapping[str, AuditEntry] | None = None,
 ) -> Iterator[tuple[int, AuditEntry]]:
-    """Run the cases numbered `todo` in `jobs` processes; yield (number, entry) as they are done."""
+    """Run the cases numbered `todo` in `jobs` processes; yield (number, entry) as they are done.
+
+    `plain` has entries of an earlier audit by title, whose un-isolated runs need not be run again.
+    """
+    plain = plain or {}
     queue = list(reversed(todo))
-    workers = [Worker(cases, make_lab) for _ in range(max(1, min(jobs, len(queue))))]
+    workers = [Worker(cases, make_lab, plain) for _ in range(max(1, min(jobs, len(queue))))]
     try:
         for worker in workers:
             worker.give(queue.pop())
@@ -127,7 +154,7 @@ def run_cases(
                     case = cases[number]
                     reason = f"the worker process died ({worker.end()})"
                     entry = AuditEntry(case.call, case.name, case.success, reason=reason)
-                    workers[workers.index(worker)] = worker = Worker(cases, make_lab)
+                    workers[workers.index(worker)] = worker = Worker(cases, make_lab, plain)
                 if queue:
                     worker.give(queue.pop())
                 yield number, entry

@@ -35,8 +35,11 @@ class AuditEntry:
     killed: str | None = None
     code_faults: int = 0
     data_faults: int = 0
+    prefaulted: int = 0
     virtual_ns: int = 0
     isolated_virtual_ns: int = 0
+    memory: str = ""
+    """A hash of the user memory after the un-isolated run."""
     grants: list[Grant] = field(default_factory=list)
 
     @property

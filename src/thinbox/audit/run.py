@@ -10,7 +10,7 @@ Rules of this file:
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -21,21 +21,34 @@ from thinbox.errors import InputError
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
+    from thinbox.session.profile import KnownPages, Touched
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """`calls`: names of calls, empty for all. `policy` as for a run. `jobs`: processes. `resume`: go on where an
-    interrupted audit of the same things stopped. `progress` hears of each phase, `step` of each case."""
+    """`calls`: names of calls, empty for all. `policy` and `view` as for a run. `jobs`: processes. `resume`: go on
+    where an interrupted audit of the same things stopped. `plain`: entries by title of another audit of this thinbox
+    on this kernel, whose un-isolated runs are taken over. `progress` hears of each phase, `step` of each case."""
 
     calls: tuple[str, ...] = ()
     policy: str = "sci"
+    view: str = "none"
     jobs: int = 1
     resume: bool = False
+    prefault: "KnownPages | None" = None
+    plain: "Mapping[str, AuditEntry] | None" = None
     progress: Progress | None = field(default=None)
     step: Progress | None = field(default=None)
+
+
+def touched_in(record: AuditRecord) -> "list[Touched]":
+    """Return what each case's measured call touched, killed ones left out: what a profile is learned from."""
+    from thinbox.session.profile import Touched
+
+    wanted = [entry for entry in record.entries if entry.exercised and entry.killed is None]
+    return [Touched(entry.call, tuple((grant.page, grant.kind) for grant in entry.grants)) for entry in wanted]
 
 
 def choose_cases(calls: Sequence[str]) -> tuple[Case, ...]:
@@ -63,34 +76,44 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
     from thinbox.audit.lab import Lab, make_template
     from thinbox.audit.pool import run_cases
     from thinbox.isolation.policies import load_policy
+    from thinbox.session.profile import read_policy_file, require_same_kernel
 
     options = options or AuditOptions()
     say = options.progress or (lambda _line: None)
     step = options.step or (lambda _line: None)
-    policy = load_policy(options.policy)
+    policy = load_policy(options.policy, read_policy_file)
+    require_same_kernel(policy, guest.facts.sha256)
     unimplemented = _unimplemented_names(guest)
     cases = [case for case in choose_cases(options.calls) if case.call not in unimplemented]
+    if options.prefault and options.prefault.kernel_sha256 != guest.facts.sha256:
+        raise InputError("the --prefault profile was learned on another kernel; make one with --save-profile")
     if not cases:
         raise InputError(
             "this kernel implements none of the calls named; `thinbox audit --list` shows what can be audited"
         )
     started = time.perf_counter()
     say("freezing a machine for the audit")
-    template = make_template(guest)
-    journal = Journal(_journal_path(guest, options.policy, cases))
+    template = make_template(guest, tenants=options.view != "none")
+    journal = Journal(_journal_path(guest, f"{options.policy} {options.view} {options.prefault!r}", cases))
     done = journal.read(cases) if options.resume else {}
     todo = [number for number in range(len(cases)) if number not in done]
     with journal:
         for entry in done.values():
             journal.add(entry)
         if todo:
-            for number, entry in run_cases(cases, lambda: Lab(guest, template, policy), options.jobs, todo):
+            for number, entry in run_cases(
+                cases,
+                lambda: Lab(guest, template, policy, view=options.view, prefault=options.prefault),
+                options.jobs,
+                todo,
+                options.plain,
+            ):
                 done[number] = entry
                 journal.add(entry)
                 step(f"{len(done)} of {len(cases)} cases: {entry.title}")
     journal.remove()
     entries = [done[number] for number in range(len(cases))]
-    implemented = _implemented_names(guest)
+    implemented = implemented_names(guest)
     record = AuditRecord(
         guest.facts.release,
         guest.facts.sha256,
@@ -105,7 +128,8 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
     return record
 
 
-def _implemented_names(guest: "ReadyGuest") -> tuple[str, ...]:
+def implemented_names(guest: "ReadyGuest") -> tuple[str, ...]:
+    """Return the names of the calls this kernel has, by number."""
     from thinbox.syscalls.table import call_info
 
     missing, count = guest.facts.unimplemented, len(guest.facts.sys_call_table)
@@ -116,7 +140,7 @@ def _implemented_names(guest: "ReadyGuest") -> tuple[str, ...]:
 def _unimplemented_names(guest: "ReadyGuest") -> frozenset[str]:
     from thinbox.syscalls.table import all_calls
 
-    return frozenset(info.name for info in all_calls()) - frozenset(_implemented_names(guest))
+    return frozenset(info.name for info in all_calls()) - frozenset(implemented_names(guest))
 
 
 def _why_not(record: AuditRecord) -> dict[str, str]:

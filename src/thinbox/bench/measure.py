@@ -14,10 +14,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from thinbox.bench.figure import Figure
+from thinbox.bench.tlb import tlb_figure
 from thinbox.boot.params import BootParams
 from thinbox.boot.ready import ReadyGuest, prepare
 from thinbox.errors import MachineError
@@ -25,21 +26,6 @@ from thinbox.errors import MachineError
 BOOTED = b"Run /init as init process"
 _QEMU_LIMIT_S = 180.0
 SCRIPT = Path(__file__).parent.parent / "data" / "script.sh"
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of the table: `value` in `unit`, what the project wants it to be, and how it was made."""
-
-    name: str
-    value: float | None
-    unit: str
-    wanted: str
-    note: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
 
 def measure_all(runs: int, kernel: str | None, say: Callable[[str], None]) -> list[Figure]:
@@ -51,6 +37,7 @@ def measure_all(runs: int, kernel: str | None, say: Callable[[str], None]) -> li
     guest = prepare(kernel, progress=say)
     figures = [_boot_figure(runs, kernel, guest, say), _start_figure(runs, kernel, say)]
     figures += _script_figures(runs, kernel, say)
+    figures.append(tlb_figure(runs, say))
     note = "the 300-line script, whole process"
     return [*figures, Figure("peak memory of run", peak / (1 << 20), "MiB", "under 600 MB", note)]
 

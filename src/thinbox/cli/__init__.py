@@ -21,6 +21,7 @@ COMMANDS = {
     "run": "run a program as a tenant, its system calls isolated",
     "audit": "run every system call on its own, isolated and not, and compare",
     "attack": "exploits against isolation policies",
+    "cost": "what isolation would cost on real CPUs",
     "bench": "thinbox's own speed, side by side with peers",
 }
 

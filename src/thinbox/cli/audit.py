@@ -21,7 +21,16 @@ EXIT_FOUND = 1
 @machine_options
 @click.option("--all", "everything", is_flag=True, help="The whole corpus.")
 @click.option("--policy", default="sci", show_default=True, metavar="NAME", help="As for `thinbox run`.")
+@click.option(
+    "--view",
+    type=click.Choice(("none", "permissive", "strict")),
+    default="none",
+    show_default=True,
+    help="Beside a second tenant, whose data is hidden.",
+)
 @click.option("--jobs", "-j", default=1, show_default=True, metavar="N", help="Processes.")
+@click.option("--prefault", type=click.Path(path_type=Path), metavar="FILE", help="As for `thinbox run`.")
+@click.option("--save-profile", type=click.Path(path_type=Path), metavar="FILE", help="Write what each call touched.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted audit stopped.")
 @click.option("--list", "listing", is_flag=True, help="List calls and cases, run nothing.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON (- for stdout).")
@@ -41,7 +50,10 @@ def audit(
     quiet: bool,
     everything: bool,
     policy: str,
+    view: str,
     jobs: int,
+    prefault: Path | None,
+    save_profile: Path | None,
     resume: bool,
     listing: bool,
     json_path: str | None,
@@ -74,12 +86,21 @@ def audit(
     from thinbox.boot.ready import prepare
 
     choose_cases(calls)
+    from thinbox.session.profile import KnownPages
+
+    known = None if prefault is None else KnownPages.load(prefault)
     progress = ProgressLine(quiet=quiet)
     try:
         guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
-        record = run_audit(guest, AuditOptions(calls, policy, jobs, resume, progress.say, progress.step))
+        options = AuditOptions(calls, policy, view, jobs, resume, known, progress=progress.say, step=progress.step)
+        record = run_audit(guest, options)
     finally:
         progress.clear()
+    if save_profile:
+        from thinbox.audit.run import touched_in
+        from thinbox.cli.options import save_profile as save
+
+        save(save_profile, touched_in(record), guest.facts)
     if json_path:
         _write_json(record, json_path, with_grants=grants)
     if json_path != "-":

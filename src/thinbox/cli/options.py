@@ -1,11 +1,17 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from thinbox.boot.params import DEFAULT_MEMORY_MIB
+from thinbox.errors import InputError
+
+if TYPE_CHECKING:
+    from thinbox.image.facts import KernelFacts
+    from thinbox.session.profile import Touched
 
 
 def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,6 +27,35 @@ def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "kernel_spec",
             metavar="K",
             help="A bzImage, a vmlinux, a Debian package file, or a release. [default: Debian's newest cloud kernel]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def save_profile(path: Path, calls: "Sequence[Touched]", facts: "KernelFacts") -> None:
+    """Write the profile of these calls, for `--prefault FILE` and `--policy profile:FILE`."""
+    from thinbox.session.profile import profile_from
+
+    try:
+        path.write_bytes(profile_from(calls, facts.symbols, facts.sha256))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; give --save-profile another file") from error
+
+
+def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --image, --entrypoint and --user."""
+    for option in (
+        click.option(
+            "--user", "-u", metavar="NAME|UID[:GROUP]", help="Who the program runs as. [default: the image's, or root]"
+        ),
+        click.option(
+            "--entrypoint", metavar="PROGRAM", help="Run this with the arguments instead of the image's entrypoint."
+        ),
+        click.option(
+            "--image",
+            metavar="FILE|DIR[:NAME]",
+            help="Container image: docker save's or an OCI archive, an OCI layout, or a root file system.",
         ),
     ):
         command = option(command)

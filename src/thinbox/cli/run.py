@@ -6,17 +6,18 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from thinbox.cli.options import machine_options
+from thinbox.cli.options import image_options, machine_options
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
     from thinbox.cli.terminal import UserTerminal
     from thinbox.guest.terminal import Terminal
+    from thinbox.session.profile import KnownPages
     from thinbox.session.records import RunRecord
     from thinbox.session.session import RunResult, Session
     from thinbox.surface.run_surface import RunSurface
@@ -38,16 +39,30 @@ if TYPE_CHECKING:
     "--rootfs", type=click.Path(path_type=Path), metavar="DIR|TAR", help="Root file system. [default: busybox]"
 )
 @click.option("--env", "-e", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable. Repeatable.")
-@click.option("--workdir", default="/", show_default=True, metavar="DIR", help="Where the program starts.")
+@click.option("--workdir", metavar="DIR", help="Where the program starts. [default: the image's, or /]")
+@image_options
 @click.option(
     "--tty/--no-tty", "-t/-T", "wants_tty", default=None, help="A terminal as stdio. [default: if yours is one]"
 )
+@click.option(
+    "--prefault", type=click.Path(path_type=Path), metavar="FILE", help="Map what each call is known to need."
+)
+@click.option("--save-profile", type=click.Path(path_type=Path), metavar="FILE", help="Write what each call touched.")
 @click.option(
     "--on-violation",
     type=click.Choice(("undo", "oops", "stop")),
     default="oops",
     show_default=True,
     help="Roll the call back and kill its process; kill as a kernel oops does; or end the run.",
+)
+@click.option(
+    "--view",
+    type=click.Choice(("none", "permissive", "strict")),
+    help="Hide other tenants' data. [default: none; with several tenants permissive]",
+)
+@click.option("--tenant", "tenants", multiple=True, metavar="NAME=COMMAND", help="Run several at once. Repeatable.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="DIR", help="Several tenants: their output, in files."
 )
 @click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON (- for stdout).")
 @click.option(
@@ -62,9 +77,12 @@ if TYPE_CHECKING:
 @click.option(
     "--surface", is_flag=True, help="Measure what each call leaves to an exploit: code pages, gadgets, functions."
 )
-@click.argument("command", nargs=-1, required=True, metavar="-- PROGRAM ARG…")
+@click.option(
+    "--events", is_flag=True, help="Trace the pages touched, for `thinbox cost`: FILE.trace beside --json FILE."
+)
+@click.argument("command", nargs=-1, metavar="-- PROGRAM ARG… | FILE.toml")
 def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any) -> None:
-    """Run PROGRAM on a real kernel, in this process, its system calls isolated.
+    """Run PROGRAM, or what an image says, on a real kernel, in this process, its system calls isolated.
 
     stdin, stdout, stderr and the exit status are the program's own; 137 means that thinbox killed it. A
     signal sent to thinbox goes to the program; a second Ctrl-C or SIGTERM ends thinbox.
@@ -76,37 +94,56 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
     thinbox run -- sh -c 'echo hello | wc -c'
     thinbox run -- sh
     thinbox run --rootfs ./root -- /usr/bin/python3 -c 'print(1)'
+    thinbox run --image redis.tar -- redis-server --version
     thinbox run --policy patch --json - -- mkdir /tmp/x
+    thinbox run --tenant a='sh -c "id; ls /proc"' --tenant b=id
     """
+    if options["tenants"] or _is_tenants_file(options["command"]):
+        _run_tenants(kernel_spec, memory, append, quiet=quiet, options=options)
+    if options["output"]:
+        raise InputError("--output is for several tenants; one tenant's output is yours")
     from thinbox.boot.params import BootParams
     from thinbox.boot.ready import prepare
     from thinbox.cli.signals import run_with_signals
+    from thinbox.cli.tenant import load_tenant_image, plan_tenant, require_something_to_run
 
     _require_record_extra(options["record"])
+    require_something_to_run(options)
+    if options["events"] and options["json_path"] in (None, "-"):
+        raise click.UsageError("--events needs --json FILE; the trace is written beside it")
+    if options["events"] and options["prefault"]:
+        raise click.UsageError("--events takes no --prefault; `thinbox cost` works out what known pages save")
     progress = ProgressLine(quiet=quiet)
     try:
+        image = load_tenant_image(options, progress)
         guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
         from thinbox.session.session import RunOptions, Session
 
         stdin = _stdin()
         yours = _users_terminal(stdin, options["wants_tty"])
         terminal = _terminal(options["wants_tty"], yours)
+        tenant = plan_tenant(image, options, terminal)
         run_options = RunOptions(
             policy=options["policy"],
             isolate=options["isolate"],
             rootfs=options["rootfs"],
-            environment=_environment(options["environment"], terminal),
-            workdir=options["workdir"],
-            keep_faults=options["record"] is not None or options["surface"],
+            image=image,
+            user=tenant.user,
+            environment=tenant.environment,
+            workdir=tenant.workdir,
+            keep_faults=bool(options["record"] or options["surface"] or options["save_profile"]),
+            prefault=_known_pages(options["prefault"]),
+            keep_trace=options["events"],
             coverage=options["coverage_path"] is not None,
             on_violation=options["on_violation"],
+            view=options["view"] or "none",
             stdin=stdin,
             terminal=terminal,
             keys=_keys(yours),
             on_output=lambda stream, data: _write_out(progress, stream, data),
             progress=progress.say,
         )
-        session = Session(guest, options["command"], run_options)
+        session = Session(guest, tenant.command, run_options)
         tabulate = _prepare_surface(session, progress) if options["surface"] else None
         progress.clear()
         result = run_with_signals(session, yours)
@@ -114,9 +151,62 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
         progress.clear()
     if options["coverage_path"] and result.record.coverage is not None:
         _write_json(result.record.coverage.to_json(), options["coverage_path"])
+    if options["save_profile"]:
+        from thinbox.cli.options import save_profile
+        from thinbox.session.profile import touched_by
+
+        save_profile(options["save_profile"], touched_by(result.record), guest.facts)
     surface = tabulate(result.record) if tabulate else None
     _report(result, options["json_path"], options["record"], surface, quiet=quiet)
     raise click.exceptions.Exit(result.exit_code)
+
+
+def _is_tenants_file(command: tuple[str, ...]) -> bool:
+    return len(command) == 1 and command[0].endswith(".toml")
+
+
+def _run_tenants(
+    kernel_spec: str | None, memory: int, append: str, *, quiet: bool, options: dict[str, Any]
+) -> NoReturn:
+    """Run several tenants; ends with their exit status."""
+    from thinbox.boot.params import BootParams
+    from thinbox.boot.ready import prepare
+    from thinbox.cli import tenants as several
+    from thinbox.cli.signals import run_with_signals
+
+    alone = ("coverage_path", "record", "surface", "wants_tty", "environment")
+    wrong = [name for name in alone if options[name]]
+    if wrong or (options["tenants"] and options["command"]):
+        raise InputError("with several tenants, use no program, terminal, --env, --coverage, --record or --surface")
+    given = {name: options[name] for name in ("policy", "isolate", "on_violation", "workdir", "rootfs")}
+    defaults = given | {"view": options["view"] or "permissive"}
+    if options["tenants"]:
+        specs = several.parse_tenants(options["tenants"], defaults)
+    else:
+        specs = several.load_tenants(Path(options["command"][0]), defaults)
+    progress = ProgressLine(quiet=quiet)
+    prefixed = several.Prefixed([spec.name for spec in specs])
+    try:
+        guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
+        from thinbox.session.several import TenantsSession
+
+        output = several.file_output(options["output"]) if options["output"] else prefixed.take
+        session = TenantsSession(guest, specs, output)
+        progress.clear()
+        results = run_with_signals(session)
+        prefixed.end()
+    finally:
+        progress.clear()
+    if options["json_path"]:
+        _write_json(several.tenants_json(results), options["json_path"])
+    for name, result in results.items():
+        for violation in result.record.kills:
+            click.echo(f"thinbox: {name}: {violation.sentence()}", err=True)
+        if not quiet:
+            from thinbox.report.summary import render_summary
+
+            click.echo(f"tenant {name}:\n{render_summary(result.record)}", err=True)
+    raise click.exceptions.Exit(several.exit_status(results))
 
 
 def _prepare_surface(session: "Session", progress: ProgressLine) -> "Callable[[RunRecord], RunSurface]":
@@ -125,6 +215,12 @@ def _prepare_surface(session: "Session", progress: ProgressLine) -> "Callable[[R
 
     surface = load_surface(session, progress.say)
     return lambda record: tabulate(record, surface)
+
+
+def _known_pages(path: Path | None) -> "KnownPages | None":
+    from thinbox.session.profile import KnownPages
+
+    return None if path is None else KnownPages.load(path)
 
 
 def _stdin() -> Any:
@@ -166,20 +262,6 @@ def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def _environment(pairs: tuple[str, ...], terminal: "Terminal | None") -> tuple[str, ...] | None:
-    from thinbox.guest.tenant import TenantOptions
-
-    values = dict(entry.split("=", 1) for entry in TenantOptions(("",)).environment)
-    if terminal is not None:
-        values["TERM"] = os.environ.get("TERM") or values["TERM"]
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise InputError(f"--env takes NAME=VALUE, not {pair!r}")
-        values[name] = value
-    return tuple(f"{name}={value}" for name, value in values.items())
-
-
 def _write_out(progress: ProgressLine, stream: int, data: bytes) -> None:
     progress.clear()
     view = memoryview(data)
@@ -217,6 +299,10 @@ def _report(
     result: "RunResult", json_path: str | None, folder: Path | None, surface: "RunSurface | None", *, quiet: bool
 ) -> None:
     record = result.record
+    if json_path and record.events.trace is not None:
+        trace_path = Path(f"{json_path}.trace")
+        record.events.trace.save(trace_path)
+        record.events.trace_file = trace_path.name
     if json_path:
         _write_json(record.to_json() | ({} if surface is None else {"surface": surface.to_json()}), json_path)
     if folder:

@@ -106,6 +106,9 @@ class Recorder:
             self._cov[compiled.INTERRUPT_RSP] = progress.interrupt_rsp
             self._cov[compiled.RECORDING] = 1
 
+    def granted(self, _state: "TaskState", call: "OpenCall", rows: npt.NDArray[np.int64]) -> None:
+        """Nothing: what was granted is looked at when the call pauses or closes, with what was used of it."""
+
     def closed(self, _state: "TaskState", call: "OpenCall") -> None:
         """The call returned or was killed; its grants are still there."""
         progress = self._open.pop(call.record.seq, None)

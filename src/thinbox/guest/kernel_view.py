@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _PTI_USER_BIT = 1 << 12
 """The user's table is the second page of the pair (arch/x86/include/asm/pgtable.h, PTI_PGTABLE_SWITCH_BIT)."""
+_NEW_PROGRAM = ("execve", "execveat", "rt_sigreturn")
+"""Calls that return somewhere else without a signal."""
 _TASK_DEAD = 0x80
 """include/linux/sched.h; the same since 4.14, and not in BTF (a macro)."""
 
@@ -46,6 +48,8 @@ class KernelView:
             "task_struct", "__state" if types.has_member("task_struct", "__state") else "state"
         )
         self.ax_offset = types.offset_of("pt_regs", "ax")
+        self.ip_offset, self.sp_offset = types.offset_of("pt_regs", "ip"), types.offset_of("pt_regs", "sp")
+        self.frame_ax_offset = types.offset_of("rt_sigframe", "uc.uc_mcontext.ax")
         self.orig_ax_offset = types.offset_of("pt_regs", "orig_ax")
         self.regs_bytes = types.size_of("pt_regs")
         self.flags_offset = types.offset_of("pt_regs", "flags")
@@ -81,6 +85,20 @@ class KernelView:
     def current(self) -> int:
         """Address of the running task's task_struct."""
         return self._memory.quads[self.current_paddr >> 3] & U64
+
+    def result_of(self, regs_paddr: int, user_ip: int, name: str) -> int:
+        """Return what the call `name` returned, signed, from its pt_regs; `user_ip` is where it was to return to.
+
+        Where a signal's handler runs first, RAX is that handler's already, and the result stands in the signal
+        frame (arch/x86/kernel/signal.c, `setup_rt_frame`).
+        """
+        quads = self._memory.quads
+        value = quads[(regs_paddr + self.ax_offset) >> 3]
+        if value or quads[(regs_paddr + self.ip_offset) >> 3] == user_ip or name in _NEW_PROGRAM:
+            return value
+        frame = quads[(regs_paddr + self.sp_offset) >> 3] + self.frame_ax_offset
+        paddr = paging.translate(quads, self._memory.total_bytes, self.kernel_root, frame)
+        return value if paddr < 0 or paddr & 7 else quads[paddr >> 3]
 
     def stack_of(self, task: int, root: int) -> int:
         """Return the lowest address of a task's kernel stack."""

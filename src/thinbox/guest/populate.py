@@ -6,11 +6,11 @@ need nothing. A file's bytes go through the scratch, 512 KiB a call.
 
 import errno
 import os
-from pathlib import Path
+import struct
+from collections.abc import Iterable
 
 from thinbox.errors import RootfsError
 from thinbox.guest.conversation import Conversation, Work, call, must
-from thinbox.guest.rootfs import open_rootfs
 from thinbox.guest.rootfs_entry import EntryKind, RootfsEntry, show_path
 
 ROOT = "/mnt/tenant"
@@ -22,32 +22,61 @@ _AT_SYMLINK_NOFOLLOW = 0x100
 _NODE_KINDS = {EntryKind.FIFO: 0o010000, EntryKind.CHAR: 0o020000, EntryKind.BLOCK: 0o060000}
 _BIND = 0x1000
 _REC = 0x4000
+_CAPABILITY = "security.capability"
+
+WORKING_BYTES = 64 << 20
+"""Memory that has to stay free beside a root file system: programs, their page tables, the kernel's caches."""
+_MEMORY_STEP_MIB = 64
+_FREE_AT = 40
+"""Offset of `freeram` in struct sysinfo (include/uapi/linux/sysinfo.h); `mem_unit` is 1 on 64-bit machines."""
 
 
-def populate_root(talk: Conversation, path: Path) -> Work:
-    """Make a tmpfs at `ROOT`, fill it from `path`, and mount proc, sys, dev and tmp in it.
+def require_room(talk: Conversation, need_bytes: int, memory_mib: int, maximum_mib: int) -> Work:
+    """Raise RootfsError, with the --memory to give, unless `need_bytes` of files leave `WORKING_BYTES` free."""
+    yield from must("sysinfo", bytes(112))
+    (free_bytes,) = struct.unpack("<Q", talk.read(talk.area() + _FREE_AT, 8))
+    lacking = need_bytes + WORKING_BYTES - free_bytes
+    if lacking <= 0:
+        return
+    # The kernel takes 1/64 of all memory for its struct pages, and a tmpfs of 90 % has to hold the files.
+    wanted_mib = max(memory_mib + lacking * 65 // 64 / (1 << 20), need_bytes / 0.9 / (1 << 20))
+    steps = -(-int(wanted_mib + 1) // _MEMORY_STEP_MIB)
+    said = f"its files need {-(-need_bytes >> 20)} MiB of the guest's memory"
+    if steps * _MEMORY_STEP_MIB > maximum_mib:
+        raise RootfsError(f"{said}; thinbox gives a guest {maximum_mib} MiB in all at most")
+    raise RootfsError(f"{said}, and {free_bytes >> 20} MiB are free; use --memory {steps * _MEMORY_STEP_MIB}")
+
+
+def populate_root(talk: Conversation, entries: Iterable[RootfsEntry], root: str = ROOT, first_id: int = 0) -> Work:
+    """Make a tmpfs at `root` and fill it with `entries`.
+
+    `first_id` is added to every user and group: the first of a tenant's user namespace.
 
     Raises `RootfsError` when it does not fit or an entry cannot be made.
     """
-    yield from must("mkdir", ROOT, 0o755)
-    yield from must("mount", "tmpfs", ROOT, "tmpfs", 0, "size=90%,nr_inodes=0,mode=0755")
-    for entry in open_rootfs(path):
-        result = yield from _make(talk, entry)
+    yield from must("mkdir", root, 0o755)
+    yield from must("mount", "tmpfs", root, "tmpfs", 0, "size=90%,nr_inodes=0,mode=0755")
+    for entry in entries:
+        result = yield from _make(talk, entry, root, first_id)
         if result < 0:
             hint = "; use a larger --memory" if result in (-errno.ENOSPC, -errno.ENOMEM) else ""
             raise RootfsError(f"cannot put {show_path(entry.path)} into the guest: {os.strerror(-result)}{hint}")
+
+
+def share_mounts(root: str = ROOT) -> Work:
+    """Show the guest's own proc, sys and dev in the root, and make tmp and run if they are missing."""
     for name in ("proc", "sys", "dev", "tmp", "run"):
-        yield from call("mkdir", f"{ROOT}/{name}", 0o1777 if name == "tmp" else 0o755)
+        yield from call("mkdir", f"{root}/{name}", 0o1777 if name == "tmp" else 0o755)
     for name in ("proc", "sys", "dev"):
-        yield from must("mount", f"/{name}", f"{ROOT}/{name}", 0, _BIND | _REC, 0)
+        yield from must("mount", f"/{name}", f"{root}/{name}", 0, _BIND | _REC, 0)
 
 
-def _target(entry: RootfsEntry) -> bytes:
-    return ROOT.encode() + b"/" + entry.path + b"\0"
+def _target(entry: RootfsEntry, root: str) -> bytes:
+    return root.encode() + b"/" + entry.path + b"\0"
 
 
-def _make(talk: Conversation, entry: RootfsEntry) -> Work:
-    target = _target(entry)
+def _make(talk: Conversation, entry: RootfsEntry, root: str, first_id: int) -> Work:
+    target = _target(entry, root)
     if entry.replaces:
         yield from call("unlink", target)
     if entry.kind is EntryKind.DIRECTORY:
@@ -61,7 +90,7 @@ def _make(talk: Conversation, entry: RootfsEntry) -> Work:
         result = yield from call("symlink", (entry.link_target or b"") + b"\0", target)
     elif entry.kind is EntryKind.HARDLINK:
         yield from call("unlink", target)
-        source = ROOT.encode() + b"/" + (entry.link_target or b"") + b"\0"
+        source = root.encode() + b"/" + (entry.link_target or b"") + b"\0"
         result = yield from call("link", source, target)
         return result
     else:
@@ -71,11 +100,13 @@ def _make(talk: Conversation, entry: RootfsEntry) -> Work:
         result = yield from call("mknod", target, _NODE_KINDS[entry.kind] | (entry.mode & 0o7777), number)
     if result < 0:
         return result
-    if entry.uid or entry.gid:
-        yield from call("lchown", target, entry.uid, entry.gid)
+    if entry.uid or entry.gid or first_id:
+        yield from call("lchown", target, entry.uid + first_id, entry.gid + first_id)
     if entry.kind is not EntryKind.SYMLINK:
         # After chown, which clears set-user-id bits.
         yield from call("chmod", target, entry.mode & 0o7777)
+    if entry.capability is not None:
+        yield from call("lsetxattr", target, _CAPABILITY, entry.capability, len(entry.capability), 0)
     times = b"".join(int(part).to_bytes(8, "little", signed=True) for part in (entry.mtime_s, 0, entry.mtime_s, 0))
     yield from call("utimensat", _AT_FDCWD, target, times, _AT_SYMLINK_NOFOLLOW)
     return 0

@@ -38,6 +38,8 @@ class TenantIo:
     adopt: Callable[[], None]
     has_tasks: Callable[[], bool]
     signals: list[int] = field(default_factory=list)
+    leader: int | None = None
+    """The process group that signals go to, where it is not the first process's."""
     window: tuple[int, int] | None = None
     wait_status: int | None = None
     input_ended: bool = False
@@ -72,36 +74,36 @@ class Pump:
 
     def run(self) -> Work:
         """Poll, move, repeat; ends when the first process has ended and the pipes are empty."""
-        while not self._done:
-            yield from self._feed()
-            ready = yield from self._poll(-1)
-            if DOORBELL_FD in ready:
-                yield from self._answer_doorbell()
-            for descriptor in [d for d in self._outputs if d in ready]:
-                yield from self._carry(descriptor)
-            if self._ends.handle in ready:
-                yield from self._reap()
-        while self._outputs:
-            ready = yield from self._poll(0)
-            found = [d for d in self._outputs if d in ready]
-            if not found:
-                return
-            for descriptor in found:
-                yield from self._carry(descriptor)
+        yield from run_pumps(self._talk, [self])
 
-    def _poll(self, timeout: int) -> Work:
-        """Return the set of ready descriptors (as a generator's value)."""
-        wanted = [(descriptor, POLLIN) for descriptor in self._outputs]
-        if timeout:
-            wanted += [(DOORBELL_FD, POLLIN), (self._ends.handle, POLLIN)]
-            if self._stdin_open and self._waiting_input:
-                wanted.append((self._ends.stdin, POLLOUT))
-        table = b"".join(struct.pack("<ihh", descriptor, events, 0) for descriptor, events in wanted)
-        place = self._talk.area() + _TABLES_AT
-        self._talk.write(place, table)
-        yield from must("poll", place, len(wanted), timeout)
-        raw = self._talk.read(place, len(table))
-        return {descriptor for descriptor, _events, back in struct.iter_unpack("<ihh", raw) if back}
+    @property
+    def is_done(self) -> bool:
+        """Whether the first process has ended."""
+        return self._done
+
+    def outputs(self) -> list[tuple[int, int]]:
+        """Return the descriptors that may have output, with what `poll` is to watch for."""
+        return [(descriptor, POLLIN) for descriptor in self._outputs]
+
+    def others(self) -> list[tuple[int, int]]:
+        """Return what else to poll while the first process lives."""
+        if self._done:
+            return []
+        writable = [(self._ends.stdin, POLLOUT)] if self._stdin_open and self._waiting_input else []
+        return [(self._ends.handle, POLLIN), *writable]
+
+    def serve(self, ready: set[int]) -> Work:
+        """Carry what is ready, and reap the first process if it has ended."""
+        yield from self.carry_all(ready)
+        if not self._done and self._ends.handle in ready:
+            yield from self._reap()
+
+    def carry_all(self, ready: set[int]) -> Work:
+        """Carry the output that is ready; return whether there was any (as a generator's value)."""
+        found = [descriptor for descriptor in self._outputs if descriptor in ready]
+        for descriptor in found:
+            yield from self._carry(descriptor)
+        return bool(found)
 
     def _carry(self, descriptor: int) -> Work:
         place = self._talk.area() + BUFFER_AT + _TABLES_AT
@@ -113,9 +115,9 @@ class Pump:
         target = self._outputs[descriptor]
         self._io.output(target, self._talk.read(place, count))
 
-    def _feed(self) -> Work:
+    def feed(self) -> Work:
         """Give the tenant what stdin has; at the end close its pipe, or type Ctrl-D on its terminal."""
-        while self._stdin_open:
+        while self._stdin_open and not self._done:
             self._take()
             self._io.input_waits = bool(self._waiting_input)
             if not self._waiting_input:
@@ -147,14 +149,13 @@ class Pump:
         elif data:
             self._waiting_input, self._last_input = data, data[-1:]
 
-    def _answer_doorbell(self) -> Work:
-        place = self._talk.area() + BUFFER_AT
-        yield from call("read", DOORBELL_FD, place, 256)
+    def answer_doorbell(self) -> Work:
+        """Do what the user asked for by the doorbell: another size of the terminal, signals."""
         if self._io.window and self._ends.terminal >= 0:
             (rows, columns), self._io.window = self._io.window, None
             yield from resize(self._ends.terminal, rows, columns)
         while self._io.signals:
-            yield from call("kill", -self._ends.child, self._io.signals.pop(0))
+            yield from call("kill", -(self._io.leader or self._ends.child), self._io.signals.pop(0))
 
     def _reap(self) -> Work:
         place = self._talk.area() + BUFFER_AT
@@ -163,4 +164,37 @@ class Pump:
         self._done = True
 
 
-__all__ = ["Pump", "TenantEnds", "TenantIo"]
+def run_pumps(talk: Conversation, pumps: list[Pump]) -> Work:
+    """Serve every pump until all first processes have ended and their pipes are empty."""
+    while not all(pump.is_done for pump in pumps):
+        for pump in pumps:
+            yield from pump.feed()
+        outputs = [entry for pump in pumps for entry in pump.outputs()]
+        others = [entry for pump in pumps for entry in pump.others()]
+        ready = yield from _poll(talk, [*outputs, (DOORBELL_FD, POLLIN), *others], -1)
+        if DOORBELL_FD in ready:
+            yield from call("read", DOORBELL_FD, talk.area() + BUFFER_AT, 256)
+            for pump in pumps:
+                yield from pump.answer_doorbell()
+        for pump in pumps:
+            yield from pump.serve(ready)
+    while left := [entry for pump in pumps for entry in pump.outputs()]:
+        ready = yield from _poll(talk, left, 0)
+        carried = False
+        for pump in pumps:
+            carried |= yield from pump.carry_all(ready)
+        if not carried:
+            return
+
+
+def _poll(talk: Conversation, wanted: list[tuple[int, int]], timeout: int) -> Work:
+    """Return the set of ready descriptors (as a generator's value)."""
+    table = b"".join(struct.pack("<ihh", descriptor, events, 0) for descriptor, events in wanted)
+    place = talk.area() + _TABLES_AT
+    talk.write(place, table)
+    yield from must("poll", place, len(wanted), timeout)
+    raw = talk.read(place, len(table))
+    return {descriptor for descriptor, _events, back in struct.iter_unpack("<ihh", raw) if back}
+
+
+__all__ = ["Pump", "TenantEnds", "TenantIo", "run_pumps"]

@@ -1,124 +1,19 @@
-"""Reads a root file system out of a tar archive, as one forward pass over a possibly compressed stream.
+"""Reads a root file system out of a tar archive: its members, each put where the guest would put it.
 
-Why it exists: tarfile trusts its input more than a tool may that feeds it whatever a user downloaded. It
-takes a cut-off archive for a finished one, and reads a header of any announced size into memory.
-
-Rules of this file:
-- whatever is wrong with the archive is a RootfsError that names the entry;
-- memory stays constant in the size of the archive's contents, also for decompression bombs;
-- the archive must end with its end marker and its compressed stream with a matching checksum.
+Why it exists: an archive may name things below its own symlinks, leave parents out, and repeat itself; the guest is
+filled with entries whose parents exist and whose names are final.
 """
 
-import bz2
-import gzip
-import io
-import lzma
-import tarfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, cast
-
-import zstandard
 
 from thinbox.errors import RootfsError
-from thinbox.guest.rootfs_entry import (
-    EntryKind,
-    RootfsEntry,
-    require_device_allowed,
-    show_path,
-)
+from thinbox.guest.rootfs_entry import EntryKind, RootfsEntry, show_path
 from thinbox.guest.rootfs_tree import RootfsTree, normalise_name
+from thinbox.guest.tar_members import read_members
 
-_READ_LIMIT_BYTES = 32 << 10
-"""Most that one read may ask for. tarfile reads long names and pax headers whole: two names of 4 KiB and some
-attributes. Its pax parser takes quadratic time (CVE-2024-6232; 22 s for 120 KiB here, 1.5 s for 32 KiB).
-Contents are read in pieces of at most this too."""
-
-_DRAIN_LIMIT_BYTES = 64 << 20
-"""Padding after the end marker that is read to reach the checksum; tar pads to 10 KiB, or a tape's block."""
-
-_BLOCK_BYTES = tarfile.BLOCKSIZE
 _DEFAULT_DIRECTORY_MODE = 0o755
-
-_MAGICS: tuple[tuple[bytes, Callable[[BinaryIO], object]], ...] = (
-    (b"\x1f\x8b", lambda raw: gzip.GzipFile(fileobj=raw)),
-    (b"BZh", bz2.BZ2File),
-    (b"\xfd7zXZ\0", lzma.LZMAFile),
-    (
-        b"\x28\xb5\x2f\xfd",
-        lambda raw: zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True),
-    ),
-)
-"""First bytes of each compressed format (RFC 1952, bzip2, xz and RFC 8878 specifications)."""
-
-_BROKEN = (
-    tarfile.TarError,
-    OSError,
-    EOFError,
-    zlib.error,
-    lzma.LZMAError,
-    zstandard.ZstdError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-    IndexError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-)
-"""What tarfile and the decompressors may raise on broken input; those from IndexError on come from tarfile's
-parsing of malformed pax and GNU sparse headers, and of endless chains of extension headers."""
-
-_KINDS = {
-    tarfile.REGTYPE: EntryKind.FILE,
-    tarfile.AREGTYPE: EntryKind.FILE,
-    tarfile.CONTTYPE: EntryKind.FILE,
-    tarfile.GNUTYPE_SPARSE: EntryKind.FILE,
-    tarfile.DIRTYPE: EntryKind.DIRECTORY,
-    tarfile.SYMTYPE: EntryKind.SYMLINK,
-    tarfile.LNKTYPE: EntryKind.HARDLINK,
-    tarfile.FIFOTYPE: EntryKind.FIFO,
-    tarfile.CHRTYPE: EntryKind.CHAR,
-    tarfile.BLKTYPE: EntryKind.BLOCK,
-}
-
-
-class _ForwardStream(io.RawIOBase):
-    """A readable, seekable-forward view of a decompressed stream, the one tarfile is given."""
-
-    def __init__(self, source: BinaryIO) -> None:
-        self._source = source
-        self._position_bytes = 0
-        self.last_read = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Return exactly `size` bytes unless the stream ends first; refuses more than 32 KiB at once."""
-        if size is None or not 0 <= size <= _READ_LIMIT_BYTES:
-            raise tarfile.ReadError(f"a header announces {size} bytes of itself")
-        pieces: list[bytes] = []
-        while size > 0 and (piece := self._source.read(size)):
-            pieces.append(piece)
-            size -= len(piece)
-        self.last_read = b"".join(pieces)
-        self._position_bytes += len(self.last_read)
-        return self.last_read
-
-    def tell(self) -> int:
-        return self._position_bytes
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Skip forward to `offset`; stops at the end of the stream."""
-        if whence != io.SEEK_SET or offset < self._position_bytes:
-            raise tarfile.StreamError("the archive can only be read forward")
-        while self._position_bytes < offset:
-            if not self.read(min(_READ_LIMIT_BYTES, offset - self._position_bytes)):
-                break
-        return self._position_bytes
 
 
 def read_archive(path: Path) -> Iterator[RootfsEntry]:
@@ -129,159 +24,34 @@ def read_archive(path: Path) -> Iterator[RootfsEntry]:
     Raises RootfsError as `open_rootfs` describes.
     """
     where = show_path(str(path).encode("utf-8", "surrogateescape"))
+    tree = RootfsTree()
     try:
-        with path.open("rb") as raw, _open_stream(raw) as source:
-            stream = _ForwardStream(source)
-            yield from _ArchiveReader(stream, where).entries()
+        with path.open("rb") as raw:
+            for member in read_members(raw, where):
+                if member.path:
+                    yield from _place(tree, member)
     except OSError as error:
         raise RootfsError(f"{where}: cannot be read: {error.strerror or error}") from error
 
 
-def _open_stream(raw: BinaryIO) -> BinaryIO:
-    magic = raw.read(6)
-    raw.seek(0)
-    for prefix, opener in _MAGICS:
-        if magic.startswith(prefix):
-            return cast("BinaryIO", opener(raw))
-    return raw
+def _place(tree: RootfsTree, member: RootfsEntry) -> Iterator[RootfsEntry]:
+    path, kind = member.path, member.kind
+    resolved = tree.resolve(path, follow_last=kind is EntryKind.DIRECTORY)
+    moved_directory = kind is EntryKind.DIRECTORY and resolved != tree.resolve(path)
+    if moved_directory and tree.kind(resolved) is EntryKind.DIRECTORY:
+        return
+    for parent in tree.add_parents(resolved):
+        yield RootfsEntry(parent, EntryKind.DIRECTORY, _DEFAULT_DIRECTORY_MODE, 0, 0, member.mtime_s)
+    target = member.link_target
+    if kind is EntryKind.HARDLINK:
+        target = _link_target(tree, member, resolved)
+    replaces = tree.add(resolved, kind, target)
+    yield replace(member, path=resolved, link_target=target, replaces=replaces)
 
 
-class _ArchiveReader:
-    """One pass over one archive: tarfile's members in, entries out."""
-
-    __slots__ = ("_generation", "_last_name", "_stream", "_tree", "_where")
-
-    def __init__(self, stream: _ForwardStream, where: str) -> None:
-        self._stream = stream
-        self._where = where
-        self._tree = RootfsTree()
-        self._generation = 0
-        self._last_name = ""
-
-    def entries(self) -> Iterator[RootfsEntry]:
-        tar = self._open_tar()
-        while (member := self._next_member(tar)) is not None:
-            self._generation += 1
-            path = normalise_name(_name_bytes(member.name))
-            self._last_name = f"{show_path(path)}: "
-            if path:
-                yield from self._place(tar, member, path)
-        self._check_end()
-
-    def _open_tar(self) -> tarfile.TarFile:
-        try:
-            return tarfile.TarFile(fileobj=cast("BinaryIO", self._stream), encoding="utf-8", errors="surrogateescape")
-        except _BROKEN as error:
-            raise RootfsError(f"{self._where}: not a tar archive, or damaged: {_one_line(error)}") from error
-
-    def _next_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
-        try:
-            member = tar.next()
-        except _BROKEN as error:
-            raise self._broken(error) from error
-        # tarfile remembers every member for look-ups by name, which nobody here does.
-        tar.members.clear()  # type: ignore[attr-defined]  # missing from typeshed
-        return member
-
-    def _broken(self, error: BaseException) -> RootfsError:
-        after = f"after {self._last_name}" if self._last_name else ""
-        return RootfsError(f"{self._where}: {after}truncated or damaged archive: {_one_line(error)}")
-
-    def _check_end(self) -> None:
-        """Raise RootfsError unless tarfile stopped at a zero block, and the rest of the stream is whole."""
-        if self._stream.last_read != bytes(_BLOCK_BYTES):
-            raise self._broken(EOFError("no end marker"))
-        try:
-            for _ in range(_DRAIN_LIMIT_BYTES // _READ_LIMIT_BYTES):
-                if not self._stream.read(_READ_LIMIT_BYTES):
-                    break
-        except _BROKEN as error:
-            raise self._broken(error) from error
-
-    def _place(self, tar: tarfile.TarFile, member: tarfile.TarInfo, path: bytes) -> Iterator[RootfsEntry]:
-        kind = _KINDS.get(member.type)
-        if kind is None:
-            code = member.type.decode("latin-1")
-            raise RootfsError(f"{show_path(path)}: tar entry type {code!r} is not supported")
-        resolved = self._tree.resolve(path, follow_last=kind is EntryKind.DIRECTORY)
-        moved_directory = kind is EntryKind.DIRECTORY and resolved != self._tree.resolve(path)
-        if moved_directory and self._tree.kind(resolved) is EntryKind.DIRECTORY:
-            return
-        attributes = self._attributes(member, path, kind)
-        for parent in self._tree.add_parents(resolved):
-            yield RootfsEntry(parent, EntryKind.DIRECTORY, _DEFAULT_DIRECTORY_MODE, 0, 0, attributes.mtime_s)
-        target = self._link_target(member, path, resolved, kind)
-        replaces = self._tree.add(resolved, kind, target)
-        yield RootfsEntry(
-            resolved,
-            kind,
-            attributes.mode,
-            attributes.uid,
-            attributes.gid,
-            attributes.mtime_s,
-            size_bytes=attributes.size_bytes,
-            link_target=target,
-            device=attributes.device,
-            replaces=replaces,
-            chunk_source=self._chunk_source(tar, member, path),
-        )
-
-    def _attributes(self, member: tarfile.TarInfo, path: bytes, kind: EntryKind) -> RootfsEntry:
-        """Check what the header says and return it as an entry without place or content."""
-        try:
-            mtime_s = int(member.mtime)
-        except (ValueError, OverflowError) as error:
-            raise RootfsError(f"{show_path(path)}: modification time {member.mtime} makes no sense") from error
-        size_bytes = member.size if kind is EntryKind.FILE else 0
-        ids_fit = 0 <= member.uid < 1 << 32 and 0 <= member.gid < 1 << 32
-        if not (ids_fit and 0 <= size_bytes < 1 << 63 and -(1 << 63) <= mtime_s < 1 << 63):
-            raise RootfsError(f"{show_path(path)}: owner, size or time is out of range")
-        device = None
-        if kind in (EntryKind.CHAR, EntryKind.BLOCK):
-            device = (member.devmajor, member.devminor)
-            require_device_allowed(path, kind, device)
-        mode = member.mode & 0o7777
-        return RootfsEntry(path, kind, mode, member.uid, member.gid, mtime_s, size_bytes, device=device)
-
-    def _link_target(self, member: tarfile.TarInfo, path: bytes, resolved: bytes, kind: EntryKind) -> bytes | None:
-        if kind is EntryKind.SYMLINK:
-            target = _name_bytes(member.linkname)
-            if not target or len(target) > 4095 or b"\0" in target:
-                raise RootfsError(f"{show_path(path)}: symlink target is empty, too long or holds a NUL")
-            return target
-        if kind is not EntryKind.HARDLINK:
-            return None
-        target = self._tree.resolve(normalise_name(_name_bytes(member.linkname)))
-        target_kind = self._tree.kind(target)
-        if target_kind in (None, EntryKind.DIRECTORY) or target == resolved:
-            raise RootfsError(f"{show_path(path)}: hard link to {show_path(target)}, which is no earlier file")
-        return target
-
-    def _chunk_source(
-        self, tar: tarfile.TarFile, member: tarfile.TarInfo, path: bytes
-    ) -> Callable[[int], Iterator[bytes]]:
-        generation = self._generation
-
-        def chunks(chunk_bytes: int) -> Iterator[bytes]:
-            if generation != self._generation:
-                raise ValueError(f"{show_path(path)}: read after the next entry was taken")
-            try:
-                content = tar.extractfile(member)
-                piece_bytes = min(chunk_bytes, _READ_LIMIT_BYTES)
-                while content is not None and (chunk := content.read(piece_bytes)):
-                    yield chunk
-            except _BROKEN as error:
-                raise RootfsError(f"{show_path(path)}: truncated or damaged archive: {_one_line(error)}") from error
-
-        return chunks
-
-
-def _name_bytes(name: str) -> bytes:
-    try:
-        return name.encode("utf-8", "surrogateescape")
-    except UnicodeError as error:
-        raise RootfsError(f"{name!a}: name is not valid UTF-8") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _link_target(tree: RootfsTree, member: RootfsEntry, resolved: bytes) -> bytes:
+    target = tree.resolve(normalise_name(member.link_target or b""))
+    target_kind = tree.kind(target)
+    if target_kind in (None, EntryKind.DIRECTORY) or target == resolved:
+        raise RootfsError(f"{show_path(member.path)}: hard link to {show_path(target)}, which is no earlier file")
+    return target

@@ -52,7 +52,8 @@ class RootfsEntry:
     `size_bytes` is the content's exact size for a FILE and 0 for everything else. `link_target` is the
     text of a SYMLINK (any bytes but NUL, never followed here), or for a HARDLINK the `path` of an earlier
     entry. `device` is (major, minor) of a CHAR or BLOCK. `replaces` says that an earlier entry, never a
-    directory, must be unlinked first (an archive that was appended to).
+    directory, must be unlinked first (an archive that was appended to). `capability` is a FILE's extended attribute
+    `security.capability`, as the kernel stores it.
     """
 
     path: bytes
@@ -65,6 +66,7 @@ class RootfsEntry:
     link_target: bytes | None = None
     device: tuple[int, int] | None = None
     replaces: bool = False
+    capability: bytes | None = None
     chunk_source: Callable[[int], Iterator[bytes]] = field(default=_no_chunks, repr=False, compare=False)
 
     def read_chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:

@@ -47,7 +47,7 @@ def prepare_guest(talk: Conversation) -> Work:
     yield from must("dup3", bell, DOORBELL_FD, O_CLOEXEC)
     yield from must("close", bell)
     yield from must("ioctl", DOORBELL_FD, _TCSETS, _RAW_TERMIOS)
-    yield from _raise_loopback()
+    yield from raise_loopback()
     yield Park()
 
 
@@ -73,10 +73,11 @@ def _become_busybox(talk: Conversation) -> Work:
     yield from call("exit_group", 127)
 
 
-def _raise_loopback() -> Work:
+def raise_loopback() -> Work:
+    """Bring up the loopback device of the caller's network namespace."""
     handle = yield from must("socket", _AF_INET, _SOCK_DGRAM, 0)
     yield from must("ioctl", handle, _SIOCSIFFLAGS, struct.pack("<16sH22x", b"lo", _IFF_UP_RUNNING))
     yield from must("close", handle)
 
 
-__all__ = ["CHILD_AREA", "DOORBELL_FD", "prepare_guest"]
+__all__ = ["CHILD_AREA", "DOORBELL_FD", "prepare_guest", "raise_loopback"]

@@ -9,10 +9,14 @@ Rules of this file:
 
 import errno
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from thinbox.errors import InputError
+from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
 from thinbox.guest.conversation import CHILD_AREA, Conversation, Park, Work, call, must
+from thinbox.guest.identity import Identity, find_identity
+from thinbox.guest.in_root import O_PATH, open_in_root
 from thinbox.guest.pump import BUFFER_AT, Pump, TenantEnds, TenantIo
 from thinbox.guest.setup import SIGCHLD
 from thinbox.guest.terminal import Pty, Terminal, open_pty, take_terminal
@@ -22,13 +26,17 @@ SIGKILL = 9
 _LAST_SWITCH_TRIES = 1000
 _S_IFMT, _S_IFDIR = 0o170000, 0o040000
 _STAT_MODE_AT = 24
+_RLIMIT_NOFILE = 7
+_OPEN_FILES = (1024, 524_288)
+"""Soft and hard limit of open files that systemd and moby 29 give a container."""
 
 
 @dataclass(frozen=True, slots=True)
 class TenantOptions:
     """What to start and how: `root` is the folder in the guest that becomes the tenant's `/`.
 
-    With a `terminal` the tenant's stdio is a terminal of that size, without one it is pipes.
+    With a `terminal` the tenant's stdio is a terminal of that size, without one it is pipes. `user` is looked up in
+    the root's files; None leaves the tenant root, without asking them. HOME is the user's if it is not set.
     """
 
     command: tuple[str, ...]
@@ -41,10 +49,13 @@ class TenantOptions:
     root: str = "/"
     workdir: str = "/"
     terminal: Terminal | None = None
+    user: str | None = None
+    cgroup: str | None = None
+    """The cgroup of its own it gets (a tenant with a view has one)."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Stdio:
+class Stdio:
     """The child's three descriptors, -1 for its terminal; its terminal; and what the agent keeps of them."""
 
     child: tuple[int, int, int]
@@ -53,67 +64,87 @@ class _Stdio:
     stdin: int
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the child needs to become the tenant."""
+
+    options: TenantOptions
+    program: str
+    stdio: Stdio
+    identity: Identity | None = None
+
+
 def run_tenant(talk: Conversation, options: TenantOptions, io: TenantIo) -> Work:
     """Run the tenant to its end; the status goes to `io.wait_status`; then park."""
-    program = yield from _find_program(talk, options)
-    stdio = yield from _open_stdio(talk, options.terminal)
-    talk.adopt_next_child(_become_tenant(talk, options, program, stdio, io))
-    child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
+    identity = None
+    if options.user is not None:
+        identity = yield from find_identity(talk, options.root, options.user)
+        if not any(pair.startswith("HOME=") for pair in options.environment):
+            options = replace(options, environment=(*options.environment, f"HOME={identity.home}"))
+    program = yield from find_program(talk, options)
+    stdio = yield from open_stdio(talk, options.terminal)
+    talk.adopt_next_child(become_tenant(talk, Start(options, program, stdio, identity), io))
+    if options.cgroup is None:
+        child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
+    else:
+        yield from mount_cgroups()
+        yield from make_cgroup(options.cgroup)
+        child = yield from clone_in_cgroup(options.cgroup, SIGCHLD)
     handle = yield from must("pidfd_open", child, 0)
     for descriptor in stdio.child:
         if descriptor >= 0:
             yield from must("close", descriptor)
     master = stdio.terminal.reader if stdio.terminal else -1
     yield from Pump(talk, io, TenantEnds(child, handle, stdio.outputs, stdio.stdin, master)).run()
+    yield from end_tenants(talk, io.has_tasks)
+
+
+def end_tenants(talk: Conversation, has_tasks: Callable[[], bool]) -> Work:
+    """Kill and reap what is left of all tenants, then park."""
     yield from _sweep(talk)
     # A reaped task still has its last context switch before it (a preemptible kernel lets us see that).
     for _ in range(_LAST_SWITCH_TRIES):
-        if not io.has_tasks():
+        if not has_tasks():
             break
         yield from call("nanosleep", struct.pack("<qq", 0, 1_000_000), 0)
     yield Park()
 
 
-def _open_stdio(talk: Conversation, terminal: Terminal | None) -> Work:
-    """Make pipes, or a terminal, for the tenant's stdio; return `_Stdio` (as a generator's value)."""
+def open_stdio(talk: Conversation, terminal: Terminal | None) -> Work:
+    """Make pipes, or a terminal, for the tenant's stdio; return `Stdio` (as a generator's value)."""
     if terminal is None:
-        (stdin_r, stdin_w) = yield from _pipe(talk)
-        (stdout_r, stdout_w) = yield from _pipe(talk)
-        (stderr_r, stderr_w) = yield from _pipe(talk)
+        (stdin_r, stdin_w) = yield from open_pipe(talk)
+        (stdout_r, stdout_w) = yield from open_pipe(talk)
+        (stderr_r, stderr_w) = yield from open_pipe(talk)
         yield from must("fcntl", stdin_w, 4, O_NONBLOCK)
-        return _Stdio((stdin_r, stdout_w, stderr_w), None, {stdout_r: 1, stderr_r: 2}, stdin_w)
+        return Stdio((stdin_r, stdout_w, stderr_w), None, {stdout_r: 1, stderr_r: 2}, stdin_w)
     pty = yield from open_pty(talk, terminal)
     if terminal.stderr:
-        return _Stdio((-1, -1, -1), pty, {pty.reader: 1}, pty.writer)
-    (stderr_r, stderr_w) = yield from _pipe(talk)
-    return _Stdio((-1, -1, stderr_w), pty, {pty.reader: 1, stderr_r: 2}, pty.writer)
+        return Stdio((-1, -1, -1), pty, {pty.reader: 1}, pty.writer)
+    (stderr_r, stderr_w) = yield from open_pipe(talk)
+    return Stdio((-1, -1, stderr_w), pty, {pty.reader: 1, stderr_r: 2}, pty.writer)
 
 
-def _pipe(talk: Conversation) -> Work:
+def open_pipe(talk: Conversation) -> Work:
     """Return a pipe's two ends (as a generator's value)."""
     yield from must("pipe2", talk.area() + BUFFER_AT, O_CLOEXEC)
     return struct.unpack("<2i", talk.read(talk.area() + BUFFER_AT, 8))
 
 
-def _find_program(talk: Conversation, options: TenantOptions) -> Work:
+def find_program(talk: Conversation, options: TenantOptions) -> Work:
     """Find what execvp would find, inside the tenant's root; return its path (as a generator's value)."""
     name = options.command[0]
     path = next((e[5:] for e in options.environment if e.startswith("PATH=")), "/bin:/usr/bin")
     names = [name] if "/" in name else [f"{folder}/{name}" for folder in path.split(":")]
-    prefix = "" if options.root == "/" else options.root
     reason = "is not in the root file system"
     for candidate in names:
         place = candidate if candidate.startswith("/") else f"{options.workdir.rstrip('/')}/{candidate}"
-        result = yield from call("stat", prefix + place, bytes(144))
-        if result == -errno.ENOENT and prefix:
-            # A link that is absolute inside the root points elsewhere from outside: leave it to execve.
-            result = yield from call("lstat", prefix + place, bytes(144))
-            if result == 0:
-                return candidate
-        if result < 0:
+        handle = yield from open_in_root(options.root, place, O_PATH)
+        if handle < 0:
             continue
-        at = talk.area() + ((len((prefix + place).encode()) + 1 + 15) & ~15)
-        (mode,) = struct.unpack("<I", talk.read(at + _STAT_MODE_AT, 4))
+        yield from must("fstat", handle, bytes(144))
+        (mode,) = struct.unpack("<I", talk.read(talk.area() + _STAT_MODE_AT, 4))
+        yield from must("close", handle)
         if mode & _S_IFMT == _S_IFDIR:
             reason = "is a directory"
         elif not mode & 0o111:
@@ -123,14 +154,18 @@ def _find_program(talk: Conversation, options: TenantOptions) -> Work:
     raise InputError(f"cannot run {name}: it {reason}; see `thinbox run --help` for --rootfs")
 
 
-def _become_tenant(talk: Conversation, options: TenantOptions, program: str, stdio: _Stdio, io: TenantIo) -> Work:
+def become_tenant(talk: Conversation, start: Start, io: TenantIo) -> Work:
+    """In the new process: take root, folder, stdio and identity, become the program."""
+    options, program = start.options, start.program
     yield from must("setsid")
     if options.root != "/":
         yield from must("chroot", options.root)
     result = yield from call("chdir", options.workdir)
     if result < 0:
         yield from must("chdir", "/")
-    yield from _take_stdio(stdio)
+    yield from _take_stdio(start.stdio)
+    if start.identity is not None:
+        yield from _take_identity(start.identity)
     area = talk.area(child=True) + 4096
     at, arrays = area + 32768, []
     for words in (options.command, options.environment):
@@ -150,7 +185,7 @@ def _become_tenant(talk: Conversation, options: TenantOptions, program: str, std
     raise InputError(f"cannot run {program}: {_reason(-result)}")
 
 
-def _take_stdio(stdio: _Stdio) -> Work:
+def _take_stdio(stdio: Stdio) -> Work:
     """In the child: make the three descriptors 0, 1 and 2. They may be among those already: by way of 20 to 22."""
     # Behind chroot, so that the name the kernel knows the terminal by is the tenant's own.
     slave = -1 if stdio.terminal is None else (yield from take_terminal(stdio.terminal.path))
@@ -159,6 +194,18 @@ def _take_stdio(stdio: _Stdio) -> Work:
     for number in range(3):
         yield from must("dup2", number + 20, number)
         yield from must("close", number + 20)
+
+
+def _take_identity(identity: Identity) -> Work:
+    """In the child: become that user. Groups go first, for setting them needs root; the last step gives that up."""
+    for descriptor in range(3):
+        # As runc: a program that opens /dev/stdout by name must be allowed to.
+        yield from call("fchown", descriptor, identity.uid, -1)
+    yield from must("prlimit64", 0, _RLIMIT_NOFILE, struct.pack("<QQ", *_OPEN_FILES), 0)
+    groups = struct.pack(f"<{len(identity.groups)}I", *identity.groups)
+    yield from must("setgroups", len(identity.groups), groups)
+    yield from must("setgid", identity.gid)
+    yield from must("setuid", identity.uid)
 
 
 def _reason(number: int) -> str:

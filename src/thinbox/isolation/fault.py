@@ -44,16 +44,24 @@ EXHAUSTED = 4
 LOG_COLUMNS = 5
 LOG_VADDR, LOG_RIP, LOG_ERROR, LOG_INDEX, LOG_REPLACED = range(LOG_COLUMNS)
 
+LOG_PREFAULT = 1 << 29
+"""Set in a row's error code: mapped before the call asked for it (`--prefault`)."""
 LOG_ASIDE = 1 << 30
 """Set in a row's error code: mapped for undo's sake (a user page, or on the undo table), no grant of the policy."""
 
 
 def is_aside(rows: np.ndarray) -> np.ndarray:
-    """Tell for rows of the log (n, LOG_COLUMNS) which are no grants of the policy: `LOG_ASIDE`, and first writes to
-    pages granted before."""
+    """Tell for rows of the log (n, LOG_COLUMNS) which are no grants of the policy: `LOG_ASIDE`, `LOG_PREFAULT`, and
+    first writes to pages granted before."""
     written_later = (rows[:, LOG_ERROR] & FAULT_WRITE != 0) & (rows[:, LOG_REPLACED] & PRESENT != 0)
-    aside: np.ndarray = (rows[:, LOG_ERROR] & LOG_ASIDE != 0) | written_later
+    aside: np.ndarray = (rows[:, LOG_ERROR] & (LOG_ASIDE | LOG_PREFAULT) != 0) | written_later
     return aside
+
+
+def is_row_aside(row: Words) -> bool:
+    """As `is_aside`, for one row."""
+    written_later = row[LOG_ERROR] & FAULT_WRITE != 0 and row[LOG_REPLACED] & PRESENT != 0
+    return bool(row[LOG_ERROR] & (LOG_ASIDE | LOG_PREFAULT) != 0 or written_later)
 
 
 def approved_slot(approved: Words, mask: int, vaddr: int) -> int:

@@ -19,6 +19,8 @@ class AccessKind(enum.StrEnum):
 class Access:
     """An access to kernel memory that the SCI table refused and the kernel's own table would allow.
 
+    `generated` says that the symbol is code the kernel made at run time and lists (a BPF program, a trampoline).
+
     `symbol`, `symbol_start`, `symbol_end` describe the text symbol around `vaddr` (None, 0, 0 outside
     kernel text); `rip` is the instruction that ran, for a fetch the target itself.
     """
@@ -29,6 +31,7 @@ class Access:
     symbol: str | None
     symbol_start: int
     symbol_end: int
+    generated: bool = False
 
     @property
     def offset(self) -> int:

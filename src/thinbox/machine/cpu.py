@@ -22,6 +22,8 @@ from unicorn import (
     UC_HOOK_INSN,
     UC_HOOK_INSN_INVALID,
     UC_HOOK_INTR,
+    UC_HOOK_MEM_READ,
+    UC_HOOK_MEM_WRITE,
     UC_MODE_64,
     UC_PROT_ALL,
     Uc,
@@ -127,6 +129,7 @@ class Cpu:
         self._call_inject = self._exported(hook_address("inject"), None, 1)
         self._call_enter = self._exported(hook_address("enter_table"), None, 0)
         self._call_leave = self._exported(hook_address("leave_table"), None, 0)
+        self._call_prefault = self._exported(hook_address("prefault"), None, 2)
         self._call_grant = self._exported(hook_address("grant_page"), ctypes.c_int64, 3)
         self._call_drop = self._exported(hook_address("drop_unseen"), ctypes.c_int64, 3)
 
@@ -165,6 +168,12 @@ class Cpu:
         """Call the compiled function at host address `function` before each block instead of `hooks.on_block`."""
         binding.uclib.uc_hook_del(self.uc._uch, self._block_hook)
         self._block_hook = self.add_hook(UC_HOOK_BLOCK, function, data)
+        self.uc.ctl_flush_tb()
+
+    def add_tracing_hooks(self, data: int) -> None:
+        """Note the pages of every block and data access in the words at host address `data` (`tracing_hooks`)."""
+        self.add_hook(UC_HOOK_BLOCK, hook_address("on_trace_block"), data)
+        self.add_hook(UC_HOOK_MEM_READ | UC_HOOK_MEM_WRITE, hook_address("on_trace_memory"), data)
         self.uc.ctl_flush_tb()
 
     def add_code_hook(self, vaddr: int, function: Callable[[], None]) -> Callable[[], None]:
@@ -211,17 +220,10 @@ class Cpu:
 
         # Straight to ctypes: the binding's own wrapper doubles the cost of some 70,000 port accesses of a boot.
         def on_in(_uc: int, port: int, size: int, _data: int) -> int:
-            try:
-                return read(port, size)
-            except BaseException as error:
-                self._fail(error)
-                return 0
+            return int(self._guarded(read, port, size))
 
         def on_out(_uc: int, port: int, size: int, value: int, _data: int) -> None:
-            try:
-                write(port, size, value)
-            except BaseException as error:
-                self._fail(error)
+            self._guarded(write, port, size, value)
 
         for callback, insn in ((_PortIn(on_in), x86_const.UC_X86_INS_IN), (_PortOut(on_out), x86_const.UC_X86_INS_OUT)):
             self._kept.append(callback)
@@ -328,6 +330,10 @@ class Cpu:
         kept = np.ascontiguousarray(rows)
         at = int(kept.ctypes.data)
         return self._call_drop(self._handle, self.core.ctypes.data, at, len(kept), kernel_root)
+
+    def prefault(self, pages: int, count: int) -> None:
+        """Map `count` pages of the list at host address `pages` (see `hooks.prefault`) on the current SCI table."""
+        self._call_prefault(self._handle, self.core.ctypes.data, pages, count)
 
     # -- saving -----------------------------------------------------------------------------------
     def save(self) -> bytes:

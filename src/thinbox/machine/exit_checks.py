@@ -1,8 +1,8 @@
 """Unicorn's look, behind every load and store, at whether somebody wants the CPU to stop: off where none may.
 
-Why it exists: the look is a call, and costs a tenth of a boot. It serves hooks on memory, of which there are
-none here, and hooks on instructions, of which a boot has none. Unicorn has a switch for it (`no_exit_request`
-in its `uc_struct`, used where ARM forbids a stop), but no call that turns it.
+Why it exists: the look is a call, and costs a tenth of a boot. It serves hooks on memory, which here stop nothing
+(`tracing_hooks`), and hooks on instructions, of which a boot has none. Unicorn has a switch for it
+(`no_exit_request` in its `uc_struct`, used where ARM forbids a stop), but no call that turns it.
 
 Rules of this file:
 - The switch counts when a block is translated. Whoever turns it has the translations flushed.

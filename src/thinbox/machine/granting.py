@@ -13,8 +13,11 @@ from thinbox.machine import slots
 from thinbox.machine.compiled import compiled
 from thinbox.machine.delivery import mark_touched, native, save_for_undo, walk_leaf, write_cr3
 from thinbox.machine.intrinsics import words_at
+from thinbox.machine.viewing import is_visible
 
 grant = compiled(fault.grant)
+entry_index = compiled(paging.entry_index)
+is_row_aside = compiled(fault.is_row_aside)
 
 
 @native
@@ -50,6 +53,8 @@ def grant_now(uc, core, vaddr, error, rip):
     if result == fault.GRANTED:
         if core[slots.ACTIVE] == slots.ON_UNDO or vaddr >= 0:
             row[fault.LOG_ERROR] |= fault.LOG_ASIDE
+        if not (undo_mode or error & fault.LOG_PREFAULT) or not is_row_aside(row):
+            core[slots.COUNT_GRANTS] += 1
         core[slots.LOG_COUNT] += 1
         if core[slots.TRACK_USE]:
             words[row[fault.LOG_INDEX]] &= ~(paging.ACCESSED | paging.DIRTY)
@@ -57,3 +62,20 @@ def grant_now(uc, core, vaddr, error, rip):
             # The old translation may be cached; a table that only grew needs no flush.
             write_cr3(uc, core, root)
     return result
+
+
+@native
+def prefault_page(uc, core, vaddr, error):
+    """Map one page the call is known to need, if the kernel maps it so and the table does not yet."""
+    words, end = words_at(core[slots.WORDS]), core[slots.FRAME_END]
+    leaf = walk_leaf(words, end, core[slots.KERNEL_ROOT], vaddr)
+    if leaf == 0 or leaf & paging.USER or (error & paging.FAULT_FETCH and leaf & paging.NO_EXECUTE):
+        return
+    index = entry_index(words, end, core[slots.SCI_ROOT], vaddr)
+    present = index >= 0 and words[index] & paging.PRESENT
+    if present and not (error & paging.FAULT_FETCH and words[index] & paging.NO_EXECUTE):
+        return
+    if core[slots.VIEW] and not error & paging.FAULT_FETCH and not is_visible(core, core[slots.KERNEL_ROOT], leaf):
+        return
+    if core[slots.LOG_COUNT] < core[slots.LOG_CAPACITY]:
+        grant_now(uc, core, vaddr, error | fault.LOG_PREFAULT, 0)

@@ -48,7 +48,7 @@ from thinbox.machine.delivery import (
     write_cr3,
     write_flags,
 )
-from thinbox.machine.granting import active_root, grant_now
+from thinbox.machine.granting import active_root, grant_now, prefault_page
 from thinbox.machine.intrinsics import call3, load32, load64, store32, store64, words_at
 from thinbox.machine.state_bits import HF_CS64, HF_INHIBIT_IRQ, IF, RF
 from thinbox.machine.viewing import is_visible
@@ -68,6 +68,7 @@ def deliver_from(uc, core, vector, error, software):
 
     With undo the handler runs on the undo table, which maps what the kernel's does and saves what is written.
     """
+    core[slots.COUNT_DELIVERED] += 1
     nested = core[slots.ACTIVE]
     if nested:
         core[slots.ACTIVE] = 0
@@ -377,3 +378,11 @@ def hide_sci_root(core, register):
 def on_cr3_read(_uc, _vaddr, _size, pair):
     """Code hook behind `mov %cr3, %reg`; `pair` is the address of `core` and the register's number."""
     hide_sci_root(words_at(pair[0]), pair[1])
+
+
+@cfunc(types.void(types.int64, types.CPointer(types.int64), types.int64, types.int64))
+def prefault(uc, core, pages, count):
+    """Map the pages listed at host address `pages`: `count` pairs of address and error code."""
+    pairs = words_at(pages)
+    for i in range(count):
+        prefault_page(uc, core, pairs[2 * i], pairs[2 * i + 1])

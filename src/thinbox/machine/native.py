@@ -29,6 +29,7 @@ _HOOK_MODULES = (
     "thinbox.machine.coherence",
     "thinbox.machine.coverage_hooks",
     "thinbox.machine.viewing",
+    "thinbox.machine.tracing_hooks",
 )
 _NEVER_CALLED = (
     "NRT_Free",

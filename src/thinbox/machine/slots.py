@@ -97,6 +97,8 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     COUNT_SYSCALLS,
     COUNT_IRQS,
     COUNT_BLOCKS,
+    COUNT_DELIVERED,  # exceptions and interrupts delivered through the guest's IDT
+    COUNT_GRANTS,  # pages the policy put into SCI tables
     # translated code and stores, see `coherence`
     UC,  # Unicorn's handle
     TLB_FILL,  # host addresses of functions of Unicorn
@@ -105,7 +107,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     DROP_CODE,
     PAGE_MARKS,  # host address of one word for each page of RAM
     FRAME,  # eight words: the exception frame being built
-) = range(90)
+) = range(92)
 
 SLOT_COUNT = FRAME + 8
 

@@ -29,10 +29,12 @@ from thinbox.machine.native import hook_address
 from thinbox.session.consequence import Consequence
 from thinbox.session.grants import Grants
 from thinbox.session.judge import COMPAT_KEY, Judge
+from thinbox.session.prefault import Prefault
+from thinbox.session.profile import KnownPages
 from thinbox.session.records import CallRecord, RunRecord
 from thinbox.session.sites import Sites
 from thinbox.session.tables import Tables
-from thinbox.session.tasks import CallWatch, NoWatch, OpenCall, TaskState
+from thinbox.session.tasks import OpenCall, TaskState, Watches
 from thinbox.session.teardown import Teardown
 from thinbox.session.tenants import Tenant
 from thinbox.session.undo import Undo
@@ -59,6 +61,7 @@ class Isolation:
     keep_faults: bool = False
     on_violation: str = "oops"
     """"oops": the task ends as after a kernel oops; "undo": the call is rolled back first; "stop": the run ends."""
+    prefault: KnownPages | None = None
     tenant: str = "tenant"
     view: str = "none"
     """What other tenants' data is hidden by: "none", "permissive" or "strict" (docs/views.md)."""
@@ -76,7 +79,7 @@ class Enforcer:
         self.machine, self.view, self.sites, self.record = machine, view, sites, record
         self.memory, self.cpu, self.slot = machine.memory, machine.cpu, machine.slot
         self.isolation = isolation
-        self.watch: CallWatch = NoWatch()
+        self.watch = Watches()
         self.tasks: dict[int, TaskState] = {}
         self.running: TaskState | None = None
         self.undo = Undo(machine, sites.undone_death) if isolation.on_violation == "undo" else None
@@ -108,7 +111,9 @@ class Enforcer:
             raise InputError("a tenant's calls can only be undone if the first tenant's are")
         judge = Judge(self, isolation.policy)
         judge.install()
-        tenant = Tenant(isolation, record, judge)
+        known = isolation.prefault
+        prefault = Prefault(self.cpu, known, self.view.symbols.text_start) if known else None
+        tenant = Tenant(isolation, record, judge, prefault)
         self.tenants[tenant.name] = tenant
         if view_rule(isolation.view):
             self.views.use(tenant)
@@ -175,8 +180,6 @@ class Enforcer:
         parent = self.tasks.get(self.view.current)
         if self.running is not None and parent is not None:
             task, root = self.cpu.regs[registers.RDI], self.kernel_root
-            if parent.tenant.memcg and self.views.cgroups.owner_of_task(task, root) != parent.tenant.name:
-                raise MachineError(f"a child of tenant {parent.tenant.name} is not in its memory cgroup")
             self._add_task(task, root, parent.tenant)
 
     # -- enter and leave ------------------------------------------------------------------------------
@@ -207,7 +210,8 @@ class Enforcer:
         regs = paging.translate(self.memory.quads, self.memory.total_bytes, root, regs_vaddr)
         wanted = isolation.isolates_compat if name.startswith("i386#") else isolation.isolates(nr)
         isolated = wanted and not state.killed
-        call = OpenCall(record, regs, self.slot[slots.CLOCK], time.perf_counter(), isolated)
+        user_ip = self.memory.quads[(regs + self.view.ip_offset) >> 3]
+        call = OpenCall(record, regs, self.slot[slots.CLOCK], time.perf_counter(), isolated, user_ip)
         state.call, state.bytes_mark = call, self._executed()
         if isolated:
             record.isolated, record.verdict = True, "granted"
@@ -221,6 +225,8 @@ class Enforcer:
             if self.undo and isolation.on_violation == "undo":
                 self.undo.begin()
             self.cpu.enter_table()
+            if state.tenant.prefault:
+                state.tenant.prefault.enter(name)
         self.watch.opened(state, call)
 
     def _use_table(self, state: TaskState, call: OpenCall) -> None:
@@ -239,8 +245,7 @@ class Enforcer:
         if state is None or state.call is None or state.task != self.view.current:
             return
         call = state.call
-        value = self.memory.quads[(call.regs_paddr + self.view.ax_offset) >> 3]
-        call.record.ret = value
+        call.record.ret = self.view.result_of(call.regs_paddr, call.user_ip, call.record.name)
         if not (call.guarded and self.consequence.at_end(state, call)):
             self.close_call(state, call)
 
@@ -308,11 +313,11 @@ class Enforcer:
             self._use_table(state, call)
             if self._views is not None:
                 self._views.recheck(call)
-            # Interrupted inside the call and switched away from there: its iretq goes back to the table.
-            if call.resume_rsp == 0:
-                self.cpu.enter_table()
-                self._admit_here(state)
         self.watch.resumed(state, call)
+        # Interrupted inside the call and switched away from there: its iretq goes back to the table.
+        if call.isolated and call.resume_rsp == 0:
+            self.cpu.enter_table()
+            self._admit_here(state)
 
     def _admit_here(self, state: TaskState) -> None:
         """Judge the instruction the task goes on at, the start of `finish_task_switch`.

@@ -46,16 +46,20 @@ class Grants:
         rows = self._log[:count].copy()
         self._slot[slots.LOG_COUNT] = 0
         call.rows.append(rows)
-        if self._enforcer.undo:
+        kept = rows
+        if self._enforcer.undo or state.tenant.prefault:
+            kept = rows[rows[:, fault.LOG_ERROR] & fault.LOG_ASIDE == 0]
+            call.record.prefaulted += int(np.count_nonzero(kept[:, fault.LOG_ERROR] & fault.LOG_PREFAULT))
             rows = rows[~fault.is_aside(rows)]
             count = len(rows)
         fetches = int(np.count_nonzero(rows[:, fault.LOG_ERROR] & paging.FAULT_FETCH))
         call.record.code_faults += fetches
         call.record.data_faults += count - fetches
         call.granted_pages += count
+        self._enforcer.watch.granted(state, call, rows)
         self._enforcer.tables.note_pages(state)
         if state.tenant.isolation.keep_faults:
-            self._keep(state, call.record.seq, rows)
+            self._keep(state, call.record.seq, kept)
 
     def _keep(self, state: "TaskState", seq: int, rows: np.ndarray) -> None:
         faults, symbols = state.tenant.record.faults, self._enforcer.view.symbols

@@ -16,6 +16,7 @@ import numpy as np
 
 from thinbox import paging
 from thinbox.address import U64, to_signed
+from thinbox.guest.live_symbols import LiveSymbols, Origin
 from thinbox.isolation import fault, pagetable, stack
 from thinbox.isolation.assembly import ONE_FUNCTION
 from thinbox.isolation.transfers import Frame, Source, Stack
@@ -24,6 +25,7 @@ from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 
 if TYPE_CHECKING:
+    from thinbox.guest.live_symbols import LiveSymbol
     from thinbox.image.symbols import Symbol
     from thinbox.isolation.callgraph import CallGraph
     from thinbox.isolation.policies import Policy
@@ -84,8 +86,9 @@ class SeenCall:
         paddr = paging.translate(words, end, judge.slot[slots.KERNEL_ROOT], to_signed(vaddr))
         return None if paddr < 0 or paddr & 7 or paddr + 8 > end else words[paddr >> 3] & U64
 
-    def symbol_at(self, vaddr: int) -> "Symbol | None":
-        return self._judge.view.symbols.text_symbol_at(vaddr)
+    def symbol_at(self, vaddr: int) -> "Symbol | LiveSymbol | None":
+        judge = self._judge
+        return judge.view.symbols.text_symbol_at(vaddr) or judge.live.symbol_at(vaddr, judge.slot[slots.KERNEL_ROOT])
 
     def is_fixup(self, vaddr: int) -> bool:
         return vaddr in self._judge.fixups
@@ -96,6 +99,7 @@ class Judge:
 
     def __init__(self, enforcer: "Enforcer", policy: "Policy") -> None:
         self.memory, self.cpu, self.slot, self.view = enforcer.memory, enforcer.cpu, enforcer.slot, enforcer.view
+        self.live = LiveSymbols(self.view, self.memory)
         self.policy = policy
         self.text_version = 0
         self._judges_stack = bool(getattr(policy, "judges_stack", False))
@@ -196,7 +200,8 @@ class Judge:
         if verdict.granted and access.kind is AccessKind.FETCH:
             if self._judges_stack:
                 self._approve_frames(seen.stack)
-            if verdict.standing:
+            # What is not the image's own text can go, and its address become another's.
+            if verdict.standing and self.view.symbols.is_text(access.vaddr):
                 self._approve(vaddr, source, verdict)
         return access, verdict
 
@@ -209,7 +214,11 @@ class Judge:
         """Return the access, with the symbol around it."""
         symbol = self.view.symbols.text_symbol_at(vaddr)
         if symbol is None:
-            return Access(vaddr, kind_of(error), rip, None, 0, 0)
+            live = self.live.symbol_at(vaddr, self.slot[slots.KERNEL_ROOT]) if error & paging.FAULT_FETCH else None
+            if live is None:
+                return Access(vaddr, kind_of(error), rip, None, 0, 0)
+            generated = live.origin is Origin.GENERATED
+            return Access(vaddr, AccessKind.FETCH, rip, live.name, live.start, live.end_exclusive, generated)
         name, start = symbol.name, symbol.start
         if vaddr != start and name in ONE_FUNCTION:
             whole = self.view.symbols.find(ONE_FUNCTION[name])

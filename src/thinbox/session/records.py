@@ -12,6 +12,7 @@ from typing import Any
 
 from thinbox.coverage.results import CallCounts, RunCoverage
 from thinbox.isolation.verdict import Violation
+from thinbox.session.events import Events
 
 SCHEMA = "thinbox.run/1"
 
@@ -32,6 +33,8 @@ class CallRecord:
     verdict: str = "pass"
     code_faults: int = 0
     data_faults: int = 0
+    prefaulted: int = 0
+    """Pages mapped at its entry by `--prefault`; they are no faults."""
     code_bytes: int = 0
     virtual_ns: int = 0
     coverage: CallCounts | None = None
@@ -71,6 +74,7 @@ class RunRecord:
     wall_s: float = 0.0
     fault_us: list[float] = field(default_factory=list)
     virtual_ns: int = 0
+    events: Events = field(default_factory=Events)
     coverage: RunCoverage | None = None
     stopped: bool = False
     """A violation ended the run at once (`--on-violation stop`)."""
@@ -108,5 +112,6 @@ class RunRecord:
             "stopped": self.stopped,
             "calls": [asdict(call) for call in self.calls],
             "totals": self.totals,
+            "events": self.events.to_json(),
             "coverage": None if self.coverage is None else self.coverage.totals,
         }

@@ -10,24 +10,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from thinbox.boot.params import MAXIMUM_MEMORY_MIB
 from thinbox.boot.ready import ReadyGuest
-from thinbox.errors import EXIT_KILLED, InputError
+from thinbox.errors import EXIT_KILLED, InputError, RootfsError
 from thinbox.guest.conversation import Conversation, Work
+from thinbox.guest.engine_mounts import mount_engine_view
 from thinbox.guest.kernel_view import KernelView
-from thinbox.guest.populate import ROOT, populate_root
+from thinbox.guest.populate import ROOT, populate_root, require_room, share_mounts
+from thinbox.guest.rootfs import open_rootfs
 from thinbox.guest.tenant import TenantIo, TenantOptions, run_tenant
 from thinbox.guest.terminal import Terminal
 from thinbox.isolation.policies import Policy, load_policy
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
 from thinbox.session.enforcer import Enforcer, Isolation
+from thinbox.session.events import EventRecorder
 from thinbox.session.input import Input
-from thinbox.session.profile import require_same_kernel
+from thinbox.session.profile import KnownPages, read_policy_file, require_same_kernel
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
+from thinbox.session.views import view_rule
 from thinbox.syscalls.table import call_number
 
 if TYPE_CHECKING:
+    from thinbox.container.image import ContainerImage
     from thinbox.coverage.recorder import Recorder
 
 _DOORBELL = b"!"
@@ -39,6 +45,8 @@ _DEATH_LIMIT_NS = 10 * _NS
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """How to run: `isolate` is "all", "none" or names of calls; `policy` a name or a policy object.
+    The root is `rootfs`, or `image` with what container engines mount, or the guest's own; `user` is a name or number,
+    with :group if wanted, looked up there (None: root). An image's own command is in `ContainerImage.launch`.
     `coverage` records which functions and pages each call uses, in `record.coverage`.
 
     With a `terminal`, stdio is one: what the tenant writes to it comes as stdout, and `keys` may change, or act
@@ -48,11 +56,16 @@ class RunOptions:
     policy: str | Policy = "sci"
     isolate: str = "all"
     rootfs: Path | None = None
+    image: "ContainerImage | None" = None
+    user: str | None = None
     environment: tuple[str, ...] | None = None
     workdir: str = "/"
     keep_faults: bool = False
+    keep_trace: bool = False
     coverage: bool = False
     on_violation: str = "oops"
+    view: str = "none"
+    prefault: KnownPages | None = None
     stdin: BinaryIO | None = None
     terminal: Terminal | None = None
     keys: Callable[[bytes], bytes] | None = None
@@ -85,11 +98,9 @@ def parse_isolate(text: str) -> Callable[[int], bool]:
     return lambda nr: nr in chosen
 
 
-def _read_file(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+def choose_policy(policy: str | Policy) -> Policy:
+    """Return the policy of a name, or the one given; `InputError` for a name there is not."""
+    return load_policy(policy, read_policy_file) if isinstance(policy, str) else policy
 
 
 class Session:
@@ -98,8 +109,10 @@ class Session:
     def __init__(self, guest: ReadyGuest, command: Sequence[str], options: RunOptions) -> None:
         if not command:
             raise InputError("there is no program to run; use `thinbox run -- PROGRAM ARG…`")
-        policy = load_policy(options.policy, _read_file) if isinstance(options.policy, str) else options.policy
+        policy = choose_policy(options.policy)
         require_same_kernel(policy, guest.facts.sha256)
+        if options.prefault and options.prefault.kernel_sha256 != guest.facts.sha256:
+            raise InputError("the --prefault profile was learned on another kernel; make one with --save-profile")
         isolates = parse_isolate(options.isolate)
         self._options, self._guest = options, guest
         self.machine = machine = Machine(guest.params.memory_mib)
@@ -111,20 +124,30 @@ class Session:
         self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command))
         compat = options.isolate != "none"
         isolation = Isolation(
-            policy, isolates, isolates_compat=compat, keep_faults=options.keep_faults, on_violation=options.on_violation
+            policy,
+            isolates,
+            isolates_compat=compat,
+            keep_faults=options.keep_faults,
+            on_violation=options.on_violation,
+            view=options.view,
+            prefault=options.prefault,
         )
         sites = Sites.from_json(notes["sites"])
         self.enforcer = Enforcer(machine, self.view, sites, isolation, self.record)
+        self._events = EventRecorder(machine, self.view, sites, trace=options.keep_trace)
+        self.enforcer.watch.add(self._events)
         self._recorder = self._start_coverage(sites) if options.coverage else None
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
         self._input = Input(options.stdin, typed=options.terminal is not None, keys=options.keys)
         self.io = TenantIo(
             options.on_output or self._keep, self._take_input, self._adopt, lambda: bool(self.enforcer.tasks)
         )
-        root = ROOT if options.rootfs else "/"
+        root = ROOT if options.rootfs or options.image else "/"
         defaults = TenantOptions(tuple(command))
+        user = "" if options.user is None and options.image else options.user
         environment = defaults.environment if options.environment is None else options.environment
-        self._tenant = TenantOptions(tuple(command), environment, root, options.workdir, options.terminal)
+        cgroup = "tenant" if view_rule(options.view) else None
+        self._tenant = TenantOptions(tuple(command), environment, root, options.workdir, options.terminal, user, cgroup)
         machine.on_idle = self._wait_for_input
         if options.terminal is not None:
             machine.look_at_input = self._look_at_keys
@@ -135,7 +158,7 @@ class Session:
         from thinbox.coverage.recorder import Recorder
 
         recorder = Recorder(self.machine, self.view, sites)
-        self.enforcer.watch = recorder
+        self.enforcer.watch.add(recorder)
         return recorder
 
     def _keep(self, stream: int, data: bytes) -> None:
@@ -143,6 +166,7 @@ class Session:
 
     def _adopt(self) -> None:
         self.enforcer.adopt_current()
+        self._events.begin()
         self.talk.forget(self.view.current)
 
     def run(self) -> RunResult:
@@ -154,6 +178,7 @@ class Session:
         finally:
             self.record.wall_s = time.perf_counter() - started
             self.record.virtual_ns = self.machine.now_ns - began_ns
+        self.record.events = self._events.finish(self.enforcer.kernel_root)
         if self._recorder is not None:
             self.record.coverage = self._recorder.finish(self.record.calls)
         self.record.exit_code = self._exit_code()
@@ -161,11 +186,25 @@ class Session:
         return RunResult(self.record.exit_code, bytes(self._output[1]), bytes(self._output[2]), self.record, console)
 
     def _work(self) -> Work:
-        if self._options.rootfs:
-            if self._options.progress:
-                self._options.progress(f"copying {self._options.rootfs} into the guest")
-            yield from populate_root(self.talk, self._options.rootfs)
+        options = self._options
+        if options.image is not None:
+            self._say(f"copying {options.image.name} into the guest ({options.image.need_bytes >> 20} MiB)")
+            memory_mib = self._guest.params.memory_mib
+            try:
+                yield from require_room(self.talk, options.image.need_bytes, memory_mib, MAXIMUM_MEMORY_MIB)
+                yield from populate_root(self.talk, options.image.entries())
+            except RootfsError as error:
+                raise RootfsError(f"{options.image.name}: {error}") from error
+            yield from mount_engine_view()
+        elif options.rootfs:
+            self._say(f"copying {options.rootfs} into the guest")
+            yield from populate_root(self.talk, open_rootfs(options.rootfs))
+            yield from share_mounts()
         yield from run_tenant(self.talk, self._tenant, self.io)
+
+    def _say(self, line: str) -> None:
+        if self._options.progress:
+            self._options.progress(line)
 
     def _is_stuck(self) -> bool:
         """Whether a killed task cannot end: like any task after an oops, it may wait for a lock it holds."""

@@ -22,15 +22,22 @@ CALL_ENTRIES = ("do_syscall_64", "do_int80_syscall_32", "do_fast_syscall_32", "d
 """64-bit `syscall`; `int $0x80`, 32-bit `syscall` and `sysenter`, where the kernel has them."""
 CALL_STUBS = {"int80_emulation": "do_int80_emulation", "do_SYSENTER_32": "do_fast_syscall_32"}
 """What the entry text calls instead of an entry, and jumps on to it (the first since the BHI mitigation, 6.1.85)."""
-RANGE_TEARDOWNS = ("__vunmap_range_noflush", "vunmap_range_noflush", "flush_tlb_kernel_range")
-WHOLE_TEARDOWNS = ("flush_tlb_all", "flush_tlb_one_kernel", "cpa_flush", "__flush_tlb_all")
+RANGE_TEARDOWNS = ("__vunmap_range_noflush", "vunmap_range_noflush")
+"""Called before the entries are cleared."""
+WHOLE_TEARDOWNS = ("flush_tlb_all", "flush_tlb_kernel_range", "flush_tlb_one_kernel", "cpa_flush", "__flush_tlb_all")
+"""Called after the entries were changed. The range of a lazy flush is no help: it joins what was unmapped here and
+there (mm/vmalloc.c, `__purge_vmap_area_lazy`) and may span the whole text of the kernel."""
 UNDONE_DEATH = "do_group_exit"
 """What a fatal signal ends in (kernel/exit.c); a call that was rolled back to its entry holds nothing it could keep."""
 DEATHS = ("rewind_stack_and_make_dead", "rewind_stack_do_exit")
 _CR3_WRITE = re.compile(rb"\x0f\x22[\xd8-\xdf]")
 _CR3_READ = re.compile(rb"\x0f\x20[\xd8-\xdf]")
+_INVLPG = re.compile(rb"\x0f\x01[\x38-\x3b\x3e\x3f]")
+"""`invlpg` of an address in a register, the only form the kernel uses (asm volatile, "m" of a pointer)."""
+_ENTRY_NAMES = ("error_entry", "paranoid_", "swapgs_restore", "entry_", "asm_exc_", "nmi", "end_repeat_nmi")
+"""Page-table isolation's own switches (arch/x86/entry/calling.h), where they stand outside the entry text."""
 _MOVE_BYTES = 3
-"""Of either without prefixes; an optional prefix in the pattern would make the search of 14 MB five times slower."""
+"""Of each without prefixes; an optional prefix in the pattern would make the search of 14 MB five times slower."""
 _REX_B = 0x41
 _IRETQ = b"\x48\xcf"
 _CALL = b"\xe8"
@@ -53,6 +60,10 @@ class Sites:
     range_teardowns: tuple[int, ...]
     whole_teardowns: tuple[int, ...]
     user_teardown: int
+    cr3_switches: tuple[int, ...]
+    invlpg: tuple[int, ...]
+    flush_all: tuple[int, ...]
+    flush_local: tuple[int, ...]
     death: int
     undone_death: int
     entry_area: tuple[int, int]
@@ -105,11 +116,12 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
     switches = symbols.addresses_with_variants("finish_task_switch")
     if not returns or not switches:
         raise MachineError("this kernel's entry code or finish_task_switch was not found")
+    cr3_writes = _control_moves(view, text, text_start, outside, _CR3_WRITE)
     return Sites(
         entries=entries,
         returns=returns,
         iretq=iretq,
-        cr3_written=tuple(end for _start, end, _r in _control_moves(view, text, text_start, outside, _CR3_WRITE)),
+        cr3_written=tuple(end for _start, end, _r in cr3_writes),
         cr3_read=tuple((end, r) for _start, end, r in _control_moves(view, text, text_start, outside, _CR3_READ)),
         switch_out=symbols.address_of("__switch_to_asm"),
         switch_in=tuple(switches),
@@ -117,11 +129,21 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
         range_teardowns=_present(view, RANGE_TEARDOWNS),
         whole_teardowns=_present(view, WHOLE_TEARDOWNS),
         user_teardown=symbols.address_of("flush_tlb_mm_range"),
+        cr3_switches=tuple(
+            start for start, _end, _r in cr3_writes if not view.symbols.describe(start).startswith(_ENTRY_NAMES)
+        ),
+        invlpg=tuple(start for start, _end, _r in _control_moves(view, text, text_start, outside, _INVLPG)),
+        flush_all=_absent_or_present(view, ("native_flush_tlb_global",)),
+        flush_local=_absent_or_present(view, ("native_flush_tlb_local",)),
         death=_present(view, DEATHS)[0],
         undone_death=symbols.address_of(UNDONE_DEATH),
         entry_area=(CPU_ENTRY_AREA, CPU_ENTRY_AREA + _ENTRY_AREA_BYTES),
         entry_text=entry_text,
     )
+
+
+def _absent_or_present(view: "KernelView", names: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(vaddr for name in names for vaddr in view.symbols.addresses_with_variants(name))
 
 
 def _present(view: "KernelView", names: tuple[str, ...]) -> tuple[int, ...]:
@@ -147,7 +169,7 @@ def _calls_to(text: bytes, text_start: int, span: tuple[int, int], targets: dict
 def _control_moves(
     view: "KernelView", text: bytes, text_start: int, spans: list[tuple[int, int]], pattern: re.Pattern[bytes]
 ) -> list[tuple[int, int, int]]:
-    """Return (address, address behind, register) of each CR3 move, checked by decoding its whole function."""
+    """Return (address, address behind, register) of each match, checked by decoding its whole function."""
     import capstone
 
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)

@@ -21,6 +21,7 @@ class OpenCall:
     entered_ns: int
     entered_host_s: float
     isolated: bool
+    user_ip: int = 0
     rows: list[np.ndarray] = field(default_factory=list)
     granted_pages: int = 0
     resume_rsp: int = 0
@@ -60,18 +61,49 @@ class CallWatch(Protocol):
         ...
 
     def resumed(self, state: TaskState, call: OpenCall) -> None:
-        """The call's task runs again."""
+        """The call's task runs again; it may be killed before its next instruction."""
+        ...
+
+    def granted(self, state: TaskState, call: OpenCall, rows: np.ndarray) -> None:
+        """The call was granted `rows`, in this order: told later, but before it pauses or closes."""
         ...
 
     def closed(self, state: TaskState, call: OpenCall) -> None:
-        """The call returned or was killed; its grants are not forgotten yet."""
+        """The call returned or was killed; unless it was rolled back, its grants are not forgotten yet."""
         ...
 
 
-class NoWatch:
-    """Listens to nothing."""
+class Watches:
+    """Tells every watch that was added, in the order they came."""
 
-    def _ignore(self, _state: TaskState, _call: OpenCall) -> None:
-        pass
+    def __init__(self) -> None:
+        self._watches: list[CallWatch] = []
 
-    opened = paused = resumed = closed = _ignore
+    def add(self, watch: CallWatch) -> None:
+        """Tell `watch` too, from now on."""
+        self._watches.append(watch)
+
+    def opened(self, state: TaskState, call: OpenCall) -> None:
+        """As `CallWatch.opened`."""
+        for watch in self._watches:
+            watch.opened(state, call)
+
+    def paused(self, state: TaskState, call: OpenCall) -> None:
+        """As `CallWatch.paused`."""
+        for watch in self._watches:
+            watch.paused(state, call)
+
+    def resumed(self, state: TaskState, call: OpenCall) -> None:
+        """As `CallWatch.resumed`."""
+        for watch in self._watches:
+            watch.resumed(state, call)
+
+    def granted(self, state: TaskState, call: OpenCall, rows: np.ndarray) -> None:
+        """As `CallWatch.granted`."""
+        for watch in self._watches:
+            watch.granted(state, call, rows)
+
+    def closed(self, state: TaskState, call: OpenCall) -> None:
+        """As `CallWatch.closed`."""
+        for watch in self._watches:
+            watch.closed(state, call)

@@ -4,7 +4,8 @@ Why it exists: isolation, policy, view and record are each tenant's own. Whose a
 structures say: a tenant is a memory cgroup, with all cgroups below it.
 
 Rules of this file:
-- A task is the tenant's in whose memory cgroup it is; what forks count says must agree (`Enforcer` checks it).
+- A tenant's calls are followed from its first task by forks (`Enforcer`), whatever cgroup a child is moved to; whose
+  memory is, and whose any task of the guest is, the cgroups say.
 - Nothing is remembered of cgroups but the tenants' own pointers, which live as long as the tenants.
 
 Source: Linux 6.1 include/linux/cgroup-defs.h (struct css_set, struct cgroup_subsys_state), include/linux/sched.h.
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from thinbox.machine.memory import Memory
     from thinbox.session.enforcer import Isolation
     from thinbox.session.judge import Judge
+    from thinbox.session.prefault import Prefault
     from thinbox.session.records import RunRecord
 
 _MOST_TASKS = 1 << 16
@@ -35,6 +37,7 @@ class Tenant:
     isolation: "Isolation"
     record: "RunRecord"
     judge: "Judge"
+    prefault: "Prefault | None" = None
     memcg: int = 0
 
     @property

@@ -4,8 +4,8 @@ import pytest
 from thinbox.isolation.policies import load_policy
 from thinbox.isolation.policies.guard import CHANGES_IDENTITY, Guard, Guarded
 
-IDENTITY = Guarded(0x1000, b"\x01", is_identity=True)
-ROOT = Guarded(0x1000, b"\x00", is_identity=True)
+IDENTITY = Guarded(0x1000, b"\x01" * 40, is_identity=True)
+ROOT = Guarded(0x1000, bytes(40), is_identity=True)
 PATH = Guarded(0x2000, b"/sbin/modprobe", is_identity=False)
 OTHER = Guarded(0x2000, b"/tmp/x", is_identity=False)
 
@@ -20,7 +20,12 @@ def test_ids_change_only_in_calls_that_may():
     assert all(Guard().check_end(name, (IDENTITY,), (ROOT,)) is None for name in CHANGES_IDENTITY)
 
 
-@pytest.mark.parametrize("name", ["read", "setuid"])
+def test_root_may_write_a_helpers_path():
+    assert Guard().check_end("write", (ROOT, PATH), (ROOT, OTHER)) is None
+    assert Guard().check_end("read", (ROOT, PATH), (ROOT, OTHER)) is not None
+
+
+@pytest.mark.parametrize("name", ["read", "setuid", "write"])
 def test_a_helpers_path_changes_in_no_call(name):
     verdict, vaddr = Guard().check_end(name, (IDENTITY, PATH), (IDENTITY, OTHER))
     assert (verdict.rule, vaddr) == ("G2", 0x2000)

@@ -4,7 +4,7 @@ import errno
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import POSITIVE, ZERO, Expect, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import AT_LEAST_0, POSITIVE, ZERO, Expect, Steps, error, exactly, fails, plain, success
 from thinbox.audit.process import Process
 
 _SLEEP = abi.timespec(0, 5 * abi.MILLISECOND)
@@ -260,6 +260,32 @@ def seccomp_filter(process: Process) -> Steps:
     yield from process.measure(1, 0, _program(process, 39, _ERRNO_7), expect=ZERO)
     result = yield from process.call("getpid")
     process.check(result == -7, "getpid fails with what the filter says")
+
+
+@success("getpid", "under a seccomp filter")
+def getpid_filtered(process: Process) -> Steps:
+    """A call allowed whatever its arguments: since 5.11 a bitmap answers, the filter does not run."""
+    yield from process.must("seccomp", 1, 0, _program(process, 110, _ERRNO_7))
+    yield from process.measure(expect=POSITIVE)
+
+
+@success("open", "under a seccomp filter that looks at its arguments")
+def open_filtered(process: Process) -> Steps:
+    """What a container's engine sets for some calls: the filter is code the kernel compiled, and runs in the call."""
+    flags_low = struct.pack("<HBBI", 0x20, 0, 0, 16 + 8)
+    refuse = struct.pack("<HBBIHBBIHBBI", 0x15, 0, 1, 0o2, 0x06, 0, 0, _ERRNO_7, 0x06, 0, 0, _ALLOW)
+    code = _LOAD_NR + struct.pack("<HBBI", 0x15, 0, 3, 2) + flags_low + refuse
+    place = process.buffer(struct.pack("<H6xQ", len(code) // 8, process.buffer(code)))
+    yield from process.must("seccomp", 1, 0, place)
+    refused = yield from process.call("open", "file", 2, 0)
+    process.check(refused == -7, "the filter refuses O_RDWR")
+    yield from process.measure("file", 0, 0, expect=AT_LEAST_0)
+
+
+@error("getppid", "refused by a seccomp filter")
+def getppid_filtered(process: Process) -> Steps:
+    yield from process.must("seccomp", 1, 0, _program(process, 110, _ERRNO_7))
+    yield from process.measure(expect=exactly(-7))
 
 
 @success("seccomp", "a second filter, that kills")

@@ -108,6 +108,7 @@ BUILT_IN = {
     "patch": _HERE + "patch:Patch",
     "function": _HERE + "function:Function",
     "transfer": _HERE + "transfer:Transfer",
+    "live": _HERE + "live:Live",
     "callgraph": _HERE + "callgraph:Callgraph",
     "guard": _HERE + "guard:Guard",
 }

@@ -36,7 +36,7 @@ class Patch:
             return _FULL
         if access.kind is not AccessKind.FETCH:
             return _DATA
-        if access.symbol is None:
+        if access.symbol is None or access.generated:
             return _NO_SYMBOL
         if access.offset:
             page = access.vaddr >> PAGE_SHIFT

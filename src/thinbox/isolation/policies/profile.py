@@ -26,19 +26,26 @@ Learned = Iterable[tuple[str, int, str]]
 """(call's name, bytes from the start of the text, function): one code fault of the corpus each."""
 
 
-def build_profile(learned: Learned, kernel_sha256: str, *, by: str = PAGES) -> bytes:
-    """Return the profile of a corpus as JSON text, the same for the same corpus in any order."""
+def build_profile(
+    learned: Learned, kernel_sha256: str, *, by: str = PAGES, known: dict[str, Any] | None = None
+) -> bytes:
+    """Return the profile of a corpus as JSON text, the same for the same corpus in any order.
+
+    `known` is for others than this policy: the pages most calls of a name touch, data too (`--prefault`).
+    """
     if by not in (PAGES, FUNCTIONS):
         raise InputError(f"a profile is learned by pages or by functions, not by {by!r}")
     calls: dict[str, set[Any]] = {}
     for call, offset, function in learned:
         calls.setdefault(call, set()).add(offset >> PAGE_SHIFT if by == PAGES else function)
-    content = {
+    content: dict[str, Any] = {
         "schema": SCHEMA,
         "kernel": {"sha256": kernel_sha256},
         "by": by,
         "calls": {name: sorted(calls[name]) for name in sorted(calls)},
     }
+    if known is not None:
+        content["known"] = known
     return json.dumps(content, indent=1).encode() + b"\n"
 
 
@@ -85,7 +92,7 @@ class Profile:
         """Judge one access."""
         if access.kind is not AccessKind.FETCH:
             return DATA
-        if access.symbol is None:
+        if access.symbol is None or access.generated:
             return NO_SYMBOL
         learned = self._calls.get(call.name)
         if learned is None:

@@ -27,7 +27,7 @@ class Sci:
         """Judge one access."""
         if access.kind is not AccessKind.FETCH:
             return DATA
-        if access.symbol is None:
+        if access.symbol is None or access.generated:
             return NO_SYMBOL
         if access.offset == 0:
             return FUNCTION_START

@@ -64,7 +64,7 @@ class Transfer:
         """Judge one access."""
         if access.kind is not AccessKind.FETCH:
             return DATA
-        if access.symbol is None:
+        if access.symbol is None or access.generated:
             return NO_SYMBOL
         source = call.source
         verdict = RESUMED if source is None else self._judge_transfer(access, call, source)

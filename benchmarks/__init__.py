@@ -1,0 +1,1 @@
+"""Measurements of thinbox itself and of what it studies; run from the checkout."""

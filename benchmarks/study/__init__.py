@@ -1,0 +1,1 @@
+"""The study: what system call isolation does to real calls. `make study` measures and writes docs/study.md."""

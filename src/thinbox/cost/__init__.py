@@ -1,0 +1,1 @@
+"""What isolation would cost on real CPUs: profiles, a TLB model, modes, and cycles with intervals."""

@@ -1,0 +1,188 @@
+"""Kernel code that came after the boot: modules, and code the kernel generates and lists itself.
+
+Why it exists: rule 6 speaks of kernel and module text. The image's symbols end where the image does; a module's
+are in its own `struct module`, and BPF programs, trampolines and the like stand in lists the kernel keeps for
+its own stack traces (kernel/kallsyms.c looks in the same places).
+
+Sources: include/linux/module.h (`struct module`, `struct mod_kallsyms`), kernel/module/kallsyms.c,
+kernel/bpf/core.c (`bpf_kallsyms`), kernel/trace/ftrace.c (`ftrace_ops_trampoline_list`), kernel/seccomp.c.
+
+Rules of this file:
+- Nothing is remembered: a module can go, and its pages hold another's code.
+- A list that does not end within its limit is a list that cannot be trusted: what was found in it is dropped.
+- Layouts come from BTF; what a kernel does not have is skipped.
+"""
+
+import enum
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from thinbox.address import U64
+
+if TYPE_CHECKING:
+    from thinbox.guest.kernel_view import KernelView
+    from thinbox.machine.memory import Memory
+
+_MOST_ENTRIES = 4096
+_MOST_SYMBOLS = 1 << 16
+_NAME_BYTES = 128
+_ELF_SYMBOL = struct.Struct("<IBBHQQ")
+_TEXT_KINDS = b"tT"
+
+
+class Origin(enum.StrEnum):
+    """Where code came from."""
+
+    MODULE = "module"
+    GENERATED = "generated"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSymbol:
+    """A function of a module, or one piece of generated code."""
+
+    name: str
+    start: int
+    end_exclusive: int
+    origin: Origin
+
+
+class LiveSymbols:
+    """Looks addresses up in the running kernel's own lists, under the table `root()`."""
+
+    def __init__(self, view: "KernelView", memory: "Memory") -> None:
+        self._view, self._memory = view, memory
+        self._types, self._symbols = view.facts.types, view.symbols
+
+    def symbol_at(self, vaddr: int, root: int) -> LiveSymbol | None:
+        """Return what covers `vaddr`, None where the kernel lists nothing."""
+        try:
+            return (
+                self._module_symbol(vaddr, root)
+                or next((ksym for ksym in self._bpf(root) if ksym.start <= vaddr < ksym.end_exclusive), None)
+                or next(
+                    (found for found in self._trampolines(root) if found.start <= vaddr < found.end_exclusive), None
+                )
+                or next((found for found in self._filters(root) if found.start <= vaddr < found.end_exclusive), None)
+            )
+        except LookupError:
+            return None
+
+    # -- reading ------------------------------------------------------------------------------------
+    def _word(self, vaddr: int, root: int) -> int:
+        (value,) = struct.unpack("<Q", self._memory.read_virtual(root, vaddr & U64, 8))
+        return int(value)
+
+    def _text(self, vaddr: int, root: int) -> str:
+        out = b""
+        while b"\0" not in out and len(out) < _NAME_BYTES:
+            size = min(_NAME_BYTES - len(out), 4096 - (vaddr + len(out)) % 4096)
+            out += self._memory.read_virtual(root, vaddr + len(out), size)
+        return out.partition(b"\0")[0].decode("ascii", "replace")
+
+    def _list(self, head_name: str, type_name: str, member: str, root: int) -> Iterator[int]:
+        """Yield the addresses of the structs on a `list_head`."""
+        head = self._symbols.find(head_name)
+        if head is None or not self._types.has_member(type_name, member):
+            return
+        offset = self._types.offset_of(type_name, member)
+        found: list[int] = []
+        at = self._word(head, root)
+        while at != head:
+            if len(found) >= _MOST_ENTRIES:
+                return
+            found.append(at - offset)
+            at = self._word(at, root)
+        yield from found
+
+    # -- modules ------------------------------------------------------------------------------------
+    def _module_symbol(self, vaddr: int, root: int) -> LiveSymbol | None:
+        for module in self._list("modules", "module", "list", root):
+            for start, size in self._module_text(module, root):
+                if start <= vaddr < start + size:
+                    return self._symbol_in_module(module, vaddr, start, start + size, root)
+        return None
+
+    def _module_text(self, module: int, root: int) -> Iterator[tuple[int, int]]:
+        """Yield (start, bytes) of a module's text: its core and, while it starts, its init part."""
+        types = self._types
+        if types.has_member("module", "core_layout"):  # until 6.3
+            for part in ("core_layout", "init_layout"):
+                at = module + types.offset_of("module", part)
+                base = self._word(at + types.offset_of("module_layout", "base"), root)
+                size_at = at + types.offset_of("module_layout", "text_size")
+                size = self._word(size_at, root) & 0xFFFFFFFF
+                if base and size:
+                    yield base, size
+            return
+        at, step = module + types.offset_of("module", "mem"), types.size_of("module_memory")
+        for name in ("MOD_TEXT", "MOD_INIT_TEXT"):
+            place = at + step * types.enum_value(name)
+            base = self._word(place + types.offset_of("module_memory", "base"), root)
+            size = self._word(place + types.offset_of("module_memory", "size"), root) & 0xFFFFFFFF
+            if base and size:
+                yield base, size
+
+    def _symbol_in_module(self, module: int, vaddr: int, start: int, end: int, root: int) -> LiveSymbol | None:
+        types = self._types
+        table = self._word(module + types.offset_of("module", "kallsyms"), root)
+        if not table:
+            return None
+        symtab = self._word(table + types.offset_of("mod_kallsyms", "symtab"), root)
+        strtab = self._word(table + types.offset_of("mod_kallsyms", "strtab"), root)
+        count = self._word(table + types.offset_of("mod_kallsyms", "num_symtab"), root) & 0xFFFFFFFF
+        if count > _MOST_SYMBOLS:
+            return None
+        kinds = self._memory.read_virtual(
+            root, self._word(table + types.offset_of("mod_kallsyms", "typetab"), root), count
+        )
+        raw = self._memory.read_virtual(root, symtab, _ELF_SYMBOL.size * count)
+        best, best_name, after = 0, 0, end
+        for kind, (name, _info, _other, _section, value, _size) in zip(
+            kinds, _ELF_SYMBOL.iter_unpack(raw), strict=True
+        ):
+            if kind not in _TEXT_KINDS or not start <= value < end:
+                continue
+            if best < value <= vaddr:
+                best, best_name = value, name
+            elif vaddr < value < after:
+                after = value
+        if not best:
+            return None
+        return LiveSymbol(self._text(strtab + best_name, root), best, after, Origin.MODULE)
+
+    # -- generated code ---------------------------------------------------------------------------------
+    def _bpf(self, root: int) -> Iterator[LiveSymbol]:
+        """BPF programs, their trampolines and dispatchers (`struct bpf_ksym`)."""
+        types = self._types
+        for at in self._list("bpf_kallsyms", "bpf_ksym", "lnode", root):
+            start = self._word(at + types.offset_of("bpf_ksym", "start"), root)
+            end = self._word(at + types.offset_of("bpf_ksym", "end"), root)
+            yield LiveSymbol(self._text(at + types.offset_of("bpf_ksym", "name"), root), start, end, Origin.GENERATED)
+
+    def _trampolines(self, root: int) -> Iterator[LiveSymbol]:
+        """Ftrace's trampolines (`struct ftrace_ops`, since 5.8 listed for kallsyms)."""
+        types = self._types
+        for at in self._list("ftrace_ops_trampoline_list", "ftrace_ops", "list", root):
+            start = self._word(at + types.offset_of("ftrace_ops", "trampoline"), root)
+            size = self._word(at + types.offset_of("ftrace_ops", "trampoline_size"), root)
+            yield LiveSymbol("ftrace_trampoline", start, start + size, Origin.GENERATED)
+
+    def _filters(self, root: int) -> Iterator[LiveSymbol]:
+        """The running task's seccomp filters: classic BPF, which `bpf_kallsyms` leaves out."""
+        types = self._types
+        if not types.has_member("task_struct", "seccomp") or not types.has_member("seccomp_filter", "prev"):
+            return
+        at = self._word(
+            self._view.current + types.offset_of("task_struct", "seccomp") + types.offset_of("seccomp", "filter"), root
+        )
+        for _ in range(_MOST_ENTRIES):
+            if not at:
+                return
+            program = self._word(at + types.offset_of("seccomp_filter", "prog"), root)
+            start = self._word(program + types.offset_of("bpf_prog", "bpf_func"), root)
+            size = self._word(program + types.offset_of("bpf_prog", "jited_len"), root) & 0xFFFFFFFF
+            yield LiveSymbol("seccomp_filter", start, start + size, Origin.GENERATED)
+            at = self._word(at + types.offset_of("seccomp_filter", "prev"), root)

@@ -1,0 +1,94 @@
+"""The compiled question, interpreted: what is plainly visible, on a made-up kernel of a few words."""
+
+import pytest
+from thinbox.isolation import view
+
+MEMMAP, OBJECTS, TOP = -(1 << 46), -(1 << 45), 1 << 20
+OWN, ROOT, OTHER = OBJECTS + 0x100, OBJECTS + 0x200, OBJECTS + 0x300
+MINE, THEIRS, VECTOR = OBJECTS + 0x400, OBJECTS + 0x500, OBJECTS + 0x600
+PAGE = 7 << 12
+RESERVED, SLAB = 1 << 12, 1 << 9
+
+
+class Kernel:
+    """struct pages at MEMMAP (guest-physical 0x10000), other objects at OBJECTS (0x20000)."""
+
+    def __init__(self, rule):
+        self.words = [0] * (TOP >> 3)
+        self.next = 0x2000
+        self.put(MEMMAP, 0x10000)
+        self.put(OBJECTS, 0x20000)
+        self.view = [0] * view.WORD_COUNT
+        for at, value in (
+            (view.RULE, rule), (view.OWN, OWN), (view.ROOT, ROOT), (view.VMEMMAP, MEMMAP), (view.PAGE_BYTES, 64),
+            (view.HEAD_AT, 8), (view.FLAGS_AT, 0), (view.MEMCG_AT, 56), (view.COUNT_AT, 48), (view.COUNT_SHIFT, 32),
+            (view.OBJECTS_AT, 40), (view.OBJECTS_SHIFT, 16), (view.OBJECTS_MASK, 0x7FFF), (view.RESERVED, RESERVED),
+            (view.SLAB, SLAB), (view.OBJCG_MEMCG_AT, 16),
+        ):  # fmt: skip
+            self.view[at] = value
+        self.store(MINE + 16, OWN)
+        self.store(THEIRS + 16, OTHER)
+
+    def put(self, vaddr, frame):
+        table, shift = 0x1000, 39
+        while shift > 12:
+            at = (table >> 3) + (vaddr >> shift & 511)
+            if not self.words[at]:
+                self.words[at] = self.next | 3
+                self.next += 0x1000
+            table, shift = self.words[at] & ~0xFFF, shift - 9
+        self.words[(table >> 3) + (vaddr >> 12 & 511)] = frame | 3
+
+    def store(self, vaddr, value):
+        base = 0x10000 if vaddr < OBJECTS else 0x20000
+        self.words[(base + (vaddr & 0xFFF)) >> 3] = value
+
+    def page(self, number=7, *, flags=0, head=0, memcg=0, count=1, objects=0):
+        for at, value in ((0, flags), (8, head), (40, objects << 16), (48, count << 32), (56, memcg)):
+            self.store(MEMMAP + 64 * number + at, value)
+
+    def visible(self):
+        return view.is_plainly_visible(self.words, TOP, 0x1000, self.view, PAGE)
+
+
+@pytest.mark.parametrize(
+    ("page", "permissive", "strict"),
+    [
+        ({"flags": RESERVED, "count": 0}, True, True),
+        ({"memcg": OWN}, True, True),
+        ({"memcg": OTHER}, False, False),
+        ({"memcg": ROOT}, True, False),
+        ({"memcg": MINE | 2}, True, True),
+        ({"memcg": THEIRS | 2}, False, False),
+        ({"memcg": (OBJECTS + 0x5000) | 2}, False, False),
+        ({}, True, True),
+        ({"count": 0}, False, False),
+        ({"memcg": VECTOR | 1, "objects": 3}, False, False),
+        ({"head": MEMMAP + 64 * 6 + 1, "memcg": OWN}, False, False),
+    ],
+)
+def test_whole_pages(page, permissive, strict):
+    for rule, wanted in ((view.PERMISSIVE, permissive), (view.STRICT, strict)):
+        kernel = Kernel(rule)
+        # The page before is another's: the head of a compound page decides for its tail.
+        kernel.page(6, memcg=OTHER)
+        kernel.page(**page)
+        assert kernel.visible() is wanted
+
+
+@pytest.mark.parametrize(
+    ("owners", "visible"),
+    [((MINE, 0, MINE), True), ((0, 0, 0), True), ((MINE, 0, THEIRS), False), ((THEIRS, MINE, MINE), False)],
+)
+def test_a_slab_is_visible_only_if_no_object_is_anothers(owners, visible):
+    for rule in (view.PERMISSIVE, view.STRICT):
+        kernel = Kernel(rule)
+        kernel.page(flags=SLAB, memcg=VECTOR | 1, objects=3)
+        for number, owner in enumerate(owners):
+            kernel.store(VECTOR + 8 * number, owner)
+        assert kernel.visible() is visible
+
+
+def test_what_has_no_struct_page_is_not_visible():
+    kernel = Kernel(view.PERMISSIVE)
+    assert not view.is_plainly_visible(kernel.words, TOP, 0x1000, kernel.view, 1 << 30)
