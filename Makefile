@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench study docs clean
+.PHONY: help setup demo test check bench attacks study docs clean
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
@@ -29,6 +29,9 @@ check: $(STAMP) ## lint and types
 
 bench: $(STAMP) ## thinbox's own speed, as ratios
 	$(BIN)/thinbox bench
+
+attacks: $(STAMP) ## the matrix of attacks, in docs/attacks.md
+	$(BIN)/thinbox attack --all --jobs 2 --json docs/attacks.json --document docs/attacks.md
 
 study: $(STAMP) ## measure what isolation does to every call, and write docs/study.md (20 minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[plot]'

@@ -30,8 +30,9 @@ LAYERS = (
     {"thinbox.coverage", "thinbox.sandbox"},
     {"thinbox.session"},
     {"thinbox.cost"},
-    {"thinbox.report", "thinbox.attacks", "thinbox.bench", "thinbox.surface", "thinbox.planning"},
+    {"thinbox.report", "thinbox.bench", "thinbox.surface", "thinbox.planning"},
     {"thinbox.audit"},
+    {"thinbox.attacks"},
     {"thinbox.cli", "thinbox.__main__"},
 )
 """Imports point to the same room or to an earlier layer. Imports for type checkers only do not count."""

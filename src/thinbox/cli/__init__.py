@@ -20,6 +20,7 @@ COMMANDS = {
     "boot": "boot to a ready snapshot",
     "run": "run a program as a tenant, its system calls isolated",
     "audit": "run every system call on its own, isolated and not, and compare",
+    "attack": "exploits against isolation policies",
     "cost": "what isolation would cost on real CPUs",
     "plan": "from recorded runs to what each call may do; profiles for container engines",
     "compare": "the same workload natively, under seccomp, gVisor and thinbox",

@@ -287,6 +287,15 @@ class Cpu:
         """Switch tables (and forget all cached translations)."""
         self.uc.reg_write(x86_const.UC_X86_REG_CR3, value)
 
+    @property
+    def cr4(self) -> int:
+        """The features switched on."""
+        return self._control[CR4]
+
+    def load_cr4(self, value: int) -> None:
+        """Switch features; bits that the CPU model lacks may stay clear."""
+        self.uc.reg_write(x86_const.UC_X86_REG_CR4, value)
+
     # -- running ----------------------------------------------------------------------------------
     def run(self) -> int:
         """Run until something stops the CPU; return a `slots.STOP_*` reason, STOP_NONE for HLT."""

@@ -54,6 +54,7 @@ class Machine:
         self.look_at_input: Callable[[], None] = lambda: None
         """Called between stretches of CPU, at least every `SLICE_NS`; may bring an interrupt."""
         self._sigint = SigintHold()
+        self._held_ns = 0
         self.on_idle: Callable[[int | None], bool] = lambda _due_ns: False
         """Called at HLT with the next timer's time; True if it brought an interrupt by itself."""
         self.on_interrupt: Callable[[], None] = lambda: None
@@ -117,9 +118,11 @@ class Machine:
 
     def _plan(self) -> None:
         """Tell the block hook when to stop: at the next timer, or as soon as an interrupt can be taken."""
-        waiting = self.pic.waiting
         due, now = self.pit.due_ns, self.now_ns
+        waiting = bool(self.pic.waiting) and now >= self._held_ns
         deadline = now + SLICE_NS if due is None else min(due, now + SLICE_NS)
+        if now < self._held_ns:
+            deadline = min(deadline, self._held_ns)
         self.slot[slots.IRQ_WAITING] = waiting
         self.slot[slots.DEADLINE] = deadline
         self.slot[slots.ATTENTION] = 0 if waiting else deadline
@@ -144,7 +147,7 @@ class Machine:
             self.look_at_input()
             if self.pit.expire(self.now_ns):
                 self.pic.raise_line(TIMER_LINE)
-            if self.pic.waiting and self.cpu.interrupts_enabled:
+            if self.pic.waiting and self.now_ns >= self._held_ns and self.cpu.interrupts_enabled:
                 vector = self.pic.acknowledge()
                 if vector is not None:
                     self.cpu.inject(vector)
@@ -159,6 +162,7 @@ class Machine:
 
     def _halt(self) -> None:
         """HLT: sleep until the next timer, or say that nothing will ever come."""
+        self._held_ns = 0
         if self.pic.waiting:
             return
         if self.on_idle(self.pit.due_ns):
@@ -169,6 +173,17 @@ class Machine:
         if due > self.now_ns:
             self.slot[slots.SLEPT] += due - self.now_ns
             self.slot[slots.CLOCK] = due
+
+    def hold_interrupts(self, until_ns: int) -> None:
+        """Deliver no interrupt before this virtual time, or `release_interrupts`; they wait."""
+        self._held_ns = until_ns
+
+    def release_interrupts(self) -> None:
+        """Deliver interrupts again, what waits first."""
+        if self._held_ns:
+            self._held_ns = 0
+            if self.pic.waiting:
+                self._plan()
 
     # -- saving -----------------------------------------------------------------------------------------
     def save_devices(self) -> dict[str, Any]:

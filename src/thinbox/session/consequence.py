@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from thinbox import paging
 from thinbox.errors import MachineError
 from thinbox.isolation.hidden import ViewVerdict
-from thinbox.isolation.verdict import Access, Verdict, Violation
+from thinbox.isolation.verdict import Access, AccessKind, Verdict, Violation
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.state_bits import IF, NT, TF
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from thinbox.session.tasks import OpenCall, TaskState
 
 SIGSYS = 31
+UNSEEN_END = Verdict(granted=False, rule="4", reason="the call was left by another way than its return")
 _AC, _DF = 1 << 18, 1 << 10
 
 
@@ -58,6 +59,35 @@ class Consequence:
         self.kill(state, call, verdict, access, hidden)
         # The guest's own way of ending a task after an oops: rewind its stack, then make_task_dead(SIGKILL).
         self._cpu.set_rip(self._enforcer.sites.death)
+
+    def at_end(self, state: "TaskState", call: "OpenCall") -> bool:
+        """The call is about to return: let the policy compare what it guards; tell whether that was a violation.
+
+        From inside a code hook.
+        """
+        judge = state.tenant.judge
+        now = judge.read_guarded(state.task, self._enforcer.kernel_root)
+        found = judge.policy.check_end(call.record.name, call.guarded, now)  # type: ignore[attr-defined]
+        if found is None:
+            return False
+        verdict, vaddr = found
+        self.of(state, call, verdict, Access(vaddr, AccessKind.WRITE, self._cpu.rip, None, 0, 0))
+        if self._to_undo is None:
+            self._cpu.jump(self._enforcer.sites.death)
+        return True
+
+    def left_unseen(self, state: "TaskState", call: "OpenCall") -> bool:
+        """A call begins before the end of `call` was seen: its task left the kernel by another way, as exploits do.
+
+        For an isolated call that is a violation; it cannot be undone, for the tenant has run since. Tell whether.
+        """
+        if not call.isolated:
+            self._enforcer.close_call(state, call)
+            return False
+        rip = self._cpu.rip
+        self.kill(state, call, UNSEEN_END, Access(rip, AccessKind.FETCH, rip, None, 0, 0))
+        self._cpu.jump(self._enforcer.sites.death)
+        return True
 
     def violate_here(self, verdict: Verdict) -> None:
         """Treat where the running isolated call stands as a violation: between two runs of the CPU, for tests and

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.machine.machine import Machine
 
-SIGKILL = 9
 _ARGUMENT_SLOTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
 _NR_MASK = (1 << 32) - 1
 _POOL_EMPTY = Verdict(granted=False, rule="pool", reason="thinbox has no page left for this tenant's page tables")
@@ -199,9 +198,8 @@ class Enforcer:
             return
         if state.call is not None and state.call.entered_ns == self.slot[slots.CLOCK]:
             return  # its first instruction faulted (with undo, the stack is read-only until then) and runs again
-        if state.call is not None:
-            # Going on would run this call, and every later one, outside the table.
-            raise MachineError(f"{name} began before the end of {state.call.record.name} was seen")
+        if state.call is not None and self.consequence.left_unseen(state, state.call):
+            return
         root, words, end = self.view.kernel_root, self.memory.quads, self.memory.total_bytes
         args = tuple(self.slot[slot] & U64 for slot in _ARGUMENT_SLOTS)
         isolation, calls = state.tenant.isolation, state.tenant.record.calls
@@ -226,6 +224,7 @@ class Enforcer:
                 self.cpu.jump(self.sites.death)
                 return
             self._use_table(state, call)
+            call.guarded = state.tenant.judge.read_guarded(state.task, root)
             if self.undo and isolation.on_violation == "undo":
                 self.undo.begin()
             self.cpu.enter_table()
@@ -248,9 +247,10 @@ class Enforcer:
         state = self.running
         if state is None or state.call is None or state.task != self.view.current:
             return
-        record = state.call.record
-        record.ret = self.view.result_of(state.call.regs_paddr, state.call.user_ip, record.name)
-        self.close_call(state, state.call)
+        call = state.call
+        call.record.ret = self.view.result_of(call.regs_paddr, call.user_ip, call.record.name)
+        if not (call.guarded and self.consequence.at_end(state, call)):
+            self.close_call(state, call)
 
     def close_call(self, state: TaskState, call: OpenCall) -> None:
         """Rule 4 and 7: back to the kernel's table, and forget what the call was granted."""

@@ -9,6 +9,7 @@ from thinbox.isolation.verdict import Violation
 from thinbox.session.records import CallRecord
 
 if TYPE_CHECKING:
+    from thinbox.isolation.policies.guard import Guarded
     from thinbox.session.tenants import Tenant
 
 
@@ -28,6 +29,8 @@ class OpenCall:
     resume_rip: int = 0
     resume_block: tuple[int, int] = (0, 0)
     slept: bool = False
+    guarded: "tuple[Guarded, ...]" = ()
+    """What was guarded when the call began (policy `guard`)."""
     notes: dict[str, Any] = field(default_factory=dict)
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thinbox.address import PAGE_BYTES
+from thinbox.address import PAGE_BYTES, page_start
 from thinbox.isolation import pagetable
-from thinbox.isolation.undo import LOG_COLUMNS, LOG_COPY, LOG_PAGE
+from thinbox.isolation.undo import FULL, LOG_COLUMNS, LOG_COPY, LOG_PAGE, save_page
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.state_bits import IF
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 RESERVED_BYTES = 48 << 20
 """Hidden RAM for copies and the undo table: 12,000 pages written by one call."""
+HOLD_NS = 4_000_000
+"""So long an undoable call is not interrupted: a timer interrupt may let another task run, and then the call could be
+undone no more. One tick at 250 Hz; all but the longest calls end before."""
 SIGKILL = 9
 _CAPACITY = RESERVED_BYTES >> 12
 
@@ -56,6 +59,7 @@ class Undo:
         self._entry = None
         self._slot[slots.UNDO_MODE], self._slot[slots.UNDO], self._slot[slots.UNDO_COUNT] = 1, 0, 0
         self._slot[slots.UNDO_ROOT] = pagetable.take_frame(self._memory.quads, self._pool)
+        self._machine.release_interrupts()
 
     @property
     def possible(self) -> bool:
@@ -66,6 +70,20 @@ class Undo:
         """A call enters, on the kernel's own table: remember everything that is not memory."""
         self._entry = (self._cpu.save(), self._machine.save_devices())
         self._slot[slots.UNDO] = 1
+        self._machine.hold_interrupts(self._machine.now_ns + HOLD_NS)
+
+    def save(self, paddr: int) -> None:
+        """Save the page at `paddr`, before something else than the guest's CPU writes it for the running call."""
+        slot, memory = self._slot, self._memory
+        if not slot[slots.UNDO]:
+            return
+        count = save_page(
+            memory.quads, self._pool, self._log, _CAPACITY, self._saved, slot[slots.UNDO_COUNT], page_start(paddr)
+        )
+        if count == FULL:
+            slot[slots.UNDO] = 0
+        else:
+            slot[slots.UNDO_COUNT] = count
 
     def end(self) -> None:
         """The call is over, or cannot be followed any longer: drop the log."""
@@ -103,3 +121,4 @@ class Undo:
             self._pool[0] = free + count
         self._slot[slots.UNDO], self._slot[slots.UNDO_COUNT] = 0, 0
         self._entry = None
+        self._machine.release_interrupts()

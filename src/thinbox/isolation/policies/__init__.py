@@ -89,7 +89,8 @@ class Policy(Protocol):
     """The protocol: a name, and a judgement. The rest may be left out.
 
     `judges_stack` (bool): no fetch is granted without asking unless every frame of the stack was under a
-    fetch this policy granted before. `needs_graph` (bool): `CallView.graph` is wanted.
+    fetch this policy granted before. `needs_graph` (bool): `CallView.graph` is wanted. `guards_end` (bool): it has
+    `check_end`, see policy `guard`.
     """
 
     name: str
@@ -109,6 +110,7 @@ BUILT_IN = {
     "transfer": _HERE + "transfer:Transfer",
     "live": _HERE + "live:Live",
     "callgraph": _HERE + "callgraph:Callgraph",
+    "guard": _HERE + "guard:Guard",
 }
 _PROFILE = "profile:"
 _JOIN = "+"

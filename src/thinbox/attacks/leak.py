@@ -1,0 +1,100 @@
+"""What an attacker is presumed to know: where objects of the running kernel lie.
+
+Why it exists: exploits begin with an information leak. That part is not modelled; the addresses it would give
+are read here, by the kernel's own types, from outside.
+
+Rules of this file: nothing is written, and nothing is read that an arbitrary read could not.
+"""
+
+from typing import TYPE_CHECKING
+
+from thinbox import paging
+from thinbox.address import PAGE_BYTES, U64, to_signed
+from thinbox.errors import MachineError
+
+if TYPE_CHECKING:
+    from thinbox.guest.kernel_view import KernelView
+    from thinbox.machine.memory import Memory
+
+
+class Leak:
+    """Addresses in the running kernel, as its current task's table maps it."""
+
+    def __init__(self, memory: "Memory", view: "KernelView", root: int) -> None:
+        self._memory, self._view, self._root = memory, view, root
+        self._symbols, self._types = view.symbols, view.facts.types
+        self.direct_map = self.word(self._symbols.address_of("page_offset_base"))
+        self.page_structs = self.word(self._symbols.address_of("vmemmap_base"))
+
+    def word(self, vaddr: int) -> int:
+        """Return the 8-byte word at a kernel address."""
+        return int.from_bytes(self._memory.read_virtual(self._root, to_signed(vaddr), 8), "little")
+
+    def member(self, vaddr: int, type_name: str, member: str) -> int:
+        """Return a member of up to 8 bytes of the object at `vaddr`, unsigned."""
+        place = vaddr + self._types.offset_of(type_name, member)
+        size = self._types.member_size(type_name, member)
+        return int.from_bytes(self._memory.read_virtual(self._root, to_signed(place), min(size, 8)), "little")
+
+    def offset(self, type_name: str, member: str) -> int:
+        """Return where in the type a member lies."""
+        return self._types.offset_of(type_name, member)
+
+    def size(self, type_name: str) -> int:
+        """Return the size of a type."""
+        return self._types.size_of(type_name)
+
+    def in_direct_map(self, paddr: int) -> int:
+        """Return the kernel address of a physical one."""
+        return (self.direct_map + paddr) & U64
+
+    def page_struct(self, paddr: int) -> int:
+        """Return the address of the struct page of a physical address (include/asm-generic/memory_model.h)."""
+        return (self.page_structs + (paddr // PAGE_BYTES) * self.size("page")) & U64
+
+    def frame_of_struct(self, page: int) -> int:
+        """Return the physical address a struct page stands for."""
+        return (page - self.page_structs) // self.size("page") * PAGE_BYTES
+
+    def paddr_of(self, vaddr: int) -> int:
+        """Return the physical address of any address mapped here, user addresses included.
+
+        Raises:
+            MachineError: it is not mapped.
+        """
+        paddr = paging.translate(self._memory.quads, self._memory.total_bytes, self._root, to_signed(vaddr))
+        if paddr < 0:
+            raise MachineError(f"{vaddr:#x} is not mapped in the attacks' arena")
+        return paddr
+
+    def top_level_entry(self, vaddr: int) -> tuple[int, int]:
+        """Return (kernel address, value) of the top-level page-table entry of a user address."""
+        place = (self._root & paging.FRAME_MASK) + 8 * (vaddr >> 39 & 511)
+        return self.in_direct_map(place), self._memory.quads[place >> 3] & U64
+
+    def last_level_entry(self, vaddr: int) -> tuple[int, int]:
+        """Return (kernel address, value) of the last-level entry of a user address whose table exists."""
+        index = paging.entry_index(self._memory.quads, self._memory.total_bytes, self._root, vaddr)
+        if index < 0:
+            raise MachineError(f"{vaddr:#x} has no page table")
+        return self.in_direct_map(8 * index), self._memory.quads[index] & U64
+
+    # -- objects ------------------------------------------------------------------------------------
+    def cred(self, task: int) -> int:
+        """Return the address of a task's struct cred."""
+        return self.member(task, "task_struct", "cred")
+
+    def file(self, task: int, handle: int) -> int:
+        """Return the struct file behind a handle."""
+        table = self.member(self.member(task, "task_struct", "files"), "files_struct", "fdt")
+        return self.word(self.member(table, "fdtable", "fd") + 8 * handle)
+
+    def pipe_buffer(self, task: int, handle: int) -> int:
+        """Return the oldest filled pipe_buffer of the pipe behind a handle."""
+        pipe = self.member(self.file(task, handle), "file", "private_data")
+        slot = self.member(pipe, "pipe_inode_info", "tail") & (self.member(pipe, "pipe_inode_info", "ring_size") - 1)
+        return self.member(pipe, "pipe_inode_info", "bufs") + slot * self.size("pipe_buffer")
+
+    def pipe_page(self, task: int, handle: int) -> int:
+        """Return the physical address of the page of `pipe_buffer`."""
+        return self.frame_of_struct(self.member(self.pipe_buffer(task, handle), "pipe_buffer", "page"))

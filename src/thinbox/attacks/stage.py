@@ -1,0 +1,178 @@
+"""The stage: the guest with an attacker and a victim in it, frozen before anything happens.
+
+Why it exists: preparing two processes takes as long as twenty tries.
+
+Rules of this file: secrets leave no copy in the scratch, which all processes share.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from thinbox.attacks.leak import Leak
+from thinbox.attacks.payload import LiveText
+from thinbox.audit.process import AREA_BYTES, SIGCHLD
+from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
+from thinbox.guest.conversation import SCRATCH_BYTES, Conversation, Park, Work, call, must
+from thinbox.guest.kernel_view import KernelView
+from thinbox.machine.machine import Machine
+from thinbox.machine.snapshot import restore_snapshot
+
+if TYPE_CHECKING:
+    from thinbox.attacks.arena import Arena
+    from thinbox.audit.case import Steps
+    from thinbox.boot.ready import ReadyGuest
+
+VICTIM_AREA, ATTACKER_AREA = AREA_BYTES, 2 * AREA_BYTES
+FOLDER, HOME, SHARED, PRIVATE_FILE = "/tmp/arena", "/tmp/arena/home", "/tmp/arena/shared", "/tmp/arena/private"
+ATTACKER, VICTIM = "attacker", "victim"
+"""Names of the two tenants, and of their cgroups."""
+ATTACKER_ID, VICTIM_ID = 1000, 2000
+MEMORY_SECRET = b"secret-of-the-victim-in-memory-1"
+FILE_SECRET = b"secret-of-the-victim-in-a-file-2"
+PIPE_SECRET = b"secret-of-the-victim-in-a-pipe-3"
+SECRET_BYTES = 32
+READY, GO, DONE = (20, 21), (22, 23), (24, 25)
+"""Handles of three pipes: victim to agent, attacker to victim, victim to attacker."""
+SECRET_VADDR = 0x7000_0000
+_PROT_RW, _PRIVATE_ANON_FIXED, _SHARED_POPULATE = 3, 0x32, 0x8001
+_O_CREAT_RDWR = 0o102
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """The other tenant; the paddr are where its secrets lie, `pipe` its pipe with one in it."""
+
+    task: int
+    memory_paddr: int
+    file_paddr: int
+    pipe_paddr: int
+    pipe: tuple[int, int]
+    file: int
+    memory_secret: bytes = MEMORY_SECRET
+    file_secret: bytes = FILE_SECRET
+    pipe_secret: bytes = PIPE_SECRET
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The frozen machine (see `audit.lab.Template`), the victim, and the kernel's text."""
+
+    ram: int
+    cpu: bytes
+    devices: dict[str, Any]
+    talk: dict[str, Any]
+    agent: int
+    victim: Victim
+    text: LiveText
+
+
+class _Builder:
+    """Prepares the processes; keeps what is learned on the way."""
+
+    def __init__(self, machine: Machine, view: KernelView, talk: Conversation) -> None:
+        self.machine, self.view, self.talk = machine, view, talk
+        self.victim: Victim | None = None
+        self.agent = view.current
+
+    def agent_work(self) -> Work:
+        """Run by process 1."""
+        talk = self.talk
+        yield from mount_cgroups()
+        for name in (ATTACKER, VICTIM):
+            yield from make_cgroup(name)
+        yield from must("mkdir", FOLDER, 0o755)
+        yield from must("mkdir", HOME, 0o755)
+        yield from must("mkdir", SHARED, 0o755)
+        yield from must("chmod", SHARED, 0o1777)
+        yield from must("chown", HOME, ATTACKER_ID, ATTACKER_ID)
+        place = talk.scratch + 64
+        for ends in (READY, GO, DONE):
+            yield from must("pipe", place)
+            made = self._ints(place, 2)
+            for now, wanted in zip(made, ends, strict=True):
+                yield from must("dup2", now, wanted)
+                yield from must("close", now)
+        handle = yield from must("open", PRIVATE_FILE, _O_CREAT_RDWR, 0o600)
+        yield from must("close", handle)
+        yield from must("chown", PRIVATE_FILE, VICTIM_ID, VICTIM_ID)
+        talk.adopt_next_child(self.victim_work(), VICTIM_AREA)
+        yield from clone_in_cgroup(VICTIM, SIGCHLD)
+        yield from must("read", READY[0], place, 1)
+        talk.adopt_next_child(self.attacker_work(), ATTACKER_AREA)
+        child = yield from clone_in_cgroup(ATTACKER, SIGCHLD)
+        yield from must("wait4", child, place, 0, 0)
+
+    def _ints(self, place: int, count: int) -> tuple[int, ...]:
+        data = self.talk.read(place, 4 * count)
+        return tuple(int.from_bytes(data[at : at + 4], "little") for at in range(0, 4 * count, 4))
+
+    def _leak(self) -> Leak:
+        return Leak(self.machine.memory, self.view, self.view.kernel_root)
+
+    def victim_work(self) -> Work:
+        """Put three secrets where they belong, then wait."""
+        talk, place = self.talk, self.talk.scratch + VICTIM_AREA + (32 << 10)
+        yield from must("setresgid", VICTIM_ID, VICTIM_ID, VICTIM_ID)
+        yield from must("setresuid", VICTIM_ID, VICTIM_ID, VICTIM_ID)
+        yield from must("mmap", SECRET_VADDR, 4096, _PROT_RW, _PRIVATE_ANON_FIXED, -1, 0)
+        yield from must("pipe", place)
+        pipe = self._ints(place, 2)
+        yield from must("write", pipe[1], MEMORY_SECRET, SECRET_BYTES)
+        yield from must("read", pipe[0], SECRET_VADDR, SECRET_BYTES)
+        memory_paddr = self._leak().paddr_of(SECRET_VADDR)
+        file = yield from must("open", PRIVATE_FILE, 2, 0)
+        yield from must("write", file, FILE_SECRET, SECRET_BYTES)
+        mapped = yield from must("mmap", 0, 4096, _PROT_RW, _SHARED_POPULATE, file, 0)
+        file_paddr = self._leak().paddr_of(mapped)
+        yield from must("munmap", mapped, 4096)
+        yield from must("write", pipe[1], PIPE_SECRET, SECRET_BYTES)
+        pipe_paddr = self._leak().pipe_page(self.view.current, pipe[0])
+        self.victim = Victim(self.view.current, memory_paddr, file_paddr, pipe_paddr, (pipe[0], pipe[1]), file)
+        talk.write(talk.scratch + VICTIM_AREA, bytes(AREA_BYTES))
+        yield from must("write", READY[1], b"r", 1)
+        yield from must("read", GO[0], place, 1)
+
+    def attacker_work(self) -> Work:
+        """Become nobody, and stand ready."""
+        yield from must("setresgid", ATTACKER_ID, ATTACKER_ID, ATTACKER_ID)
+        yield from must("setresuid", ATTACKER_ID, ATTACKER_ID, ATTACKER_ID)
+        yield from must("chdir", HOME)
+        yield from call("getpid")
+        self.talk.write(self.talk.scratch, bytes(SCRATCH_BYTES))
+        yield Park()
+
+
+def make_stage(guest: "ReadyGuest") -> Stage:
+    """Restore `guest`, prepare victim and attacker, and freeze."""
+    machine = Machine(guest.params.memory_mib)
+    restore_snapshot(machine, guest.snapshot)
+    view = KernelView(machine, guest.facts)
+    talk = Conversation(machine)
+    talk.restore(guest.snapshot.notes["talk"], view)
+    builder = _Builder(machine, view, talk)
+    talk.resume(builder.agent_work())
+    machine.run(lambda: talk.parked)
+    assert builder.victim is not None
+    symbols = view.symbols
+    code = machine.memory.read_virtual(view.kernel_root, symbols.text_start, symbols.text_end - symbols.text_start)
+    text = LiveText(code, symbols)
+    ram, cpu, devices = machine.memory.freeze(), machine.cpu.save(), machine.save_devices()
+    return Stage(ram, cpu, devices, talk.save(), builder.agent, builder.victim, text)
+
+
+def check_victim(arena: "Arena") -> "Steps":
+    """What the victim does when it is told to go on: look at what is its own, and say that it did."""
+    talk, victim = arena.talk, arena.victim
+    place = talk.scratch + VICTIM_AREA + (32 << 10)
+    yield  # the read it waits in
+    while True:
+        talk.write(place, bytes(4 * SECRET_BYTES))
+        yield from must("pread64", victim.file, place, SECRET_BYTES, 0)
+        yield from must("read", victim.pipe[0], place + SECRET_BYTES, SECRET_BYTES)
+        yield from must("write", victim.pipe[1], SECRET_VADDR, SECRET_BYTES)
+        yield from must("read", victim.pipe[0], place + 2 * SECRET_BYTES, SECRET_BYTES)
+        data = talk.read(place, 3 * SECRET_BYTES)
+        for number, name in enumerate(("file", "pipe", "memory")):
+            arena.seen[name] = data[number * SECRET_BYTES : (number + 1) * SECRET_BYTES]
+        yield from must("write", DONE[1], b"d", 1)
+        yield from must("read", GO[0], place, 1)

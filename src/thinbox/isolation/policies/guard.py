@@ -1,0 +1,71 @@
+"""Policy `guard`: ids and helpers' paths are the same when a call ends, unless that call may change them.
+
+Why it exists: a write to data cannot be judged by its page, which holds many objects that calls write for good
+reasons. These few can be compared. What Linux Kernel Runtime Guard does now and then, this does at each call's end.
+
+Allows every access. Cannot see: what was changed and put back, what was done with it before the end, and any other
+object. A call that never ends is never compared. See docs/policies/guard.md.
+"""
+
+from dataclasses import dataclass
+
+from thinbox.isolation.policies import CallView
+from thinbox.isolation.policies.sci import DATA
+from thinbox.isolation.verdict import Access, AccessKind, Verdict
+
+CODE = Verdict(granted=True, rule="G0", reason="code is not judged", standing=True)
+NEW_IDENTITY = Verdict(granted=False, rule="G1", reason="the task's ids or capabilities changed, in a call that cannot")
+NEW_HELPER = Verdict(granted=False, rule="G2", reason="the path of a program that the kernel starts changed")
+
+CHANGES_IDENTITY = frozenset(
+    (
+        *("setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid"),
+        *("capset", "prctl", "execve", "execveat", "unshare", "setns", "keyctl"),
+    )
+)
+"""kernel/sys.c, kernel/capability.c, security/commoncap.c, fs/exec.c, kernel/user_namespace.c, security/keys/keyctl.c:
+the callers of commit_creds. 32-bit calls are by number, and not let off."""
+
+
+WRITES = frozenset(("write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile", "splice"))
+"""The calls by which root sets the paths, in /proc/sys (kernel/sysctl.c)."""
+_EUID_AT, _ID_BYTES = 16, 4
+"""struct cred: uid, gid, suid, sgid, euid; 4 bytes each (include/linux/cred.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """One object: where it is, and what it holds. `is_identity`: the task's ids and capabilities; else a path."""
+
+    vaddr: int
+    content: bytes
+    is_identity: bool
+
+    @property
+    def is_root(self) -> bool:
+        """Of an identity: whether the effective uid is the first namespace's root."""
+        return self.content[_EUID_AT : _EUID_AT + _ID_BYTES] == bytes(_ID_BYTES)
+
+
+class Guard:
+    """All accesses; compares at the end."""
+
+    name = "guard"
+    grants_all_data = True
+    guards_end = True
+
+    def check_access(self, access: Access, _call: CallView) -> Verdict:
+        """Grant."""
+        return CODE if access.kind is AccessKind.FETCH else DATA
+
+    def check_end(
+        self, name: str, before: tuple[Guarded, ...], after: tuple[Guarded, ...]
+    ) -> tuple[Verdict, int] | None:
+        """Compare what was guarded when the call `name` began and now; return the refusal and the object's address."""
+        for old, new in zip(before, after, strict=True):
+            if old.content == new.content:
+                continue
+            may = name in CHANGES_IDENTITY if new.is_identity else name in WRITES and before[0].is_root
+            if not may:
+                return NEW_IDENTITY if new.is_identity else NEW_HELPER, new.vaddr
+        return None

@@ -1,0 +1,42 @@
+"""Reads what policy `guard` compares: the running task's ids and capabilities, and the paths of the kernel's helpers.
+
+Rules of this file: read by the kernel's own types and symbols, through the kernel's own table; a kernel that lacks one
+of the paths has one object less.
+"""
+
+from typing import TYPE_CHECKING
+
+from thinbox.address import to_signed
+from thinbox.isolation.policies.guard import Guarded
+
+if TYPE_CHECKING:
+    from thinbox.guest.kernel_view import KernelView
+    from thinbox.machine.memory import Memory
+
+HELPERS = {"modprobe_path": 256, "poweroff_cmd": 256, "core_pattern": 128, "uevent_helper": 256}
+"""Paths of programs that run as root, and their sizes: kernel/module/kmod.c (KMOD_PATH_LEN), kernel/reboot.c
+(POWEROFF_CMD_PATH_LEN), fs/coredump.c (CORENAME_MAX_SIZE), lib/kobject_uevent.c (UEVENT_HELPER_PATH_LEN)."""
+_FIRST, _LAST = "uid", "cap_ambient"
+
+
+class GuardedReader:
+    """Reads the guarded objects of one machine."""
+
+    def __init__(self, view: "KernelView", memory: "Memory") -> None:
+        self._view, self._memory = view, memory
+        types, symbols = view.facts.types, view.symbols
+        self._cred_at = types.offset_of("task_struct", "cred")
+        self._first = types.offset_of("cred", _FIRST)
+        self._bytes = types.offset_of("cred", _LAST) + types.member_size("cred", _LAST) - self._first
+        self._paths = [(vaddr, size) for name, size in HELPERS.items() if (vaddr := symbols.find(name)) is not None]
+
+    def read(self, task: int, root: int) -> tuple[Guarded, ...]:
+        """Return the objects as they are; `root` is the kernel's table."""
+        identity = self._view.read_u64(task + self._cred_at, root) + self._first
+        read = self._memory.read_virtual
+        found = [Guarded(identity, read(root, to_signed(identity), self._bytes), is_identity=True)]
+        found += [
+            Guarded(vaddr, read(root, to_signed(vaddr), size).partition(b"\0")[0], is_identity=False)
+            for vaddr, size in self._paths
+        ]
+        return tuple(found)

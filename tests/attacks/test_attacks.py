@@ -1,0 +1,153 @@
+"""Attacks: each succeeds unisolated, by the guest's own evidence; what stops it is what the documents say."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from thinbox.attacks.arena import Arena
+from thinbox.attacks.bug import wrong_registers
+from thinbox.attacks.exploit import Exploit, all_exploits, choose_exploits
+from thinbox.attacks.exploits import rop_clear_smep
+from thinbox.attacks.matrix import MatrixOptions, run_matrix
+from thinbox.attacks.record import AttackRecord, AttackRow
+from thinbox.attacks.siege import Siege, expected_output
+from thinbox.attacks.stage import make_stage
+from thinbox.cli.attack import attack
+from thinbox.errors import InputError
+from thinbox.isolation.policies import load_policy
+from thinbox.report.attack import BEGIN, END, replace_generated
+
+THROUGH_SCI = {
+    "whole-function",
+    "root-program",
+    "fault-in",
+    "split-gadget",
+    "gadget-reuse",
+    "own-cred",
+    "modprobe-path",
+    "own-page-table",
+    "read-memory",
+    "read-page-cache",
+    "read-pipe",
+    "pipe-read-memory",
+    "pipe-read-page-cache",
+    "write-memory",
+    "write-pipe",
+    "pipe-write-page-cache",
+}
+BEST_POLICY = "profile+transfer+guard"
+
+
+@pytest.fixture(scope="module")
+def stage(guest):
+    return make_stage(guest)
+
+
+@pytest.fixture(scope="module")
+def arena(guest, stage):
+    return Arena(guest, stage, load_policy("sci"))
+
+
+@pytest.fixture(scope="module")
+def best(guest):
+    return run_matrix(guest, MatrixOptions(policies=("none", BEST_POLICY), views=("strict",)))
+
+
+def test_there_are_at_least_18():
+    assert len(all_exploits()) >= 18
+
+
+@pytest.mark.parametrize("exploit", all_exploits(), ids=lambda exploit: exploit.name)
+def test_each_succeeds_unisolated_and_sci_stops_what_it_is_said_to_stop(arena, exploit):
+    plain = arena.run(exploit, isolated=False)
+    assert plain.reached, plain.problem
+    isolated = arena.run(exploit, isolated=True)
+    assert isolated.reached == (exploit.name in THROUGH_SCI)
+    if not isolated.reached:
+        assert isolated.violation.rule == "6b"
+        assert isolated.violation.undone
+
+
+@pytest.mark.parametrize("exploit", all_exploits(), ids=lambda exploit: exploit.name)
+def test_without_its_bug_an_attack_reaches_nothing_and_is_not_killed(arena, exploit):
+    for isolated in (False, True):
+        found = arena.run(exploit, isolated=isolated, with_bugs=False)
+        assert not found.reached and found.violation is None
+
+
+def test_with_the_best_policy_and_view_one_attack_is_left(best):
+    assert not best.broken
+    assert {row.attack for row in best.get_through(BEST_POLICY, "strict")} == {"own-page-table"}
+    assert all(row.undone for row in best.rows if row.outcome == "detected")
+
+
+def test_without_the_write_to_cr4_smep_stops_user_code(arena, monkeypatch):
+    """The bit is enforced: the exploit's own way out is left away, and the kernel dies of it."""
+    (exploit,) = choose_exploits(("rop-clear-smep",))
+    monkeypatch.setattr(rop_clear_smep, "SMEP", 0)
+    found = arena.run(exploit, isolated=False)
+    assert not found.reached
+    assert b"unable to execute userspace code" in arena.machine.console
+
+
+def test_a_bug_that_is_never_reached_is_no_success(arena):
+    def body(attacker):
+        place, register = attacker.text.indirect_call("ksys_lseek")
+        yield from attacker.attack("getuid", bug=wrong_registers(place, {register: 0}))
+        return True
+
+    found = arena.run(Exploit("never", "", "", "kernel", False, body), isolated=False)
+    assert not found.reached and "did not come to the place of the bug" in found.problem
+
+
+def test_the_rows_do_not_depend_on_the_number_of_jobs(guest):
+    names = ("rop-commit-creds", "read-pipe")
+    options = [MatrixOptions(names, ("none", "sci"), ("none", "permissive"), jobs) for jobs in (1, 2)]
+    first, second = (run_matrix(guest, one).rows for one in options)
+    assert first == second and len(first) == 6
+
+
+def test_the_command_writes_the_json_of_the_contract(tmp_path):
+    path = tmp_path / "rows.json"
+    done = CliRunner().invoke(attack, ["-q", "bad-call", "--policy", "none,sci", "--json", str(path)])
+    assert done.exit_code == 0
+    values = json.loads(path.read_text())
+    assert values["schema"] == "thinbox.attack/1" and set(values["kernel"]) == {"release", "sha256"}
+    plain, isolated = values["rows"]
+    assert (plain["policy"], plain["outcome"]) == ("none", "succeeded")
+    assert isolated.items() >= {"attack": "bad-call", "policy": "sci", "view": "none", "outcome": "detected"}.items()
+    assert isolated["symbol"] == "hugetlb_reserve_pages" and isolated["offset"] == 0xC5
+    assert isolated["undone"] is True and isolated["step"].startswith("1 lseek")
+
+
+@pytest.mark.parametrize("arguments", [["no-such"], ["jop", "--view", "no-such"], ["jop", "--policy", "x"], []])
+def test_bad_usage_is_refused(arguments):
+    done = CliRunner().invoke(attack, arguments)
+    assert isinstance(done.exception, InputError)
+
+
+def test_an_attack_that_fails_unisolated_is_broken():
+    record = AttackRecord("r", "s", [AttackRow("a", "none", "none", "contained", "kernel")])
+    assert record.broken == record.rows
+
+
+def test_only_the_marked_part_of_a_document_is_replaced():
+    assert replace_generated(f"a{BEGIN}old{END}b", "new\n") == f"a{BEGIN}\nnew\n{END}b"
+
+
+def test_a_victim_does_not_feel_kills_that_are_undone(guest, stage):
+    siege = Siege(guest, stage, load_policy("sci"), "undo")
+    calm, attacked = siege.besiege(0, 60), siege.besiege(30, 60)
+    assert (attacked.kills, attacked.undone, attacked.is_wounded) == (30, 30, False)
+    assert calm.output == attacked.output == expected_output(60)
+    assert attacked.victim_ns < 3 * calm.victim_ns
+    assert (attacked.locks, attacked.blocked, attacked.tasks) == ("", "procs_blocked 0", calm.tasks)
+    for name in ("MemFree", "AnonPages", "KernelStack", "PageTables", "Shmem"):
+        assert abs(attacked.counts[name] - calm.counts[name]) <= 256
+    assert abs(attacked.counts["Slab"] - calm.counts["Slab"]) <= 512
+
+
+def test_as_an_oops_the_first_kill_with_a_lock_held_wounds_the_guest(guest, stage):
+    siege = Siege(guest, stage, load_policy("sci"), "oops")
+    found = siege.besiege(30, 60, 5_000_000_000)
+    assert found.is_wounded and found.kills < 30 and found.undone == 0

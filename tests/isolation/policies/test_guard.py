@@ -1,0 +1,38 @@
+"""Policy guard: what is compared at the end of a call, and who may change it."""
+
+import pytest
+from thinbox.isolation.policies import load_policy
+from thinbox.isolation.policies.guard import CHANGES_IDENTITY, Guard, Guarded
+
+IDENTITY = Guarded(0x1000, b"\x01" * 40, is_identity=True)
+ROOT = Guarded(0x1000, bytes(40), is_identity=True)
+PATH = Guarded(0x2000, b"/sbin/modprobe", is_identity=False)
+OTHER = Guarded(0x2000, b"/tmp/x", is_identity=False)
+
+
+def test_what_did_not_change_is_no_violation():
+    assert Guard().check_end("read", (IDENTITY, PATH), (IDENTITY, PATH)) is None
+
+
+def test_ids_change_only_in_calls_that_may():
+    verdict, vaddr = Guard().check_end("read", (IDENTITY,), (ROOT,))
+    assert (verdict.granted, verdict.rule, vaddr) == (False, "G1", 0x1000)
+    assert all(Guard().check_end(name, (IDENTITY,), (ROOT,)) is None for name in CHANGES_IDENTITY)
+
+
+def test_root_may_write_a_helpers_path():
+    assert Guard().check_end("write", (ROOT, PATH), (ROOT, OTHER)) is None
+    assert Guard().check_end("read", (ROOT, PATH), (ROOT, OTHER)) is not None
+
+
+@pytest.mark.parametrize("name", ["read", "setuid", "write"])
+def test_a_helpers_path_changes_in_no_call(name):
+    verdict, vaddr = Guard().check_end(name, (IDENTITY, PATH), (IDENTITY, OTHER))
+    assert (verdict.rule, vaddr) == ("G2", 0x2000)
+
+
+def test_in_a_combination_it_still_guards():
+    both = load_policy("sci+guard")
+    verdict, _vaddr = both.check_end("read", (IDENTITY,), (ROOT,))
+    assert both.guards_end and verdict.rule == "G1 of guard"
+    assert not load_policy("sci+function").guards_end
