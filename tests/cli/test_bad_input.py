@@ -340,3 +340,22 @@ def test_ctrl_c_before_the_tenant_runs_ends_thinbox_and_leaves_the_cache_usable(
     assert "Traceback" not in err
     assert not [path for path in own_cache.rglob(".*") if path.is_file()], "nothing half written stays"
     assert thinbox("run", "-q", "--", "true", **where).returncode == 0
+
+
+# -- every command takes its own options ---------------------------------------------------------------
+
+
+def test_every_command_accepts_the_options_it_declares() -> None:
+    """What click passes on is what the function takes: an option shared by several commands must be taken by all."""
+    import inspect
+
+    from thinbox.cli import group
+
+    context = group.make_context("thinbox", ["--help"], resilient_parsing=True)
+    commands = [group.get_command(context, name) for name in group.list_commands(context)]
+    for command in [*commands, *(sub for each in commands for sub in getattr(each, "commands", {}).values())]:
+        taken = inspect.signature(inspect.unwrap(command.callback)).parameters if command.callback else {}
+        if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken.values()):
+            continue
+        declared = {param.name for param in command.params if param.expose_value and param.name != "help"}
+        assert declared <= set(taken), f"{command.name}: {declared - set(taken)}"

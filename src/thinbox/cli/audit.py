@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from thinbox.cli.options import machine_options
+from thinbox.cli.options import kaslr_options, machine_options
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
@@ -19,6 +19,7 @@ EXIT_FOUND = 1
 
 @click.command()
 @machine_options
+@kaslr_options
 @click.option("--all", "everything", is_flag=True, help="The whole corpus.")
 @click.option("--policy", default="sci", show_default=True, metavar="NAME", help="As for `thinbox run`.")
 @click.option(

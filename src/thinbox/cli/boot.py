@@ -6,13 +6,14 @@ import time
 
 import click
 
-from thinbox.cli.options import machine_options
+from thinbox.cli.options import kaslr_options, machine_options
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
 
 @click.command()
 @machine_options
+@kaslr_options
 @click.option("--fresh", is_flag=True, help="Boot even if a snapshot is cached.")
 @click.option("--console", is_flag=True, help="Print what the kernel printed, on stdout.")
 @click.option("--json", "json_path", metavar="FILE", help="Write facts of the boot as JSON (- for stdout).")

@@ -15,11 +15,9 @@ if TYPE_CHECKING:
 
 
 def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --kernel, --memory, --append, --kaslr, --kaslr-seed and --quiet."""
+    """Add --kernel, --memory, --append and --quiet."""
     for option in (
         click.option("--quiet", "-q", is_flag=True, help="Say nothing on stderr but errors."),
-        click.option("--kaslr-seed", default=0, metavar="N", help="Another outcome of --kaslr. [default: 0]"),
-        click.option("--kaslr", is_flag=True, help="Let the kernel's decompressor put it at a random place."),
         click.option("--append", default="", metavar="WORDS", help="Words added to the kernel command line."),
         click.option(
             "--memory", default=DEFAULT_MEMORY_MIB, show_default=True, metavar="MIB", help="Guest memory in MiB."
@@ -30,6 +28,16 @@ def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="K",
             help="A bzImage, a vmlinux, a Debian package file, or a release. [default: Debian's newest cloud kernel]",
         ),
+    ):
+        command = option(command)
+    return command
+
+
+def kaslr_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --kaslr and --kaslr-seed."""
+    for option in (
+        click.option("--kaslr-seed", default=0, metavar="N", help="Another outcome of --kaslr. [default: 0]"),
+        click.option("--kaslr", is_flag=True, help="Let the kernel's decompressor put it at a random place."),
     ):
         command = option(command)
     return command

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from thinbox.cli.options import image_options, machine_options
+from thinbox.cli.options import image_options, kaslr_options, machine_options
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
 @machine_options
+@kaslr_options
 @click.option(
     "--policy",
     default="sci",
@@ -190,8 +191,9 @@ def _run_tenants(
         specs = several.load_tenants(Path(options["command"][0]), defaults)
     progress = ProgressLine(quiet=quiet)
     prefixed = several.Prefixed([spec.name for spec in specs])
+    params = BootParams(memory, append, kaslr=options["kaslr"], kaslr_seed=options["kaslr_seed"])
     try:
-        guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
+        guest = prepare(kernel_spec, params, progress.say)
         from thinbox.session.several import TenantsSession
 
         output = several.file_output(options["output"]) if options["output"] else prefixed.take
