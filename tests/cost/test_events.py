@@ -73,7 +73,7 @@ def test_the_grants_of_a_killed_call_stay_in_the_trace(guest, way):
 def test_a_prefaulted_run_is_no_workload(guest, plain):
     vaddr = guest.facts.symbols.address_of("__x64_sys_getppid")
     page = (vaddr - guest.facts.symbols.text_start) >> 12
-    known = KnownPages({"getppid": Pages((page,), ())}, guest.facts.sha256)
+    known = KnownPages({"getppid": Pages((page,), ())}, guest.facts.sha256, guest.facts.symbols.text_start)
     record = run(guest, LOOP, RunOptions(prefault=known, keep_trace=True)).record
     trace = record.events.trace
     assert grant_marks(trace) == len(trace.grants) == granted(record) < granted(plain)

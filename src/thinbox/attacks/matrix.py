@@ -33,12 +33,14 @@ POLICIES = (
     "sci",
     "patch",
     "function",
+    "live",
     "transfer",
     "callgraph",
     "function+transfer",
     LEARNED,
     f"{LEARNED}+transfer",
     f"{LEARNED}+transfer+guard",
+    "live+guard",
 )
 Say = Callable[[str], None]
 

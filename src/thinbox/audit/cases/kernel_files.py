@@ -62,7 +62,7 @@ for _path, _pattern in (
     ("/proc/self/sched", rb"init \(\d+, #threads: 1\)"),
     ("/proc/self/stack", rb"\[<0>\] "),
     ("/proc/self/wchan", rb"0"),
-    ("/proc/self/cgroup", rb"$"),
+    ("/proc/self/cgroup", rb"$|0::/"),
     ("/proc/self/auxv", rb"\x21"),
     ("/proc/self/syscall", rb"running|0 0x"),
     ("/proc/1/status", rb"Name:\tinit\n"),
