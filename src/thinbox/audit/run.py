@@ -121,6 +121,7 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
         implemented,
         {},
         time.perf_counter() - started,
+        guest.initramfs_sha256,
     )
     if not options.calls:
         record.not_exercised = _why_not(record)

@@ -33,6 +33,7 @@ class ReadyGuest:
     params: BootParams
     from_cache: bool
     console: str
+    initramfs_sha256: str = ""
 
 
 def prepare(
@@ -62,22 +63,31 @@ def prepare(
     path = cache_dir() / "snapshots" / f"{key}.snapshot"
     found = None if rebuild else _load(path, say)
     if found is not None:
-        return _ready(facts, found, params, from_cache=True)
+        return _ready(facts, found, params, initramfs, from_cache=True)
     with lock(f"snapshot-{key}"):
         found = None if rebuild else _load(path, lambda _line: None)
         if found is not None:
-            return _ready(facts, found, params, from_cache=True)
+            return _ready(facts, found, params, initramfs, from_cache=True)
         snapshot = _boot(image, facts, initramfs, params, say)
         try:
             _store(path, snapshot)
         except CacheError as error:
             say(f"warning: {error}")
-    return _ready(facts, snapshot, params, from_cache=False)
+    return _ready(facts, snapshot, params, initramfs, from_cache=False)
 
 
-def _ready(facts: "KernelFacts", snapshot: "Snapshot", params: BootParams, *, from_cache: bool) -> ReadyGuest:
+def _ready(
+    facts: "KernelFacts", snapshot: "Snapshot", params: BootParams, initramfs: bytes, *, from_cache: bool
+) -> ReadyGuest:
     notes = snapshot.notes
-    return ReadyGuest(facts.slid(notes["slide"]), snapshot, params, from_cache=from_cache, console=notes["console"])
+    return ReadyGuest(
+        facts.slid(notes["slide"]),
+        snapshot,
+        params,
+        from_cache=from_cache,
+        console=notes["console"],
+        initramfs_sha256=hashlib.sha256(initramfs).hexdigest(),
+    )
 
 
 def _import_machine() -> None:

@@ -6,7 +6,10 @@ MMU of one's own, and its own is right. So the pointer by which it calls its own
 Rules of this file: what is not found exactly once ends the program with `MachineError`; nothing is guessed.
 """
 
+import contextlib
 import ctypes
+import gc
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +45,8 @@ def install_tlb_fill(cpu: "Cpu") -> None:
         core[slot] = _address(name)
     core[slots.PAGE_MARKS] = cpu.keep_array(np.zeros(cpu.memory.total_bytes // PAGE_BYTES, dtype=np.int64))
     code = executable(fill_thunk(hook_address("on_tlb_fill"), cpu.core.ctypes.data))
-    place = _find_fill_pointer(cpu.uc, core[slots.ENV], core[slots.TLB_FILL])
+    with _no_collection():
+        place = _find_fill_pointer(cpu.uc, core[slots.ENV], core[slots.TLB_FILL])
     ctypes.c_uint64.from_address(place).value = cpu.keep_array(code)
     # At each translation Unicorn walks its whole TLB for entries by which the page was stored to, unless a hook
     # of this kind covers the address. There are none (rule 1); a bound below would be taken for a physical address.
@@ -54,6 +58,19 @@ def _address(name: str) -> int:
         return ctypes.cast(getattr(binding.uclib, name), ctypes.c_void_p).value or 0
     except AttributeError:
         raise MachineError(f"this Unicorn does not export {name}; install unicorn 2.1.4") from None
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Let Python collect nothing meanwhile: what is scanned ends with the CPU's allocation somewhere, and an old
+    machine's memory, unmapped behind it in the midst of the scan, would be a segmentation fault."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _find_fill_pointer(uc: Any, env: int, fill: int) -> int:
