@@ -6,10 +6,8 @@ MMU of one's own, and its own is right. So the pointer by which it calls its own
 Rules of this file: what is not found exactly once ends the program with `MachineError`; nothing is guessed.
 """
 
-import contextlib
 import ctypes
-import gc
-from collections.abc import Iterator
+import mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +17,6 @@ from unicorn import UC_HOOK_MEM_FETCH_PROT, unicorn_const
 from thinbox.address import PAGE_BYTES
 from thinbox.errors import MachineError
 from thinbox.machine import slots
-from thinbox.machine.layout_probe import read_host
 from thinbox.machine.native import hook_address
 from thinbox.machine.thunks import executable, fill_thunk
 
@@ -45,8 +42,7 @@ def install_tlb_fill(cpu: "Cpu") -> None:
         core[slot] = _address(name)
     core[slots.PAGE_MARKS] = cpu.keep_array(np.zeros(cpu.memory.total_bytes // PAGE_BYTES, dtype=np.int64))
     code = executable(fill_thunk(hook_address("on_tlb_fill"), cpu.core.ctypes.data))
-    with _no_collection():
-        place = _find_fill_pointer(cpu.uc, core[slots.ENV], core[slots.TLB_FILL])
+    place = _find_fill_pointer(cpu.uc, core[slots.ENV], core[slots.TLB_FILL])
     ctypes.c_uint64.from_address(place).value = cpu.keep_array(code)
     # At each translation Unicorn walks its whole TLB for entries by which the page was stored to, unless a hook
     # of this kind covers the address. There are none (rule 1); a bound below would be taken for a physical address.
@@ -60,30 +56,21 @@ def _address(name: str) -> int:
         raise MachineError(f"this Unicorn does not export {name}; install unicorn 2.1.4") from None
 
 
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Let Python collect nothing meanwhile: what is scanned ends with the CPU's allocation somewhere, and an old
-    machine's memory, unmapped behind it in the midst of the scan, would be a segmentation fault."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _find_fill_pointer(uc: Any, env: int, fill: int) -> int:
     """Return the host address of the pointer by which Unicorn calls its TLB fill.
 
     It lies behind the CPU state, next to a copy of itself; the one that a change of TLB mode changes is it.
     """
-    size = len(read_host(env, _SCAN_BYTES))
-    # The words in place: a copy of them on the heap could be found in their stead.
-    words = (ctypes.c_uint64 * (size // 8)).from_address(env)
+    # Read by way of the kernel, which ends where nothing is mapped (what lies behind the CPU's allocation may go at any
+    # moment), into pages of our own, whose copies of the words are not counted.
+    copy = mmap.mmap(-1, _SCAN_BYTES)
+    at_copy = ctypes.addressof(ctypes.c_char.from_buffer(copy))
+    words = memoryview(copy).cast("Q")
 
     def found() -> set[int]:
-        return {env + 8 * at for at, word in enumerate(words) if word == fill}
+        size = _read_pages(env, copy)
+        places = (env + 8 * at for at in range(size // 8) if words[at] == fill)
+        return {place for place in places if not at_copy <= place < at_copy + _SCAN_BYTES}
 
     before = found()
     uc.ctl_set_tlb_mode(unicorn_const.UC_TLB_VIRTUAL)
@@ -92,3 +79,22 @@ def _find_fill_pointer(uc: Any, env: int, fill: int) -> int:
     if len(changed) != 1 or found() != before:
         raise MachineError("the TLB fill of this Unicorn is not where it is looked for; install unicorn 2.1.4")
     return changed.pop()
+
+
+def _read_pages(address: int, into: mmap.mmap) -> int:
+    """Fill `into` from host address `address` as far as it is mapped; return the bytes read."""
+    done = 0
+    with open("/proc/self/mem", "rb", buffering=0) as memory:
+        while done < len(into):
+            step = min(PAGE_BYTES - (address + done) % PAGE_BYTES, len(into) - done)
+            try:
+                memory.seek(address + done)
+                data = memoryview(into)[done : done + step]
+                count = memory.readinto(data)
+                data.release()
+            except OSError:
+                break
+            if not count:
+                break
+            done += count
+    return done
