@@ -330,6 +330,8 @@ def test_ctrl_c_before_the_tenant_runs_ends_thinbox_and_leaves_the_cache_usable(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that runs the tests in the background has SIGINT ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr
     assert any(phase in line for line in process.stderr)
