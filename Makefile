@@ -13,7 +13,7 @@ setup: $(STAMP) ## make .venv with thinbox and its dependencies
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "thinbox needs Python 3.11 or newer"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt install python3-venv"; exit 2; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[record,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[record,plot,dev]'
 	@touch $@
 
 demo: $(STAMP) ## boot a kernel, run programs isolated, see an exploit killed

@@ -197,7 +197,12 @@ def test_an_interrupt_ends_apt_and_leaves_a_usable_cache(fake_archive: Path) -> 
     publish(fake_archive, "tool", b"content")
     (fake_archive / "hang").touch()
     program = "from thinbox.image import fetch_package; fetch_package('tool')"
-    child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
+    # A shell that runs the tests in the background has SIGINT ignored, and that is inherited.
+    child = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 20
     while not (fake_archive / "pid").exists() or not (fake_archive / "pid").read_text().strip():
         assert time.monotonic() < deadline
