@@ -149,8 +149,8 @@ def _cost(data: dict[str, Any]) -> str:
     fault = data["fault_us"]
     return f"""## What a fault costs in the emulator
 
-{fault["host_us_per_fault"]:.1f} us of host time a granted page ({fault["faults"]:,} pages, medians of five runs, isolated less
-un-isolated). It says how long a user of thinbox waits, and nothing of a processor: that is `thinbox cost`."""
+{fault["cpu_us_per_fault"]:.1f} us of this process's CPU time a granted page ({fault["faults"]:,} pages, the least of seven runs, isolated
+less un-isolated; the calls' own stops are in it). It says how long a user of thinbox waits, and nothing of a processor: that is `thinbox cost`."""
 
 
 def _limits() -> str:
