@@ -90,3 +90,8 @@ def test_what_cannot_be_a_tenant_is_said(guest):
         run_tenants(guest, [TenantSpec("a", ("true",)), TenantSpec("a", ("true",))])
     with pytest.raises(InputError, match="no view"):
         run_tenants(guest, [TenantSpec("a", ("true",), view="some")])
+
+
+def test_sixteen_tenants_at_once(guest):
+    found = run_tenants(guest, [TenantSpec(f"t{number}", ("id", "-u")) for number in range(16)])
+    assert [(r.exit_code, r.stdout, r.record.kills) for r in found.values()] == [(0, b"0\n", [])] * 16

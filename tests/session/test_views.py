@@ -17,6 +17,7 @@ from thinbox.machine import slots
 from thinbox.session.views import view_rule
 
 PAGE = 4096
+RULES = {"memory": "V1", "file": "V3", "pipe": "V1", "unix": "V2", "tcp": "V1", "udp": "V2"}
 ANYTHING = Expect(lambda _result: True, "anything")
 EVERYDAY = {
     "getpid: plain",
@@ -115,7 +116,7 @@ def test_without_a_view_every_secret_can_be_read(labs, what):
 
 
 @pytest.mark.parametrize("name", ["permissive", "strict"])
-@pytest.mark.parametrize(("what", "rule"), [("memory", "V1"), ("file", "V3"), ("pipe", "V1")])
+@pytest.mark.parametrize(("what", "rule"), list(RULES.items()))
 def test_the_neighbours_secrets_are_refused_with_its_name(labs, name, what, rule):
     outcome = steal(labs(name), what)
     killed = labs(name).lab.enforcer.record.kills[0]

@@ -12,6 +12,7 @@ from thinbox.attacks.leak import Leak
 from thinbox.attacks.payload import LiveText
 from thinbox.audit.process import AREA_BYTES, SIGCHLD
 from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
+from thinbox.guest.charged_sockets import ChargedSockets
 from thinbox.guest.conversation import SCRATCH_BYTES, Conversation, Park, Work, call, must
 from thinbox.guest.kernel_view import KernelView
 from thinbox.machine.machine import Machine
@@ -149,6 +150,7 @@ def make_stage(guest: "ReadyGuest") -> Stage:
     view = KernelView(machine, guest.facts)
     talk = Conversation(machine)
     talk.restore(guest.snapshot.notes["talk"], view)
+    ChargedSockets(machine, view)
     builder = _Builder(machine, view, talk)
     talk.resume(builder.agent_work())
     machine.run(lambda: talk.parked)

@@ -20,6 +20,7 @@ from thinbox.audit.neighbour import NEIGHBOUR, TENANT, start_neighbour
 from thinbox.audit.process import AREA_BYTES, SIGCHLD, Process
 from thinbox.errors import MachineError
 from thinbox.guest.cgroups import clone_in_cgroup
+from thinbox.guest.charged_sockets import ChargedSockets
 from thinbox.guest.conversation import Conversation, Park, Work, call, must
 from thinbox.guest.kernel_view import KernelView
 from thinbox.machine.machine import Machine
@@ -91,6 +92,8 @@ def make_template(guest: "ReadyGuest", *, tenants: bool = False) -> Template:
     view = KernelView(machine, guest.facts)
     talk = Conversation(machine)
     talk.restore(guest.snapshot.notes["talk"], view)
+    if tenants:
+        ChargedSockets(machine, view)
     agent = view.current
     talk.resume(_prepare(talk, tenants=tenants))
     machine.run(lambda: talk.parked)

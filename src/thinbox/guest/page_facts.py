@@ -20,6 +20,7 @@ from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.guest.held_files import HeldFiles
+from thinbox.guest.linked_caches import find_linked_caches
 from thinbox.isolation import view
 from thinbox.isolation.hidden import PageFacts, PageKind
 
@@ -74,6 +75,7 @@ class PageReader:
             self._held = HeldFiles(kernel, self._pointer)
             self._parent_at = types.offset_of("cgroup_subsys_state", "parent")
             self._css_at = types.offset_of("mem_cgroup", "css")
+            self._linked = find_linked_caches(kernel, self._pointer)
             self._direct_map = self._pointer(symbols.address_of("page_offset_base"))
         except KeyError as error:
             raise MachineError(f"this kernel does not keep owners of pages as a view needs it: {error}") from error
@@ -98,6 +100,9 @@ class PageReader:
         words[view.OBJECTS_SHIFT], words[view.OBJECTS_MASK] = objects_bit % 64, (1 << objects_bits) - 1
         words[view.RESERVED] = 1 << types.enum_value("PG_reserved")
         words[view.SLAB] = 1 << types.enum_value("PG_slab")
+        words[view.CACHE_AT] = types.offset_of("slab", "slab_cache")
+        size_at = types.offset_of("kmem_cache", "size")
+        words[view.CACHE_SIZE_AT], words[view.CACHE_SIZE_SHIFT] = size_at & ~7, 8 * (size_at & 7)
         words[view.OBJCG_MEMCG_AT] = types.offset_of("obj_cgroup", "memcg")
         return words
 
@@ -189,7 +194,7 @@ class PageReader:
         size = self._pointer(cache + (self._cache_size_at & ~7), root) >> 8 * (self._cache_size_at & 7) & 0xFFFFFFFF
         index = self._index_of(page, paddr) // size if size else 0
         here = owners[index] if index < len(owners) else None
-        return PageFacts(PageKind.SLAB, frozenset(owners or [None]), here, detail)
+        return PageFacts(PageKind.SLAB, frozenset(owners or [None]), here, detail, is_linked=cache in self._linked)
 
     def _index_of(self, page: _Page, paddr: int) -> int:
         """Return the bytes from the start of a compound page to `paddr`."""

@@ -26,6 +26,8 @@ SIGKILL = 9
 _LAST_SWITCH_TRIES = 1000
 _S_IFMT, _S_IFDIR = 0o170000, 0o040000
 _STAT_MODE_AT = 24
+_F_DUPFD, _FIRST_ASIDE = 0, 20
+"""The first unused descriptor from there on: with several tenants the agent has many, and needs all of them."""
 _RLIMIT_NOFILE = 7
 _OPEN_FILES = (1024, 524_288)
 """Soft and hard limit of open files that systemd and moby 29 give a container."""
@@ -186,14 +188,16 @@ def become_tenant(talk: Conversation, start: Start, io: TenantIo) -> Work:
 
 
 def _take_stdio(stdio: Stdio) -> Work:
-    """In the child: make the three descriptors 0, 1 and 2. They may be among those already: by way of 20 to 22."""
+    """In the child: make the three descriptors 0, 1 and 2. They may be among those already: by way of unused ones."""
     # Behind chroot, so that the name the kernel knows the terminal by is the tenant's own.
     slave = -1 if stdio.terminal is None else (yield from take_terminal(stdio.terminal.path))
-    for number, descriptor in enumerate(stdio.child):
-        yield from must("dup3", slave if descriptor < 0 else descriptor, number + 20, 0)
-    for number in range(3):
-        yield from must("dup2", number + 20, number)
-        yield from must("close", number + 20)
+    wanted = [slave if descriptor < 0 else descriptor for descriptor in stdio.child]
+    aside = []
+    for descriptor in wanted:
+        aside.append((yield from must("fcntl", descriptor, _F_DUPFD, _FIRST_ASIDE)))
+    for number, descriptor in enumerate(aside):
+        yield from must("dup2", descriptor, number)
+        yield from must("close", descriptor)
 
 
 def _take_identity(identity: Identity) -> Work:

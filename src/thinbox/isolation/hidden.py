@@ -34,7 +34,8 @@ class PageFacts:
     """One page: what it is, and to whom it is charged.
 
     `owners` are the tenants any of it is charged to (None among them: also to nobody); `here` is the owner of the
-    object at the address that was touched. `detail` is a slab's cache. Of page cache: `is_held` if the running task
+    object at the address that was touched. `detail` is a slab's cache; `is_linked` if the kernel chains the cache's
+    objects across tenants, though its name may not say so. Of page cache: `is_held` if the running task
     has the file open or mapped; `is_public` if it lies in a file system mounted in the task's mount namespace, and
     everybody may read it.
     """
@@ -45,6 +46,7 @@ class PageFacts:
     detail: str = ""
     is_held: bool = False
     is_public: bool = False
+    is_linked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,23 @@ LINKING = (
     "_raw_spin_unlock",
     "_raw_spin_unlock_irq",
     "_raw_spin_unlock_irqrestore",
+    # Futexes: 256 chains for each CPU; a waiter's entry lies on its own stack.
+    "plist_add",
+    "plist_del",
+    "plist_requeue",
+    "futex_wake",
+    "futex_wake_mark",
+    "futex_wake_op",
+    "futex_requeue",
+    "futex_top_waiter",
+    "__futex_queue",
+    "__futex_unqueue",
+    # POSIX timers: one hash table; the cache is merged with that of open files, so it cannot be named below.
+    "posix_timer_add",
+    "posix_timer_by_id",
+    "release_posix_timer",
+    "do_timer_create",
+    "__lock_timer",
 )
 """Functions that follow the kernel's own links from one tenant's object to the next one's."""
 
@@ -203,7 +222,7 @@ def _check_slab(rule: int, own: str, facts: PageFacts, other: str | None, functi
         # The page holds objects of others too: strict shows it to the one block of code that touches this one.
         reason = "the object is the tenant's own, or the kernel's"
         return ViewVerdict(_grant("V2", reason), other, is_brief=rule == view.STRICT)
-    if facts.detail in LINKED_CACHES:
+    if facts.is_linked or facts.detail in LINKED_CACHES:
         reason = f"the kernel links objects of {facts.detail} across tenants"
         return ViewVerdict(_grant("V6", reason), other, is_brief=rule == view.STRICT)
     if function in LINKING:

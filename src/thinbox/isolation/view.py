@@ -31,9 +31,12 @@ from thinbox.paging import Words, translate
     RESERVED,  # mask of PG_reserved: the kernel's image and what was allocated before there were pages
     SLAB,  # mask of PG_slab
     OBJCG_MEMCG_AT,
-) = range(16)
+    CACHE_AT,  # slab.slab_cache
+    CACHE_SIZE_AT,  # the aligned word that holds kmem_cache.size
+    CACHE_SIZE_SHIFT,
+) = range(19)
 """Words of the array `view`, the kernel's layout by its BTF; addresses are signed."""
-WORD_COUNT = 16
+WORD_COUNT = 19
 
 NONE, PERMISSIVE, STRICT = range(3)
 NAMES = ("none", "permissive", "strict")
@@ -84,6 +87,37 @@ def holds_only_own(words: Words, frame_end: int, root: int, view: Words, at: int
                 return False
             own = objcg
     return True
+
+
+def is_object_own(words: Words, frame_end: int, root: int, view: Words, paddr: int) -> bool:
+    """Tell whether `paddr`, the very address touched, lies in a slab object charged to the tenant, or to nobody.
+
+    Under `permissive` that is enough (rule V2). False for what is no slab with owners.
+    """
+    at = find_page(words, frame_end, root, view, paddr)
+    if at < 0 or not words[(at + view[FLAGS_AT]) >> 3] & view[SLAB]:
+        return False
+    data = words[(at + view[MEMCG_AT]) >> 3]
+    if not data & DATA_OBJCGS:
+        return False
+    place = view[VMEMMAP] + (paddr >> 12) * view[PAGE_BYTES]
+    own = translate(words, frame_end, root, place)
+    head = words[(own + view[HEAD_AT]) >> 3] if own >= 0 and own + view[PAGE_BYTES] <= frame_end else 0
+    first = (head - 1 - view[VMEMMAP]) // view[PAGE_BYTES] if head & 1 else paddr >> 12
+    cache = words[(at + view[CACHE_AT]) >> 3] + view[CACHE_SIZE_AT]
+    size_at = translate(words, frame_end, root, cache)
+    if size_at < 0 or size_at & 7 or size_at + 8 > frame_end:
+        return False
+    size = (words[size_at >> 3] >> view[CACHE_SIZE_SHIFT]) & 0xFFFFFFFF
+    count = (words[(at + view[OBJECTS_AT]) >> 3] >> view[OBJECTS_SHIFT]) & view[OBJECTS_MASK]
+    index = (paddr - (first << 12)) // size if size > 0 else count
+    if index < 0 or index >= count:
+        return False
+    owner_at = translate(words, frame_end, root, (data & ~DATA_FLAGS) + 8 * index)
+    if owner_at < 0 or owner_at & 7 or owner_at + 8 > frame_end:
+        return False
+    owner = words[owner_at >> 3]
+    return owner == 0 or bool(memcg_of_objcg(words, frame_end, root, view, owner) == view[OWN])
 
 
 def is_plainly_visible(words: Words, frame_end: int, root: int, view: Words, paddr: int) -> bool:

@@ -49,7 +49,7 @@ from thinbox.machine.delivery import (
 from thinbox.machine.granting import active_root, grant_now, prefault_page
 from thinbox.machine.intrinsics import call3, load32, load64, store32, store64, words_at
 from thinbox.machine.state_bits import HF_CS64, HF_INHIBIT_IRQ, IF, RF
-from thinbox.machine.viewing import is_visible
+from thinbox.machine.viewing import may_touch
 
 classify = compiled(fault.classify)
 classify_user = compiled(fault.classify_user)
@@ -159,7 +159,7 @@ def isolated_fault(uc, core, error, rip):
             if not asked and core[slots.STACK_JUDGED]:
                 asked = stack_needs_judgement(core, root, kernel_root, rip)
         elif not asked and not known and core[slots.VIEW]:
-            asked = not is_visible(core, kernel_root, walk_leaf(words, end, kernel_root, vaddr))
+            asked = not may_touch(core, kernel_root, walk_leaf(words, end, kernel_root, vaddr), vaddr)
     room = core[slots.LOG_COUNT] < core[slots.LOG_CAPACITY]
     if not asked and room and grant_now(uc, core, vaddr, error, rip) == fault.GRANTED:
         return slots.RETRY
@@ -321,6 +321,18 @@ def leave_table(uc, core):
     if core[slots.ACTIVE]:
         core[slots.ACTIVE] = 0
         write_cr3(uc, core, core[slots.KERNEL_ROOT])
+
+
+@cfunc(types.void(types.int64, types.CPointer(types.int64)))
+def step_aside(uc, core):
+    """The running call leaves its SCI table for work that is not its own, as for an interrupt: to the kernel's table,
+    or with undo to the table that saves what is written."""
+    write_cr3(uc, core, core[slots.KERNEL_ROOT])
+    core[slots.ACTIVE] = 0
+    if core[slots.UNDO_MODE]:
+        core[slots.ACTIVE] = slots.ON_UNDO
+        core[slots.UNDO_CR2] = load64(core[slots.ENV] + core[slots.OFF_CR] + 16)
+        write_cr3(uc, core, core[slots.UNDO_ROOT])
 
 
 @cfunc(types.int64(types.int64, types.CPointer(types.int64), types.int64, types.int64, types.int64))

@@ -15,6 +15,7 @@ from thinbox.machine.delivery import native
 from thinbox.machine.intrinsics import words_at
 
 is_plainly_visible = compiled(view.is_plainly_visible)
+is_object_own = compiled(view.is_object_own)
 
 
 @native
@@ -22,6 +23,17 @@ def is_visible(core, kernel_root, leaf):
     """Tell whether the view of the running call's tenant lets the page of `leaf` be mapped without a judgement."""
     words, end = words_at(core[slots.WORDS]), core[slots.FRAME_END]
     return is_plainly_visible(words, end, kernel_root, words_at(core[slots.VIEW]), leaf & paging.FRAME_MASK)
+
+
+@native
+def may_touch(core, kernel_root, leaf, vaddr):
+    """Tell whether the view grants an access at `vaddr`, in the page of `leaf`, without a judgement."""
+    if is_visible(core, kernel_root, leaf):
+        return True
+    words, end, rules = words_at(core[slots.WORDS]), core[slots.FRAME_END], words_at(core[slots.VIEW])
+    if rules[view.RULE] != view.PERMISSIVE:
+        return False
+    return is_object_own(words, end, kernel_root, rules, leaf & paging.FRAME_MASK | vaddr & 0xFFF)
 
 
 @cfunc(types.int64(types.int64, types.CPointer(types.int64), types.int64, types.int64, types.int64))

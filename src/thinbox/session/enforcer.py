@@ -317,13 +317,13 @@ class Enforcer:
             if self._views is not None:
                 self._views.recheck(call)
         self.watch.resumed(state, call)
-        # Interrupted inside the call and switched away from there: its iretq goes back to the table.
-        if call.isolated and call.resume_rsp == 0:
+        # Interrupted, or on an errand: its iretq, or the errand's end, goes back to the table.
+        if call.isolated and call.resume_rsp == 0 and call.errand_rsp == 0:
             self.cpu.enter_table()
-            self._admit_here(state)
+            self.admit_here(state)
 
-    def _admit_here(self, state: TaskState) -> None:
-        """Judge the instruction the task goes on at, the start of `finish_task_switch`.
+    def admit_here(self, state: TaskState) -> None:
+        """Judge the instruction the task goes on at: the start of `finish_task_switch`, or what follows an errand.
 
         The engine has fetched it already, on the kernel's table, so no fault will ask; the next block of the
         function would be the first to fault, and look like a jump into its middle.

@@ -29,6 +29,8 @@ class OpenCall:
     resume_rip: int = 0
     resume_block: tuple[int, int] = (0, 0)
     slept: bool = False
+    errand_rsp: int = 0
+    """While the call is on an errand (`session.errands`), RSP behind it, signed; else 0."""
     guarded: "tuple[Guarded, ...]" = ()
     """What was guarded when the call began (policy `guard`)."""
     notes: dict[str, Any] = field(default_factory=dict)

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from thinbox import paging
 from thinbox.address import U64
 from thinbox.errors import InputError, MachineError
+from thinbox.guest.charged_sockets import ChargedSockets
 from thinbox.isolation import view
 from thinbox.isolation.hidden import ViewVerdict, check_page
 from thinbox.machine import slots
+from thinbox.session.errands import Errands
 from thinbox.session.tenants import Cgroups, Tenant
 
 if TYPE_CHECKING:
@@ -42,6 +44,14 @@ class Views:
         self._words = self.cgroups.pages.words
         self._host_words = self._cpu.keep_array(self._words)
         self._brief: list[tuple[int, int]] = []
+        Errands(enforcer, self._back_from_errand)
+        ChargedSockets(enforcer.machine, enforcer.view, enforcer.undo.save if enforcer.undo else None)
+
+    def _back_from_errand(self, state: "TaskState") -> None:
+        assert state.call is not None
+        if self.recheck(state.call):
+            self._cpu.load_cr3(self._cpu.cr3)
+        self._enforcer.admit_here(state)
 
     def reset(self) -> None:
         """Begin again after the machine was restored."""

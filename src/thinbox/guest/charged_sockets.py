@@ -1,0 +1,96 @@
+"""Sockets of tenants, charged to them: what they send is then told from others' memory as everything else is.
+
+Why it exists: a view reads owners where the kernel keeps them, and Linux charges the packets of AF_UNIX sockets to the
+sender's memory cgroup (`GFP_KERNEL_ACCOUNT` in net/unix/af_unix.c), but those of other families to nobody. So each
+socket that a task of a memory cgroup makes is given the same allocation flag, in its `sk_allocation`; sockets that
+`accept` makes inherit it. See docs/decisions/0013-charged-sockets.md.
+
+Rules of this file:
+- One word of a new socket is changed, before its maker has it, and nothing else of the guest.
+- The flag is read off the kernel's own code, never assumed: what
+  `unix_create1` stores, less what `sock_init_data` does.
+
+Source: Linux 6.1 net/socket.c (`__sock_create`), net/core/sock.c, include/linux/gfp_types.h.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from thinbox.address import U64, to_signed
+from thinbox.errors import MachineError
+from thinbox.machine import cpu as registers
+from thinbox.machine import slots
+
+if TYPE_CHECKING:
+    from thinbox.guest.kernel_view import KernelView
+    from thinbox.machine.machine import Machine
+
+_MADE = "security_socket_post_create"
+"""`(sock, family, type, protocol, kern)`, called by `__sock_create` with the socket made."""
+_INITIALISERS = ("sock_init_data_uid", "sock_init_data")
+_STORES = (b"\xc7\x80", b"\xc7\x81", b"\xc7\x82", b"\xc7\x83", b"\xc7\x85", b"\xc7\x86", b"\xc7\x87")
+"""`movl $imm32, disp32(%reg)` of the registers that need no prefix (SDM vol. 2A, 2.1.3, and MOV: C7 /0)."""
+
+
+class ChargedSockets:
+    """Watches one machine for sockets that tasks of memory cgroups make."""
+
+    def __init__(
+        self, machine: "Machine", view: "KernelView", before_write: Callable[[int], None] | None = None
+    ) -> None:
+        """Begin to watch. `before_write(paddr)`, if given, is told before guest memory is written.
+
+        Raises:
+            MachineError: this kernel makes sockets in another way.
+        """
+        self._memory, self._cpu, self._slot = machine.memory, machine.cpu, machine.slot
+        self._view, self._before_write = view, before_write
+        types = view.facts.types
+        try:
+            made = view.symbols.address_of(_MADE)
+            self._sock_at = types.offset_of("socket", "sk")
+            self._flags_at = types.offset_of("sock", "sk_allocation")
+            self._cgroups_at = types.offset_of("task_struct", "cgroups")
+            self._css_at = types.offset_of("css_set", "subsys") + 8 * types.enum_value("memory_cgrp_id")
+            self._parent_at = types.offset_of("cgroup_subsys_state", "parent")
+            plain = next(f for name in _INITIALISERS if (f := self._stored(name)) is not None)
+            accounted = self._stored("unix_create1")
+        except (KeyError, StopIteration) as error:
+            raise MachineError(f"this kernel's sockets cannot be charged to tenants: {error!r}") from error
+        self.flag = (accounted or 0) & ~plain
+        if accounted is None or plain & ~accounted or self.flag.bit_count() != 1:
+            raise MachineError("this kernel's sockets cannot be charged to tenants: unix_create1 asks for it otherwise")
+        self._cpu.add_code_hook(made, self._charge)
+
+    def _stored(self, function: str) -> int | None:
+        """Return the constant that a function stores into `sk_allocation`, None if it is not there, or stores none."""
+        symbols, vaddr = self._view.symbols, self._view.symbols.find(function)
+        symbol = None if vaddr is None else symbols.text_symbol_at(vaddr)
+        if vaddr is None or symbol is None:
+            return None
+        code = self._memory.read_virtual(self._view.kernel_root, vaddr, symbol.end_exclusive - vaddr)
+        place = struct.pack("<i", self._flags_at)
+        found = [
+            int.from_bytes(code[at + 6 : at + 10], "little")
+            for at in range(len(code) - 9)
+            if code[at : at + 2] in _STORES and code[at + 2 : at + 6] == place
+        ]
+        return found[0] if len(found) == 1 else None
+
+    def _charge(self) -> None:
+        regs, view, root = self._cpu.regs, self._view, self._root()
+        css_set = view.read_u64(view.current + self._cgroups_at, root)
+        memcg = view.read_u64(css_set + self._css_at, root)
+        made_by_kernel = regs[registers.R8] & 0xFFFFFFFF
+        if made_by_kernel or not view.read_u64(memcg + self._parent_at, root):
+            return
+        sock = view.read_u64((regs[registers.RDI] + self._sock_at) & U64, root)
+        flags = view.read_u32(sock + self._flags_at, root) | self.flag
+        for paddr, _count in self._memory.spans(root, to_signed(sock + self._flags_at), 4):
+            if self._before_write is not None:
+                self._before_write(paddr)
+            self._memory.write(paddr, flags.to_bytes(4, "little"))
+
+    def _root(self) -> int:
+        return self._slot[slots.KERNEL_ROOT] if self._slot[slots.ACTIVE] else self._view.kernel_root

@@ -1,0 +1,149 @@
+"""Errands: work for the whole kernel that a tenant's call happens to be sent on.
+
+Why it exists: a call that needs memory may have to reclaim or compact it, and one that lets soft interrupts run again
+runs those that wait. Such work touches every tenant's pages and page tables by design; it is no more the call's own
+than a hardware interrupt is. Under a view the call therefore leaves its table for an errand, as for an interrupt
+(rule 4), and comes back behind it. Without a view nothing is hidden, and errands run on the call's table as all else.
+
+Rules of this file:
+- An errand begins at the first instruction of a named function, only if it was called from a `call` of that function
+  in the kernel's text, and only if each argument that is an address is one the kernel would pass. Else the call
+  stays on its table, and is judged there.
+- It ends at the instruction behind that call, with the stack as it was. What the call holds is looked at anew then.
+
+Source: Linux 6.1 mm/vmscan.c, mm/compaction.c, kernel/softirq.c, include/linux/mmzone.h (struct pglist_data).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from thinbox.address import U64, to_signed
+from thinbox.machine import cpu as registers
+from thinbox.machine import slots
+
+if TYPE_CHECKING:
+    from thinbox.session.enforcer import Enforcer
+    from thinbox.session.tasks import TaskState
+
+_CALL = 0xE8
+_CALL_BYTES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Spans:
+    """Where the kernel keeps its memory nodes: (start, exclusive end) of each whole one, its zones, its zone lists."""
+
+    nodes: tuple[tuple[int, int], ...]
+    zones: tuple[tuple[int, int], ...]
+    zone_lists: tuple[tuple[int, int], ...]
+
+
+class Errands:
+    """Sends the isolated calls of one machine on errands, and fetches them back."""
+
+    def __init__(self, enforcer: "Enforcer", on_return: "Callable[[TaskState], None]") -> None:
+        """`on_return(state)` is told when a call is on its table again."""
+        self._enforcer, self._on_return = enforcer, on_return
+        self._cpu, self._slot, self._view = enforcer.cpu, enforcer.slot, enforcer.view
+        self._spans = self._find_spans()
+        checks: dict[str, Callable[[], bool]] = {
+            "__do_softirq": lambda: True,
+            "try_to_free_pages": lambda: self._is_within(registers.RDI, self._spans.zone_lists),
+            "node_reclaim": lambda: self._is_start(registers.RDI, self._spans.nodes),
+            "compact_node": lambda: self._argument(registers.RDI) & 0xFFFFFFFF < len(self._spans.nodes),
+            "compact_zone_order": self._may_compact_zone,
+        }
+        functions = {vaddr: check for name, check in checks.items() if (vaddr := self._view.symbols.find(name))}
+        self._callers = self._find_callers(tuple(functions))
+        for vaddr, check in functions.items():
+            self._cpu.add_code_hook(vaddr, partial(self._begin, vaddr, check))
+        for behind in sorted(frozenset().union(*self._callers.values())):
+            self._cpu.add_code_hook(behind, self._end)
+
+    # -- what the kernel would pass ---------------------------------------------------------------------
+    def _find_spans(self) -> _Spans:
+        """Read `node_data` once: what a corrupted kernel makes of it later is not believed."""
+        types, symbols, root = self._view.facts.types, self._view.symbols, self._enforcer.kernel_root
+        array = symbols.find("node_data")
+        nodes: list[int] = []
+        if array is not None:
+            id_at = types.offset_of("pglist_data", "node_id")
+            while (node := self._view.read_u64(array + 8 * len(nodes), root)) and (
+                self._view.read_u32(node + id_at, root) == len(nodes)
+            ):
+                nodes.append(node)
+        elif (only := symbols.find("contig_page_data")) is not None:
+            nodes.append(only)
+
+        def part(member: str) -> tuple[tuple[int, int], ...]:
+            at, size = types.offset_of("pglist_data", member), types.member_size("pglist_data", member)
+            return tuple((node + at, node + at + size) for node in nodes)
+
+        size = types.size_of("pglist_data")
+        return _Spans(tuple((node, node + size) for node in nodes), part("node_zones"), part("node_zonelists"))
+
+    def _argument(self, register: int) -> int:
+        return self._cpu.regs[register] & U64
+
+    def _is_within(self, register: int, spans: tuple[tuple[int, int], ...]) -> bool:
+        value = self._argument(register)
+        return any(start <= value < end for start, end in spans)
+
+    def _is_start(self, register: int, spans: tuple[tuple[int, int], ...]) -> bool:
+        value = self._argument(register)
+        return any(start == value for start, _end in spans)
+
+    def _may_compact_zone(self) -> bool:
+        """`compact_zone_order(zone, …, capture)`: the last argument, on the stack, is written through."""
+        types = self._view.facts.types
+        zone_bytes, zone = types.size_of("zone"), self._argument(registers.RDI)
+        is_zone = any(start <= zone < end and (zone - start) % zone_bytes == 0 for start, end in self._spans.zones)
+        root = self._enforcer.kernel_root
+        capture = self._view.read_u64(self._argument(registers.RSP) + 8, root)
+        stack = self._view.stack_of(self._view.current, root)
+        return is_zone and stack <= capture <= stack + self._view.stack_bytes - 8
+
+    def _find_callers(self, functions: tuple[int, ...]) -> dict[int, frozenset[int]]:
+        """Return for each function the addresses behind its direct calls in the kernel's live text."""
+        symbols = self._view.symbols
+        start, end = symbols.text_start, symbols.text_end
+        code = self._enforcer.memory.read_virtual(self._enforcer.kernel_root, start, end - start)
+        text = np.frombuffer(code, dtype=np.uint8)
+        places = np.flatnonzero(text[: len(text) - _CALL_BYTES + 1] == _CALL).astype(np.int64)
+        distances = np.zeros(len(places), dtype=np.uint32)
+        for byte in range(4):
+            distances |= text[places + 1 + byte].astype(np.uint32) << np.uint32(8 * byte)
+        behind = places + _CALL_BYTES
+        targets = behind + distances.view(np.int32).astype(np.int64)
+        return {vaddr: frozenset(int(at) + start for at in behind[targets == vaddr - start]) for vaddr in functions}
+
+    # -- there and back -----------------------------------------------------------------------------------
+    def _running(self) -> "TaskState | None":
+        """The running task, if it is in an isolated call of a tenant with a view."""
+        state = self._enforcer.running
+        if state is None or state.call is None or not state.call.isolated or not self._slot[slots.VIEW]:
+            return None
+        return state if state.task == self._view.current else None
+
+    def _begin(self, function: int, is_sane: Callable[[], bool]) -> None:
+        state = self._running()
+        if state is None or state.call is None or self._slot[slots.ACTIVE] != slots.ON_SCI:
+            return
+        rsp = self._cpu.regs[registers.RSP]
+        back = self._view.read_u64(rsp & U64, self._enforcer.kernel_root)
+        if back not in self._callers[function] or not is_sane():
+            return
+        state.call.errand_rsp = to_signed(rsp) + 8
+        self._cpu.step_aside()
+
+    def _end(self) -> None:
+        state = self._running()
+        if state is None or state.call is None or to_signed(self._cpu.regs[registers.RSP]) != state.call.errand_rsp:
+            return
+        state.call.errand_rsp = 0
+        self._cpu.enter_table()
+        self._on_return(state)
