@@ -61,7 +61,7 @@ def plan_tenant(image: "ContainerImage | None", options: Mapping[str, Any], term
 
 def _overridden(image: "ContainerImage", options: Mapping[str, Any]) -> Launch:
     overrides = Overrides(
-        entrypoint=_entrypoint(options["entrypoint"]),
+        entrypoint=parse_entrypoint(options["entrypoint"]),
         environment=_pairs(options["environment"]),
         user=options["user"],
         workdir=options["workdir"],
@@ -69,8 +69,11 @@ def _overridden(image: "ContainerImage", options: Mapping[str, Any]) -> Launch:
     return image.launch(options["command"], overrides)
 
 
-def _entrypoint(text: str | None) -> tuple[str, ...] | None:
-    """Take a program, nothing (the image's is removed), or, as podman does, a JSON list of words."""
+def parse_entrypoint(text: str | None) -> tuple[str, ...] | None:
+    """Return the words of --entrypoint: a program, nothing (the image's is removed), or, as podman does, a JSON list.
+
+    Raises InputError for JSON that is no list of words.
+    """
     if text is None or not text.startswith("["):
         return None if text is None else tuple(filter(None, (text,)))
     words = parse_json(text.encode(), "--entrypoint")

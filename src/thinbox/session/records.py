@@ -125,6 +125,7 @@ class RunRecord:
             "calls": len(self.calls),
             "isolated": sum(call.isolated for call in self.calls),
             "reaching_kernel": sum(call.reaches_kernel for call in self.calls),
+            "reaching_unisolated": sum(call.reaches_kernel and not call.isolated for call in self.calls),
             "refused": len(self.refusals),
             "killed": len(self.kills),
             "code_faults": sum(call.code_faults for call in self.calls),
