@@ -148,6 +148,7 @@ class RunRecord:
             "command": list(self.command),
             "exit_code": self.exit_code,
             "killed": None if self.killed is None else asdict(self.killed),
+            "kills": [asdict(violation) for violation in self.kills],
             "stuck": self.stuck,
             "plan": self.plan,
             "refusals": [asdict(refusal) for refusal in self.refusals],
