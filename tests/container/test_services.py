@@ -40,7 +40,7 @@ def isolated_run(rounds: Rounds, name: str) -> Ran:
     """The recorded run of an image: all calls isolated, none killed."""
     ran = rounds(name).isolated
     assert ran.exit_code == 0, ran.stderr
-    assert ran.record["killed"] is None
+    assert ran.record["kills"] == []
     assert len(ran.record["calls"]) >= IMAGES[name].least_calls
     assert all(call["isolated"] for call in ran.record["calls"])
     return ran
@@ -89,7 +89,7 @@ def test_under_the_plan_made_of_it_an_image_runs_as_before_and_no_call_reaches_t
     plain, isolated, planned = found.plain, found.isolated, found.planned
     assert plain.unisolated == plain.reaching == len(plain.record["calls"]) >= IMAGES[name].least_calls
     assert isolated.unisolated == planned.unisolated == 0
-    assert planned.record["killed"] is None
+    assert planned.record["kills"] == []
     assert planned.record["refusals"] == []
     assert plain.exit_code == isolated.exit_code == planned.exit_code == 0
     assert plain.output == isolated.output == planned.output

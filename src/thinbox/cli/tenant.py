@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 
 
 def require_something_to_run(options: Mapping[str, Any]) -> None:
-    """Raise a usage error unless there is a program or an image, and not two root file systems."""
+    """Raise a usage error unless there is a program or an image, and options that fit."""
     if not options["command"] and not options["image"]:
         raise click.UsageError("Missing argument '-- PROGRAM ARG…', or --image.", click.get_current_context())
+    require_options_that_fit(options)
+
+
+def require_options_that_fit(options: Mapping[str, Any]) -> None:
+    """Raise a usage error if there are two root file systems, or an entrypoint without an image."""
     if options["image"] and options["rootfs"]:
         raise click.UsageError("--image and --rootfs exclude each other.", click.get_current_context())
     if options["entrypoint"] is not None and not options["image"]:

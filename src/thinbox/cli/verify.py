@@ -19,11 +19,14 @@ _FOR_VERIFY = ("rootfs", "image", "entrypoint", "environment", "user", "workdir"
 
 
 def require_verify(options: Mapping[str, Any]) -> None:
-    """Raise a usage error if options say how to run a workload, and none is run."""
+    """Raise a usage error if options say how to run a workload and none is run, or do not fit together."""
+    from thinbox.cli.tenant import require_options_that_fit
+
     given = [name for name in _FOR_VERIFY if options[name] not in (None, ())]
     if given and not options["verify"]:
         word = "env" if given[0] == "environment" else given[0]
         raise click.UsageError(f"--{word} goes with --verify.", click.get_current_context())
+    require_options_that_fit(options)
 
 
 def verify(
@@ -40,12 +43,11 @@ def verify(
     """
     from thinbox.boot.params import BootParams
     from thinbox.boot.ready import prepare
-    from thinbox.cli.tenant import load_tenant_image, plan_tenant, require_something_to_run
+    from thinbox.cli.tenant import load_tenant_image, plan_tenant
     from thinbox.planning.verify import verify_plan
     from thinbox.session.session import RunOptions
 
     wanted = [_as_recorded(options, run["command"]) for run in runs]
-    require_something_to_run(wanted[0])
     progress = ProgressLine(quiet=quiet)
     holds = True
     try:
