@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench attacks study docs clean
+.PHONY: help setup demo test check bench attacks study rounds docs clean
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
@@ -36,6 +36,9 @@ attacks: $(STAMP) ## the matrix of attacks, in docs/attacks.md
 study: $(STAMP) ## measure what isolation does to every call, and write docs/study.md (20 minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[plot]'
 	$(BIN)/python -m benchmarks.study
+
+rounds: $(STAMP) ## what plans change for the tests' container images: the table of docs/plan.md
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.rounds
 
 docs: $(STAMP) ## check that the documents' commands and links hold
 	$(BIN)/python -m pytest tests/test_documents.py

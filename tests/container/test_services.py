@@ -1,93 +1,53 @@
-"""Services out of container images, made of Debian packages here, run isolated as a container engine would run them."""
+"""Services out of container images, made of Debian packages here: run isolated as a container engine would run them,
+then under the plan made of that run."""
 
-import importlib.util
-import marshal
 import shutil
 import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from support.container_image import (
-    ZSTD,
-    layer_of,
-    layer_with,
-    write_docker_archive,
-    write_oci_archive,
-    write_oci_layout,
-)
-from support.debian_rootfs import rootfs_folder
+from support.container_image import layer_with, write_docker_archive
+from support.rounds import CommandRound, Ran, Round
+from support.service_images import IMAGES
 from thinbox.boot.ready import ReadyGuest
 from thinbox.container.image import load_image
 from thinbox.image.deb import deb_member, iter_deb_files
 from thinbox.image.source import fetch_package
 from thinbox.session.session import RunOptions, RunResult, run
 
-APPLETS = "cat grep id ls mkfifo sleep wget".split()
-
-CLIENT = """#!/opt/bb/sh
-PATH=/opt/bb:$PATH
-"$@" &
-tries=0
-until {probe} >/tmp/out 2>/dev/null; do
-  tries=$((tries + 1)); test $tries -lt 40 || exit 99
-  sleep 0.3
-done
-cat /tmp/out
-{then}
-wait $!
-echo status $?
-"""
-"""Starts the service, asks until it answers, shows the answer, stops it."""
+BY_COMMAND = ("busybox", "sqlite3", "nginx")
+"""Their rounds go through the commands, the others' through the Python API."""
+SERVERS = tuple(name for name, image in IMAGES.items() if image.start_only)
+Rounds = Callable[[str], Round]
 
 
-def client(probe: str, then: str = "kill $!") -> dict[str, bytes]:
-    return {"client.sh": CLIENT.format(probe=probe, then=then).encode()}
+@pytest.fixture(scope="module")
+def rounds(guest: ReadyGuest, tmp_path_factory: pytest.TempPathFactory) -> Rounds:
+    """The round of an image by name; all tests share it, and with it each run."""
+    made: dict[str, Round] = {}
+
+    def round_of(name: str) -> Round:
+        if name not in made:
+            kind = CommandRound if name in BY_COMMAND else Round
+            made[name] = kind(guest, IMAGES[name], tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return round_of
 
 
-def tools() -> list[bytes]:
-    """Layers that bring busybox beside what the image has."""
-    names = {f"opt/bb/{name}": "/usr/bin/busybox" for name in [*APPLETS, "sh"]}
-    busybox = deb_member(fetch_package("busybox-static"), lambda path: path.endswith("bin/busybox"))
-    return [layer_with({"usr/bin/busybox": busybox}), layer_with(names)]
+def isolated_run(rounds: Rounds, name: str) -> Ran:
+    """The recorded run of an image: all calls isolated, none killed."""
+    ran = rounds(name).isolated
+    assert ran.exit_code == 0, ran.stderr
+    assert ran.record["kills"] == []
+    assert len(ran.record["calls"]) >= IMAGES[name].least_calls
+    assert all(call["isolated"] for call in ran.record["calls"])
+    return ran
 
 
-def run_image(guest: ReadyGuest, path: Path, arguments: Sequence[str] = (), policy: str = "sci") -> RunResult:
-    image = load_image(str(path))
-    launch = image.launch(tuple(arguments))
-    options = RunOptions(
-        image=image, policy=policy, environment=launch.environment, user=launch.user, workdir=launch.workdir
-    )
-    return run(guest, launch.command, options)
-
-
-def require_clean(result: RunResult, least_calls: int) -> None:
-    """All calls isolated, none killed."""
-    assert result.exit_code == 0, result.stderr
-    assert not result.record.kills
-    assert len(result.record.calls) >= least_calls
-    assert all(call.isolated for call in result.record.calls)
-
-
-def test_busybox_from_a_docker_archive(guest: ReadyGuest, tmp_path: Path) -> None:
-    links = {f"bin/{name}": "busybox" for name in [*APPLETS, "sh"]}
-    busybox = deb_member(fetch_package("busybox-static"), lambda path: path.endswith("bin/busybox"))
-    users = {"etc/passwd": b"app:x:1000:50:an app:/home/app:/bin/sh\n", "etc/group": b"staff:x:50:\nextra:x:60:app\n"}
-    path = write_docker_archive(
-        tmp_path / "busybox.tar",
-        [layer_with({"bin/busybox": busybox}), layer_with({**links, **users})],
-        Entrypoint=["sh", "-c"],
-        Cmd=[
-            "id; echo $HOME $GREETING; cat /etc/hosts | grep localhost; ls /dev; echo said >/dev/stdout; exec ls -d $PWD"
-        ],
-        User="app",
-        Env=["GREETING=hi there"],
-        WorkingDir="/srv/made",
-    )
-    result = run_image(guest, path, policy="transfer")
-    require_clean(result, 50)
-    lines = result.stdout.decode().splitlines()
+def test_busybox_from_a_docker_archive(rounds: Rounds) -> None:
+    lines = isolated_run(rounds, "busybox").stdout.decode().splitlines()
     assert lines[:2] == ["uid=1000(app) gid=50(staff) groups=50(staff),60(extra)", "/home/app hi there"]
     assert "127.0.0.1\tlocalhost" in lines
     assert {"null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "fd", "stdout"} <= set(lines)
@@ -95,104 +55,92 @@ def test_busybox_from_a_docker_archive(guest: ReadyGuest, tmp_path: Path) -> Non
     assert lines[-2:] == ["said", "/srv/made"]
 
 
-def test_a_service_of_shell_scripts_from_an_oci_layout(guest: ReadyGuest, tmp_path: Path) -> None:
-    service = b"""#!/bin/sh
-while read -r a b </run/in; do echo sum $((a + b)) >/run/out; done
-"""
-    ask = b"""#!/bin/sh
-/opt/bb/mkfifo /run/in /run/out || exit 3
-/service &
-for n in 1 2 3; do echo $n 40 >/run/in; /opt/bb/cat /run/out; done
-kill $!
-"""
-    layers = [layer_of(rootfs_folder("dash")), *tools(), layer_with({"service": service, "ask": ask})]
-    path = write_oci_layout(tmp_path / "service", layers, compression=ZSTD, Cmd=["/ask"])
-    result = run_image(guest, path, policy="function")
-    require_clean(result, 100)
-    assert result.stdout == b"sum 41\nsum 42\nsum 43\n"
+def test_a_service_of_shell_scripts_from_an_oci_layout(rounds: Rounds) -> None:
+    assert isolated_run(rounds, "scripts").stdout == b"sum 41\nsum 42\nsum 43\n"
 
 
-def test_sqlite3_from_an_oci_archive(guest: ReadyGuest, tmp_path: Path) -> None:
-    path = write_oci_archive(
-        tmp_path / "sqlite.tar", [layer_of(rootfs_folder("sqlite3"))], Entrypoint=["sqlite3"], Cmd=["--version"]
-    )
-    statements = "create table t(a); insert into t values (40), (2); select sum(a) from t;"
-    result = run_image(guest, path, ["/var/tmp/t.db", statements])
-    require_clean(result, 100)
-    assert result.stdout == b"42\n"
+def test_sqlite3_from_an_oci_archive(rounds: Rounds) -> None:
+    assert isolated_run(rounds, "sqlite3").stdout == b"42\n"
 
 
-def bytecode(root: Path) -> bytes:
-    """A layer with bytecode of what http.server imports, as an image's build would leave it; without it, slower only."""
-    names = "import sys, http.server; print(*(m.__name__ for m in sys.modules.values() if getattr(m, '__cached__', 0)))"
-    listed = subprocess.run([sys.executable, "-S", "-c", names], check=True, capture_output=True, text=True)
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    files = {}
-    for module in listed.stdout.split():
-        for name in (f"{module.replace('.', '/')}.py", f"{module.replace('.', '/')}/__init__.py"):
-            source = root / "usr/lib" / f"python{version}" / name
-            if source.is_file():
-                place = Path(importlib.util.cache_from_source(f"usr/lib/python{version}/{name}"))
-                code = compile(source.read_bytes(), f"/usr/lib/python{version}/{name}", "exec", dont_inherit=True)
-                # Flags 1: never compared with its source (PEP 552).
-                data = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(code)
-                files[str(place)] = data
-    return layer_with(files)
+def test_pythons_http_server_answers_on_loopback(rounds: Rounds) -> None:
+    ran = isolated_run(rounds, "http.server")
+    assert ran.stdout == b"hello from python\nstatus 143\n"
+    assert b'"GET /hello.txt HTTP/1.1" 200' in ran.stderr
 
 
-def test_pythons_http_server_answers_on_loopback(guest: ReadyGuest, tmp_path: Path) -> None:
-    served = {"srv/hello.txt": b"hello from python\n", **client("wget -q -O - http://127.0.0.1:8000/hello.txt")}
-    path = write_oci_archive(
-        tmp_path / "python.tar",
-        [layer_of(rootfs_folder("python3")), *tools(), layer_with(served), bytecode(rootfs_folder("python3"))],
-        compression=ZSTD,
-        Entrypoint=["/client.sh"],
-        Cmd=["python3", "-S", "-m", "http.server", "--bind", "127.0.0.1", "8000"],
-        WorkingDir="/srv",
-        User="nobody",
-    )
-    result = run_image(guest, path)
-    require_clean(result, 1000)
-    assert result.stdout == b"hello from python\nstatus 143\n"
-    assert b'"GET /hello.txt HTTP/1.1" 200' in result.stderr
+def test_nginx_serves_a_file(rounds: Rounds) -> None:
+    ran = isolated_run(rounds, "nginx")
+    assert b"hello from nginx\nstatus 0\n" in ran.stdout
+    assert b'"GET /hello.txt HTTP/1.1" 200 17' in ran.stdout
 
 
-def test_nginx_serves_a_file(guest: ReadyGuest, tmp_path: Path) -> None:
-    settings = b"""worker_processes 1; user nobody nogroup; error_log /dev/stderr; pid /run/nginx.pid; daemon off;
-events { worker_connections 64; }
-http { access_log /dev/stdout; server { listen 80; root /srv; } }
-"""
-    files = {"etc/nginx/nginx.conf": settings, "var/lib/nginx/": b"", "srv/hello.txt": b"hello from nginx\n"}
-    path = write_docker_archive(
-        tmp_path / "nginx.tar",
-        [
-            layer_of(rootfs_folder("nginx-light")),
-            *tools(),
-            layer_with({**files, **client("wget -q -O - http://127.0.0.1/hello.txt")}),
-        ],
-        Entrypoint=["/client.sh"],
-        Cmd=["nginx"],
-    )
-    result = run_image(guest, path)
-    require_clean(result, 300)
-    assert b"hello from nginx\nstatus 0\n" in result.stdout
-    assert b'"GET /hello.txt HTTP/1.1" 200 17' in result.stdout
+def test_redis_answers_redis_cli(rounds: Rounds) -> None:
+    ran = isolated_run(rounds, "redis")
+    assert b"PONG\nOK\n42\nOK\n" in ran.stdout
+    assert ran.stdout.endswith(b"status 0\n")
 
 
-def test_redis_answers_redis_cli(guest: ReadyGuest, tmp_path: Path) -> None:
-    then = "redis-cli set n 41; redis-cli incr n; redis-cli save; redis-cli shutdown"
-    path = write_oci_archive(
-        tmp_path / "redis.tar",
-        [layer_of(rootfs_folder("redis-server", "redis-tools")), *tools(), layer_with(client("redis-cli ping", then))],
-        compression=ZSTD,
-        Entrypoint=["/client.sh"],
-        Cmd=["redis-server", "--dir", "/tmp", "--loglevel", "warning"],
-        User="1000:1000",
-    )
-    result = run_image(guest, path)
-    require_clean(result, 500)
-    assert b"PONG\nOK\n42\nOK\n" in result.stdout
-    assert result.stdout.endswith(b"status 0\n")
+@pytest.mark.parametrize("name", IMAGES)
+def test_under_the_plan_made_of_it_an_image_runs_as_before_and_no_call_reaches_the_kernel_unisolated(
+    rounds: Rounds, name: str
+) -> None:
+    found = rounds(name)
+    plain, isolated, planned = found.plain, found.isolated, found.planned
+    assert plain.unisolated == plain.reaching == len(plain.record["calls"]) >= IMAGES[name].least_calls
+    assert isolated.unisolated == planned.unisolated == 0
+    assert planned.record["kills"] == []
+    assert planned.record["refusals"] == []
+    assert plain.exit_code == isolated.exit_code == planned.exit_code == 0
+    assert plain.output == isolated.output == planned.output
+    # What is emulated does not reach the kernel at all; nothing else stays out of it.
+    assert planned.emulated > 0
+    assert planned.reaching == len(planned.record["calls"]) - planned.emulated < isolated.reaching
+    assert len(found.allowed) == len(found.plan.rules)
+
+
+@pytest.mark.parametrize("name", BY_COMMAND)
+def test_plan_verify_runs_the_image_again(rounds: Rounds, name: str) -> None:
+    found = rounds(name)
+    assert isinstance(found, CommandRound)
+    assert found.plan.rules
+    said = found.verified.stderr.decode()
+    assert (found.verified.returncode, said.count("\n")) == (0, 1), said
+    assert said.startswith("holds: ")
+    assert said.endswith(f"{found.planned.reaching} reached the kernel, 0 of them un-isolated\n")
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_servers_start_up_is_told_apart_and_ends_at_its_marker(rounds: Rounds, name: str) -> None:
+    found = rounds(name)
+    start_only = {rule.name for rule in found.start_only}
+    assert IMAGES[name].start_only <= start_only
+    marker = found.planned.record["steady_seq"]
+    calls = found.planned.record["calls"]
+    assert calls[marker]["nr"] in found.plan.marker
+    assert start_only <= {call["name"] for call in calls[:marker]}
+    assert not start_only & {call["name"] for call in calls[marker:]}
+
+
+def test_a_server_that_strays_into_its_start_up_is_refused(rounds: Rounds) -> None:
+    found = rounds("nginx")
+    assert isinstance(found, CommandRound)
+    assert "mkdir" in {rule.name for rule in found.start_only}
+    words = ("--plan", found.folder / "nginx.toml", "--env", "STRAY=mkdir /srv/late")
+    strayed = found.run_command("strayed", *words)
+    (refusal,) = strayed.record["refusals"]
+    assert (refusal["call"], refusal["line"]) == ("mkdir", found.plan.decide(83, (0,) * 6, steady=True).line)
+    said = f"mkdir was refused by nginx, line {refusal['line']} (deny ENOSYS): the plan allows it in start-up only"
+    assert f"thinbox: {said}" in strayed.stderr.decode().splitlines()
+    assert b"mkdir: can't create directory '/srv/late': Function not implemented" in strayed.stderr
+    assert b"hello from nginx\nstatus 0\n" in strayed.stdout
+
+
+def run_image(guest: ReadyGuest, path: Path, arguments: Sequence[str] = ()) -> RunResult:
+    image = load_image(str(path))
+    launch = image.launch(tuple(arguments))
+    options = RunOptions(image=image, environment=launch.environment, user=launch.user, workdir=launch.workdir)
+    return run(guest, launch.command, options)
 
 
 # -- musl -------------------------------------------------------------------------------------------------
@@ -246,5 +194,8 @@ def test_a_program_linked_with_musl_runs(guest: ReadyGuest, tmp_path: Path) -> N
         tmp_path / "musl.tar", [layer_with(files)], Entrypoint=["/p"], Cmd=["word"], User="7", Env=["GREETING=hi"]
     )
     result = run_image(guest, path)
-    require_clean(result, 10)
+    assert result.exit_code == 0, result.stderr
+    assert not result.record.kills
+    assert len(result.record.calls) >= 10
+    assert all(call.isolated for call in result.record.calls)
     assert result.stdout == b"word 42 hi 7\n"

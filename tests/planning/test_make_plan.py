@@ -105,6 +105,18 @@ def test_a_call_killed_under_isolation_is_not_given_to_the_kernel():
     assert rule(plan_of(also, emulate=False), "getpid").answer.disposition is Disposition.EMULATE
 
 
+def test_every_call_killed_in_a_run_counts_not_only_the_first(guest):
+    words = "(ln -s a /tmp/b); (nc -l -p 80 -w 1); true"
+    result = run(guest, ["sh", "-c", words], RunOptions(policy="patch", isolate="symlink,socket"))
+    record = json.loads(json.dumps(result.record.to_json()))
+    assert [kill["call"] for kill in record["kills"]] == ["symlink", "socket"]
+    older = {name: value for name, value in record.items() if name != "kills"}  # as records were written before
+    for written, why in ((record, "ran out of room"), (older, "does not say why")):
+        found = rule(plan_of(written), "socket")
+        assert found.answer.disposition is Disposition.DENY and found.evidence["violations"] == 1
+        assert found.reason.startswith("killed 1 of 1 times") and why in found.reason
+
+
 def test_what_was_never_isolated_is_said_and_strict_refuses_it():
     plain = made_run(row(1, "mount", isolated=False))
     assert "not tried isolated" in rule(plan_of(plain), "mount").reason

@@ -53,8 +53,8 @@ def save_profile(path: Path, calls: "Sequence[Touched]", facts: "KernelFacts") -
         raise InputError(f"cannot write {path}: {error.strerror}; give --save-profile another file") from error
 
 
-def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --image, --entrypoint and --user."""
+def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what says in which root and how a program runs: --rootfs, --env, --workdir, --image, --entrypoint, --user."""
     for option in (
         click.option(
             "--user", "-u", metavar="NAME|UID[:GROUP]", help="Who the program runs as. [default: the image's, or root]"
@@ -66,6 +66,13 @@ def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--image",
             metavar="FILE|DIR[:NAME]",
             help="Container image: docker save's or an OCI archive, an OCI layout, or a root file system.",
+        ),
+        click.option("--workdir", metavar="DIR", help="Where the program starts. [default: the image's, or /]"),
+        click.option(
+            "--env", "-e", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable. Repeatable."
+        ),
+        click.option(
+            "--rootfs", type=click.Path(path_type=Path), metavar="DIR|TAR", help="Root file system. [default: busybox]"
         ),
     ):
         command = option(command)

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thinbox.cli.options import machine_options
-from thinbox.cli.progress import ProgressLine
+from thinbox.cli.options import machine_options, workload_options
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,9 +39,7 @@ EXIT_FOUND = 1
     help="Compare a seccomp profile with the runs.",
 )
 @click.option("--verify", is_flag=True, help="Run the workload again under the plan; status 1 if it fails.")
-@click.option(
-    "--rootfs", type=click.Path(path_type=Path), metavar="DIR|TAR", help="Its root file system, for --verify."
-)
+@workload_options
 @click.argument("inputs", nargs=-1, required=True, metavar="RUN.json…|PLAN")
 def plan(
     inputs: tuple[str, ...], kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any
@@ -50,16 +47,22 @@ def plan(
     """Make a plan from recorded runs: what the sandbox does with each call, and why.
 
     Runs are what `thinbox run --json` writes; with --surface and --coverage they hold more evidence. In their
-    place one plan can be given, to export, verify or compare it.
+    place one plan can be given, to export or compare it.
+
+    --verify runs what was recorded; --rootfs, --image, --env, --user, --workdir and --entrypoint are for it, and are
+    those of the run.
 
     \b
     thinbox run --json run.json -- sh -c 'echo hello'
     thinbox plan run.json -o hello.toml --verify
+    thinbox plan redis.json -o redis.toml --verify --image redis.tar
     thinbox plan hello.toml --export oci=seccomp.json --export bpf=seccomp.bpf
     thinbox plan --diff hello.toml newer.toml
     """
+    from thinbox.cli.verify import require_verify, verify
     from thinbox.planning.evidence import RUN_SCHEMA, load_object
 
+    require_verify(options)
     paths = [Path(name) for name in inputs]
     runs: list[dict[str, Any]] = []
     if all(path.suffix == ".json" for path in paths):
@@ -84,7 +87,7 @@ def plan(
     if options["verify"]:
         if not runs:
             raise InputError("--verify runs a recorded workload again: give its run (.json)")
-        worse |= not _verify(made, runs, (kernel_spec, memory, append), options["rootfs"], quiet=quiet)
+        worse |= not verify(made, runs, (kernel_spec, memory, append), options, quiet=quiet)
     if worse:
         raise click.exceptions.Exit(EXIT_FOUND)
 
@@ -150,25 +153,3 @@ def _import(path: Path, evidence: "Evidence") -> None:
     from thinbox.planning.profile_import import compare_profile, load_profile
 
     click.echo(compare_profile(load_profile(path), evidence.calls).render())
-
-
-def _verify(
-    made: "Plan", runs: list[dict[str, Any]], machine: tuple[str | None, int, str], rootfs: Path | None, *, quiet: bool
-) -> bool:
-    from thinbox.boot.params import BootParams
-    from thinbox.boot.ready import prepare
-    from thinbox.planning.verify import verify_plan
-
-    progress = ProgressLine(quiet=quiet)
-    holds = True
-    try:
-        guest = prepare(machine[0], BootParams(machine[1], machine[2]), progress.say)
-        for run in runs:
-            policy = run["policy"] if run["policy"] != "none" else "sci"
-            check = verify_plan(guest, made, run["command"], run["exit_code"], policy=policy, rootfs=rootfs)
-            progress.clear()
-            click.echo(check.render(), err=True)
-            holds &= check.holds
-    finally:
-        progress.clear()
-    return holds

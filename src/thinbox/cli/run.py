@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from thinbox.cli.options import image_options, kaslr_options, machine_options
+from thinbox.cli.options import kaslr_options, machine_options, workload_options
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
@@ -37,12 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--isolate", default="all", show_default=True, metavar="all|none|CALL,…", help="Which calls run isolated."
 )
-@click.option(
-    "--rootfs", type=click.Path(path_type=Path), metavar="DIR|TAR", help="Root file system. [default: busybox]"
-)
-@click.option("--env", "-e", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable. Repeatable.")
-@click.option("--workdir", metavar="DIR", help="Where the program starts. [default: the image's, or /]")
-@image_options
+@workload_options
 @click.option(
     "--tty/--no-tty", "-t/-T", "wants_tty", default=None, help="A terminal as stdio. [default: if yours is one]"
 )

@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 
 
 def require_something_to_run(options: Mapping[str, Any]) -> None:
-    """Raise a usage error unless there is a program or an image, and not two root file systems."""
+    """Raise a usage error unless there is a program or an image, and options that fit."""
     if not options["command"] and not options["image"]:
         raise click.UsageError("Missing argument '-- PROGRAM ARG…', or --image.", click.get_current_context())
+    require_options_that_fit(options)
+
+
+def require_options_that_fit(options: Mapping[str, Any]) -> None:
+    """Raise a usage error if there are two root file systems, or an entrypoint without an image."""
     if options["image"] and options["rootfs"]:
         raise click.UsageError("--image and --rootfs exclude each other.", click.get_current_context())
     if options["entrypoint"] is not None and not options["image"]:
@@ -61,7 +66,7 @@ def plan_tenant(image: "ContainerImage | None", options: Mapping[str, Any], term
 
 def _overridden(image: "ContainerImage", options: Mapping[str, Any]) -> Launch:
     overrides = Overrides(
-        entrypoint=_entrypoint(options["entrypoint"]),
+        entrypoint=parse_entrypoint(options["entrypoint"]),
         environment=_pairs(options["environment"]),
         user=options["user"],
         workdir=options["workdir"],
@@ -69,8 +74,11 @@ def _overridden(image: "ContainerImage", options: Mapping[str, Any]) -> Launch:
     return image.launch(options["command"], overrides)
 
 
-def _entrypoint(text: str | None) -> tuple[str, ...] | None:
-    """Take a program, nothing (the image's is removed), or, as podman does, a JSON list of words."""
+def parse_entrypoint(text: str | None) -> tuple[str, ...] | None:
+    """Return the words of --entrypoint: a program, nothing (the image's is removed), or, as podman does, a JSON list.
+
+    Raises InputError for JSON that is no list of words.
+    """
     if text is None or not text.startswith("["):
         return None if text is None else tuple(filter(None, (text,)))
     words = parse_json(text.encode(), "--entrypoint")

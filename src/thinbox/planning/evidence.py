@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from thinbox.errors import InputError
+from thinbox.isolation.verdict import PLANNED
 from thinbox.sandbox.arguments import DECIDING, EXECUTABLE, width_mask
 from thinbox.syscalls.table import call_number
 
@@ -136,6 +137,7 @@ def gather_evidence(
 def _add_run(calls: dict[str, CallEvidence], run: Mapping[str, Any], marks: frozenset[int]) -> tuple[bool, int]:
     """Add one run; return whether its marker came, and how many 32-bit calls it made."""
     rows, compat = run["calls"], 0
+    killed: Counter[str] = Counter()
     boundary = _boundary(rows, marks)
     for row in rows:
         name, nr = row["name"], row["nr"]
@@ -157,17 +159,27 @@ def _add_run(calls: dict[str, CallEvidence], run: Mapping[str, Any], marks: froz
         if row.get("coverage"):
             entry.functions.append(row["coverage"]["functions"])
         entry.refused += row["verdict"] == "denied"
+        killed[name] += row["verdict"] == "killed" and row.get("disposition") != "kill"
         entry.failed += row["ret"] is not None and -4096 < row["ret"] < 0
         for index in _kept(name):
             entry.values[index][row["args"][index] & width_mask(nr, index)] += 1
-    for kill in run.get("kills") or ([run["killed"]] if run.get("killed") else []):
-        if kill.get("kind") != "call" and kill["call"] in calls:
-            calls[kill["call"]].violations[f"{kill['policy']}: {kill['reason']}"] += 1
+    _add_violations(calls, run, killed)
     for row in (run.get("surface") or {}).get("calls", ()):
         known = calls.get(row["name"])
         if known and (known.surface is None or row["gadgets"]["most"] > known.surface["gadgets"]["most"]):
             known.surface = row
     return boundary is not None, compat
+
+
+def _add_violations(calls: Mapping[str, CallEvidence], run: Mapping[str, Any], killed: Counter[str]) -> None:
+    """Add the run's violations; `killed` counts the rows that say so, of which older records name one only."""
+    for kill in run.get("kills") or ([run["killed"]] if run.get("killed") else []):
+        if kill.get("kind") != PLANNED and kill["call"] in calls:
+            calls[kill["call"]].violations[f"{kill['policy']}: {kill['reason']}"] += 1
+            killed[kill["call"]] -= 1
+    for name, unnamed in killed.items():
+        if unnamed > 0:
+            calls[name].violations[f"{run['policy']}: the record does not say why"] += unnamed
 
 
 def _kept(name: str) -> tuple[int, ...]:

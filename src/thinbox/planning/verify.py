@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinbox.sandbox.plan import Plan
@@ -10,6 +9,7 @@ from thinbox.sandbox.plan import Plan
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
     from thinbox.session.records import RunRecord
+    from thinbox.session.session import RunOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +44,13 @@ class Check:
 
 
 def verify_plan(
-    guest: "ReadyGuest",
-    plan: Plan,
-    command: Sequence[str],
-    exit_code: int,
-    *,
-    policy: str = "sci",
-    rootfs: Path | None = None,
+    guest: "ReadyGuest", plan: Plan, command: Sequence[str], exit_code: int, options: "RunOptions | None" = None
 ) -> Check:
-    """Run `command` under `plan`; `exit_code` is what it ended with when it was recorded."""
+    """Run `command` under `plan`; `exit_code` is what it ended with when it was recorded, `options` say how and in
+    which root it ran then."""
     from thinbox.session.session import RunOptions, run
 
-    result = run(guest, command, replace(RunOptions(), plan=plan, policy=policy, rootfs=rootfs))
+    result = run(guest, command, replace(options or RunOptions(), plan=plan))
     return make_check(result.record, tuple(command), exit_code)
 
 
@@ -69,5 +64,5 @@ def make_check(record: "RunRecord", command: tuple[str, ...], exit_code: int) ->
         violations=tuple(kill.sentence() for kill in record.kills if kill.kind != "call"),
         calls=len(record.calls),
         reaching=record.totals["reaching_kernel"],
-        unisolated=sum(call.reaches_kernel and not call.isolated for call in record.calls),
+        unisolated=record.totals["reaching_unisolated"],
     )
