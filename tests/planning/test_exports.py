@@ -1,13 +1,12 @@
 """Exports: valid by the schemas of those who read them, and never more than the plan allows."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 from referencing import Registry, Resource
 from thinbox.errors import InputError
 from thinbox.planning.exports import EXPORTS, render_evidence
@@ -16,7 +15,7 @@ from thinbox.planning.filters import make_filter
 from thinbox.planning.profile_import import compare_profile, parse_profile
 from thinbox.planning.runtime_calls import RUNTIMES, find_runtimes
 from thinbox.sandbox.plan_file import load_plan, parse_plan
-from thinbox.syscalls.table import all_calls, call_number
+from thinbox.syscalls.table import all_calls
 
 SCHEMAS = Path(__file__).parent.parent / "data" / "oci"
 PLAN = """schema = "thinbox.plan/1"
@@ -33,6 +32,11 @@ socket = [
 ]
 mmap = { do = "pass", when = { prot = { mask = 6, is = [0, 2, 4] } } }
 bind = { do = "isolate", phase = "start" }
+"""
+CONDITIONS = """schema = "thinbox.plan/1"
+[calls]
+clone = { do = "isolate", when = { clone_flags = { mask = "~CLONE_CHILD_SETTID|CLONE_CHILD_CLEARTID|0x7f", is = 0 } } }
+mmap = { do = "isolate", when = { flags = { mask = "~MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS", is = 0 } } }
 """
 
 
@@ -99,6 +103,15 @@ def test_what_seccomp_cannot_say_is_refused():
         )
 
 
+def test_of_two_refusals_of_one_form_the_first_is_said():
+    calls = 'ptrace = [{ do = "deny", errno = "EACCES", when = { request = [0, 1] } }, { do = "kill" }]'
+    made = make_filter(plan(f'schema = "thinbox.plan/1"\n[calls]\n{calls}\n'))
+    assert [(rule.action, rule.errno, len(rule.compares)) for rule in made.rules] == [("errno", 13, 1)] * 2
+    calls = calls.replace('{ do = "kill" }', '{ do = "kill", when = { request = 2 } }')
+    made = make_filter(plan(f'schema = "thinbox.plan/1"\n[calls]\n{calls}\n'))
+    assert [rule.action for rule in made.rules] == ["errno", "errno", "kill"]
+
+
 def test_what_the_runtime_needs_is_there_with_its_source():
     made = make_filter(plan(), find_runtimes(("runc", "crun")))
     assert set(RUNTIMES["runc"].calls) | set(RUNTIMES["crun"].calls) <= set(made.allowed())
@@ -117,31 +130,114 @@ def test_docker_s_map_of_architectures():
     )
     assert [a["architecture"] for a in found["archMap"]] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"]
     assert "architectures" not in found
-    extra = found["syscalls"][-1]
+    other, extra = found["syscalls"][-2:]
     assert extra["names"] == ["openat"] and extra["includes"] == {"arches": ["arm64"]}
+    # docker 20.10 has no defaultErrnoRet.
+    assert (other["errnoRet"], other["includes"]) == (38, {"arches": ["amd64"]})
+    assert "openat" in other["names"] and not {"open", "read"} & set(other["names"])
     names = {info.name for info in all_calls()}
     assert set(GENERIC) | set(GENERIC.values()) <= names
 
 
-def test_the_operator_s_manifest_is_yaml_with_the_same_rules():
-    made = make_filter(plan())
-    text = EXPORTS["spo"](made).decode()
-    found = yaml.safe_load(text)
-    assert (found["kind"], found["metadata"]["name"]) == ("SeccompProfile", "my-web-app")
-    assert found["spec"] == seccomp_object(made)
+ACTION = {
+    "enum": [f"SCMP_ACT_{name}" for name in "KILL KILL_PROCESS KILL_THREAD TRAP ERRNO TRACE ALLOW LOG NOTIFY".split()]
+}
+SIGNED = {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1}
+
+
+def closed(required, **properties):
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def listed(items, **more):
+    return {"type": "array", "items": items} | more
+
+
+OPERATOR = closed(
+    ["apiVersion", "kind", "metadata", "spec"],
+    apiVersion={"const": "security-profiles-operator.x-k8s.io/v1beta1"},
+    kind={"const": "SeccompProfile"},
+    metadata=closed(["name"], name={"type": "string", "pattern": r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63}),
+    spec=closed(
+        ["defaultAction"],
+        defaultAction=ACTION,
+        architectures=listed({"enum": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]}, uniqueItems=True),
+        syscalls=listed(
+            closed(
+                ["action", "names"],
+                action=ACTION,
+                names=listed({"type": "string"}, minItems=1, uniqueItems=True),
+                errnoRet={"type": "integer", "minimum": 0, "maximum": 4095},
+                args=listed(
+                    closed(
+                        ["index", "op"],
+                        index={"type": "integer", "minimum": 0, "maximum": 5},
+                        op={"enum": [f"SCMP_CMP_{name}" for name in "NE LT LE EQ GE GT MASKED_EQ".split()]},
+                        value=SIGNED,
+                        valueTwo=SIGNED,
+                    ),
+                    maxItems=6,
+                ),
+            )
+        ),
+    ),
+)
+"""The operator's own definition, written down here from its Go types (api/seccompprofile, v1beta1 and v1, of which the
+stricter counts; August 2026). Closed: a server refuses fields it does not know."""
+
+
+def test_the_operator_s_manifest_is_valid_by_its_definition():
+    validate = jsonschema.Draft202012Validator(OPERATOR).validate
+    plans = [plan(), plan(CONDITIONS), *map(load_plan, ("nabla", "gvisor-ptrace-sentry"))]
+    for one in plans:
+        validate(yaml.safe_load(EXPORTS["spo"](make_filter(one, find_runtimes(("runc",))))))
+    found = yaml.safe_load(EXPORTS["spo"](make_filter(plan(CONDITIONS))))
+    assert {entry["names"][0] for entry in found["spec"]["syscalls"] if "args" in entry} == {"clone", "mmap"}
+    for bad in ({"defaultErrnoRet": 38}, {"defaultAction": "SCMP_ACT_DENY"}):
+        with pytest.raises(jsonschema.ValidationError):
+            validate(found | {"spec": found["spec"] | bad})
+
+
+def test_the_operator_s_manifest_has_its_evidence_and_a_fit_name():
+    text = EXPORTS["spo"](make_filter(plan())).decode()
+    assert yaml.safe_load(text)["metadata"]["name"] == "my-web-app"
     assert "# no kernel: '#' and \"quotes\"" in text
 
 
 def test_systemd_s_drop_in_lists_each_call_with_its_evidence():
     text = EXPORTS["systemd"](make_filter(plan())).decode()
-    listed = [line.split("=")[1] for line in text.splitlines() if line.startswith("SystemCallFilter=")]
-    assert listed == ["bind", "getuid", "mmap", "read", "socket"]
-    assert "SystemCallErrorNumber=EPERM" in text and "SystemCallArchitectures=native\n" in text
-    assert all(line.startswith(("#", "[Service]", "SystemCall")) for line in text.splitlines())
+    settings = [line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#")]
+    listed = [value for key, value in settings if key == "SystemCallFilter"]
+    assert listed[:3] == ["", "execve", "~@default execve"]
+    assert listed[3:] == ["bind", "getuid", "mmap", "read", "socket", "~ptrace:kill", "~mount:EACCES"]
+    assert ["SystemCallErrorNumber", "EPERM"] in settings and ["SystemCallArchitectures", "native"] in settings
+    assert [value for key, value in settings if key == "RestrictAddressFamilies"] == ["none", "AF_INET", "AF_UNIX"]
+    assert "RestrictNamespaces=yes" not in text
+    assert all(line.startswith(("#", "[Service]", "SystemCall", "Restrict")) for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("calls", "limited"),
+    [
+        ('clone = { do = "isolate", when = { clone_flags = { mask = "~CLONE_VM|0x7f", is = 0 } } }', True),
+        ('clone = { do = "isolate", when = { clone_flags = { mask = "~CLONE_NEWNET|0x7f", is = 0 } } }', False),
+        ('clone = "isolate"', False),
+        ('clone = { do = "isolate", when = { clone_flags = 17 } }\nclone3 = "isolate"', False),
+        ('clone = { do = "isolate", when = { clone_flags = 17 } }\nunshare = "isolate"', False),
+        ('clone = { do = "isolate", when = { clone_flags = 17 } }\nunshare = "kill"', True),
+        ('read = "isolate"', False),
+    ],
+)
+def test_systemd_refuses_namespaces_where_the_plan_refuses_every_one(calls, limited):
+    text = EXPORTS["systemd"](make_filter(plan(f'schema = "thinbox.plan/1"\n[calls]\n{calls}\n'))).decode()
+    assert ("RestrictNamespaces=yes" in text) == limited
 
 
 def test_gvisor_s_list_has_a_matcher_for_every_call():
-    text = EXPORTS["gvisor"](make_filter(plan())).decode()
+    made = make_filter(plan())
+    text = EXPORTS["gvisor"](made).decode()
+    listed = re.findall(r"^\tunix\.SYS_(\w+): seccomp\.", text, re.MULTILINE)
+    assert listed == [name.upper() for name in made.allowed()]
     assert "unix.SYS_READ: seccomp.MatchAll{}" in text
     assert "seccomp.Or{seccomp.PerArg{seccomp.MaskedEqual(0xffffffff, 0x1)" in text
     assert text.count("{") == text.count("}")
@@ -171,19 +267,3 @@ def test_an_imported_profile_is_compared_with_what_was_called():
     assert report.unused_conditional == {"mount": "with CAP_SYS_ADMIN"}
     assert parse_profile({"linux": {"seccomp": docker}}) == parse_profile(docker)
     assert parse_profile(docker).unknown == ("no_such_call",)
-
-
-_VALUES = st.sampled_from((0, 1, 2, 10, 17, (1 << 32) | 1, (1 << 64) - 1))
-
-
-@given(st.lists(st.sampled_from((1, 2, 10, 17)), min_size=1, max_size=3), _VALUES, st.tuples(_VALUES, _VALUES))
-def test_a_filter_allows_exactly_what_the_plan_allows(families, kind, args):
-    text = f'schema = "thinbox.plan/1"\n[calls]\nsocket = {{ do = "isolate", when = {{ family = {families}, type = {kind & 0xFFFFFFFF} }} }}'
-    one = plan(text)
-    registers = (*args, 0, 0, 0, 0)
-    allowed = any(
-        all(registers[c.index] & c.mask == c.value for c in rule.compares)
-        for rule in make_filter(one).rules
-        if rule.action == "allow"
-    )
-    assert allowed == one.decide(call_number("socket"), registers).answer.disposition.reaches_kernel

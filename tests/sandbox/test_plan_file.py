@@ -109,6 +109,15 @@ def test_an_int_argument_is_judged_by_its_lower_half_and_a_long_by_all():
     assert plan.decide(call_number("ptrace"), (high, 0, 0, 0, 0, 0)).answer.disposition is Disposition.DENY
 
 
+def test_of_clone_s_flags_the_lower_half_is_judged_as_the_kernel_takes_it():
+    plan = parse('[calls]\nclone = { do = "pass", when = { clone_flags = { mask = "~CLONE_VM|0x7f", is = 0 } } }')
+    nr = call_number("clone")
+    for flags, passes in ((0x111, True), (1 << 40 | 0x111, True), (0x20011, False)):
+        answer = plan.decide(nr, (flags, 0, 0, 0, 0, 0)).answer
+        assert (answer.disposition is Disposition.PASS) == passes, hex(flags)
+    assert 'mask = "~CLONE_VM|0x7f"' in render_plan(plan)
+
+
 def test_names_of_deciding_arguments_are_positions_the_table_has():
     for name, deciding in DECIDING.items():
         info = next(info for info in all_calls() if info.name == name)

@@ -27,7 +27,10 @@ EXIT_FOUND = 1
 )
 @click.option("--export", "exports", multiple=True, metavar="KIND=FILE", help="oci, docker, systemd, spo, bpf, gvisor.")
 @click.option(
-    "--runtime", multiple=True, metavar="NAME", help="Whose own calls exports allow: runc, crun, runc-nnp, exec, none."
+    "--runtime",
+    multiple=True,
+    metavar="NAME",
+    help="Whose own calls exports allow: docker, podman, runc, crun, each with -nnp; systemd, exec, none.",
 )
 @click.option("--steady", is_flag=True, help="Exports without what only start-up needs.")
 @click.option("--diff", "older", metavar="PLAN", help="Say what changed since this plan; status 1 if it got looser.")

@@ -134,13 +134,26 @@ def _rules_of(chosen: Sequence[Rule], plan: Plan) -> list[FilterRule]:
             # An unconditional rule beside a conditional one would win over it: there the default refuses.
             if limited_allow or rule.answer == plan.default:
                 continue
-            out += [
-                FilterRule(rule.name, rule.nr, action, rule.answer.errno, compares) for compares in _compares(rule.when)
-            ]
+            for compares in _compares(rule.when):
+                one = FilterRule(rule.name, rule.nr, action, rule.answer.errno, compares)
+                # Of two refusals of the same form seccomp has no first; the later one is left to the default.
+                if all(_answers_alike(one, other) or _excludes(one, other) for other in out):
+                    out.append(one)
     if any(rule.action == "allow" and not rule.compares for rule in out):
         # An unconditional "allow" makes every narrower one idle.
         out = [rule for rule in out if rule.action == "allow" and not rule.compares][:1]
     return list(dict.fromkeys(out))
+
+
+def _answers_alike(one: FilterRule, other: FilterRule) -> bool:
+    return (one.action, one.errno) == (other.action, other.errno)
+
+
+def _excludes(one: FilterRule, other: FilterRule) -> bool:
+    """Whether no arguments meet the comparisons of both."""
+    return any(
+        a.index == b.index and (a.value ^ b.value) & a.mask & b.mask for a in one.compares for b in other.compares
+    )
 
 
 def _action(answer: Answer) -> str:

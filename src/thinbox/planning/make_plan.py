@@ -11,7 +11,7 @@ Rules of this file (docs/plan.md says them for users):
 from dataclasses import dataclass
 
 from thinbox.planning.evidence import MARKERS, CallEvidence, Evidence
-from thinbox.sandbox.arguments import DECIDING, EXECUTABLE, WORD, width_mask
+from thinbox.sandbox.arguments import DECIDING, EXECUTABLE, width_mask
 from thinbox.sandbox.handlers import SELF_CONTAINED
 from thinbox.sandbox.plan import Answer, Condition, Disposition, Phase, Plan, Rule
 from thinbox.sandbox.plan_file import DEFAULT_ERRNO
@@ -120,8 +120,7 @@ def _limits(entry: CallEvidence, nr: int) -> tuple[tuple[Condition, ...], str]:
                 seen |= value
             if entry.name == "clone":
                 seen |= _LOW_SIGNAL_BITS
-            width = width_mask(nr, index)
-            found.append(Condition(index, name, ~seen & WORD & (WORD if width == WORD else width), (0,)))
+            found.append(Condition(index, name, ~seen & width_mask(nr, index), (0,)))
         elif len(values) <= MOST_VALUES:
             found.append(Condition(index, name, width_mask(nr, index), tuple(sorted(values))))
         else:

@@ -108,6 +108,8 @@ _HALF_KINDS = frozenset(
 )
 _WHOLE = frozenset({("ptrace", 0)})
 """Arguments of a kind above that the kernel takes as a `long`."""
+_LOWER = frozenset({("clone", 0)})
+"""A `long` of which the kernel takes `lower_32_bits` (kernel/fork.c, SYSCALL_DEFINE5(clone), since 5.3)."""
 
 
 def value_names(call: str, index: int) -> Mapping[str, int]:
@@ -123,7 +125,8 @@ def width_mask(nr: int, index: int) -> int:
     info = call_info(nr)
     if info is None or index >= len(info.args):
         return WORD
-    return HALF if info.args[index].kind in _HALF_KINDS and (info.name, index) not in _WHOLE else WORD
+    place = (info.name, index)
+    return HALF if place in _LOWER or (info.args[index].kind in _HALF_KINDS and place not in _WHOLE) else WORD
 
 
 def show_value(call: str, index: int, value: int) -> str:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from thinbox.sandbox.arguments import WORD, show_value, width_mask
+from thinbox.sandbox.arguments import show_value, width_mask
 from thinbox.sandbox.plan import Answer, Condition, Disposition, Phase, Plan, Rule
 from thinbox.sandbox.plan_file import SCHEMA
 from thinbox.syscalls.table import call_name
@@ -48,12 +48,19 @@ def show_answer(answer: Answer) -> str:
 
 def show_condition(rule: Rule, condition: Condition) -> str:
     """Return a condition in words: `family is AF_UNIX or AF_INET`, `no bits of clone_flags but …`."""
-    if condition.values == (0,) and condition.mask >> 63:
-        return f"{condition.name} has no bits but {show_value(rule.name, condition.index, ~condition.mask & WORD)}"
+    others = _other_bits(rule, condition)
+    if condition.values == (0,) and others is not None:
+        return f"{condition.name} has no bits but {show_value(rule.name, condition.index, others)}"
     values = " or ".join(show_value(rule.name, condition.index, value) for value in condition.values)
     if condition.mask == width_mask(rule.nr, condition.index):
         return f"{condition.name} is {values}"
     return f"{condition.name} & {condition.mask:#x} is {values}"
+
+
+def _other_bits(rule: Rule, condition: Condition) -> int | None:
+    """Return the bits a condition leaves open, where it is one of the kind "no bits but these"."""
+    width = width_mask(rule.nr, condition.index)
+    return ~condition.mask & width if condition.mask > width >> 1 else None
 
 
 def _rule(rule: Rule) -> str:
@@ -90,8 +97,8 @@ def _condition(rule: Rule, condition: Condition) -> str:
     values = [show(value) for value in condition.values]
     if condition.mask == width_mask(rule.nr, condition.index):
         return f"{condition.name} = {values[0] if len(values) == 1 else _list(values)}"
-    inverted = ~condition.mask & WORD
-    mask = f"~{show_value(rule.name, condition.index, inverted)}" if condition.mask >> 63 else hex(condition.mask)
+    others = _other_bits(rule, condition)
+    mask = hex(condition.mask) if others is None else f"~{show_value(rule.name, condition.index, others)}"
     return f"{condition.name} = {{ mask = {_text(mask)}, is = {values[0] if len(values) == 1 else _list(values)} }}"
 
 

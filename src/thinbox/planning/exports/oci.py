@@ -7,10 +7,12 @@ Rules of this file: a call with comparisons becomes one entry for each combinati
 argument: runc reads those as "or", libseccomp as "and".
 """
 
+import errno
 import json
 from typing import Any
 
 from thinbox.planning.filters import CallNote, Compare, Filter, FilterRule
+from thinbox.syscalls.table import all_calls
 
 _ACTIONS = {"allow": "SCMP_ACT_ALLOW", "errno": "SCMP_ACT_ERRNO", "kill": "SCMP_ACT_KILL_PROCESS"}
 GENERIC = {
@@ -55,6 +57,10 @@ def render_docker(made: Filter) -> bytes:
     for entry in out["syscalls"]:
         if len(entry["names"]) == 1:
             entry["comment"] = describe_note(comments[entry["names"][0]])
+    if has_unsaid_errno(made):
+        other = {"names": other_calls(made), "action": "SCMP_ACT_ERRNO", "errnoRet": made.default_errno}
+        comment = "the default once more, call by call: docker before 23 has no defaultErrnoRet"
+        out["syscalls"].append(other | {"includes": {"arches": ["amd64"]}, "comment": comment})
     allowed = set(made.allowed())
     missing = sorted({GENERIC[name] for name in allowed if name in GENERIC} - allowed)
     if missing:
@@ -76,12 +82,22 @@ def describe_note(note: CallNote) -> str:
     return "; ".join(part for part in parts if part)
 
 
+def has_unsaid_errno(made: Filter) -> bool:
+    """Whether the default's errno is lost on a reader that knows no `defaultErrnoRet`: it takes EPERM."""
+    return made.default == "errno" and made.default_errno != errno.EPERM
+
+
+def other_calls(made: Filter) -> list[str]:
+    """Return the calls of x86-64 that no rule names."""
+    return sorted({info.name for info in all_calls()} - {rule.name for rule in made.rules})
+
+
 def _entries(made: Filter) -> list[dict[str, Any]]:
     plain: dict[tuple[str, int], list[str]] = {}
     out: list[dict[str, Any]] = []
     for rule in made.rules:
         if rule.compares:
-            out.append(_entry([rule.name], rule) | {"args": [_compare(compare) for compare in rule.compares]})
+            out.append(_entry([rule.name], rule) | {"args": [compare_object(compare) for compare in rule.compares]})
         else:
             plain.setdefault((rule.action, rule.errno), []).append(rule.name)
     grouped = [
@@ -97,7 +113,8 @@ def _entry(names: list[str], rule: FilterRule) -> dict[str, Any]:
     return out
 
 
-def _compare(compare: Compare) -> dict[str, Any]:
+def compare_object(compare: Compare) -> dict[str, Any]:
+    """Return an entry of `args`."""
     if compare.exact:
         return {"index": compare.index, "value": compare.value, "op": "SCMP_CMP_EQ"}
     return {"index": compare.index, "value": compare.mask, "valueTwo": compare.value, "op": "SCMP_CMP_MASKED_EQ"}
