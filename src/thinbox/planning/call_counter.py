@@ -16,6 +16,7 @@ import ctypes
 import errno
 import os
 import struct
+from collections import Counter
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -27,13 +28,11 @@ _HASH, _RAW_TRACEPOINT = 1, 17
 _ENTRIES = 65_536
 """Room for pairs of a process and a call: hundreds of processes with a hundred different calls each."""
 _SECCOMP, _SET_MODE_FILTER = 317, 1
-_FILTERED = 1 << 16
 _DI = 112
 """Offset of the first argument in struct pt_regs (arch/x86/include/asm/ptrace.h)."""
 _LOST = 0xFFFFFFFF
 _NEEDS = {
     errno.EPERM: "needs root (CAP_BPF and CAP_PERFMON)",
-    errno.EACCES: "needs root (CAP_BPF and CAP_PERFMON)",
     errno.ENOSYS: "needs a kernel with bpf(2)",
     errno.EINVAL: "needs a kernel with BPF at raw tracepoints (Linux 4.17, CONFIG_BPF_EVENTS)",
     errno.ENOENT: "needs a kernel with the tracepoint sys_enter (CONFIG_FTRACE_SYSCALLS)",
@@ -42,10 +41,23 @@ _NEEDS = {
 
 @dataclass(frozen=True, slots=True)
 class CallCounts:
-    """Calls of one process, by number: before it loaded its first seccomp filter, and after."""
+    """Calls of one process, by how often it had asked for a seccomp filter before, then by number."""
 
-    before: dict[int, int] = field(default_factory=dict)
-    after: dict[int, int] = field(default_factory=dict)
+    by_filters: dict[int, dict[int, int]] = field(default_factory=dict)
+
+    @property
+    def confined(self) -> dict[int, int]:
+        """Those after it had asked for its last filter; none if it asked for none.
+
+        The last one counts because programs ask for filters that do not exist, to see what the kernel can do.
+        """
+        last = max(self.by_filters)
+        return self.by_filters[last] if last else {}
+
+    @property
+    def all(self) -> dict[int, int]:
+        """All of them."""
+        return dict(sum((Counter(calls) for calls in self.by_filters.values()), Counter()))
 
 
 class CallCounter:
@@ -98,7 +110,7 @@ class CallCounter:
                     raise InputError(f"{times} calls of this machine were not counted: more than {_ENTRIES} kinds")
                 continue
             counts = found.setdefault(pid, CallCounts())
-            (counts.after if number & _FILTERED else counts.before)[number & ~_FILTERED] = times
+            counts.by_filters.setdefault(number >> 16, {})[number & 0xFFFF] = times
 
     def _map(self, key_bytes: int) -> int:
         handle = _bpf(_MAP_CREATE, struct.pack("<IIIII", _HASH, key_bytes, 8, _ENTRIES, 0))
@@ -119,7 +131,7 @@ def _counting(counts: int, filtered: int) -> bytes:
     """Return the program, for the two maps' descriptors."""
     add_one = _move(_R1, 1) + _ins(0xDB, _R0, _R1)  # lock *(u64 *)r0 += r1
     set_mark = b"".join(
-        (_ins(0x7A, _R10, off=_SPACE, imm=1), _with_map(filtered), _stack(_R3, _SPACE), _move(_R4, 0), _call(2))
+        (_ins(0x07, _R8, imm=1), _ins(0x7B, _R10, _R8, _SPACE), _with_map(filtered), _stack(_R3, _SPACE), _move(_R4, 0), _call(2))
     )
     mark = b"".join(
         (
@@ -143,8 +155,8 @@ def _counting(counts: int, filtered: int) -> bytes:
             _ins(0x57, _R7, imm=0xFFFF),
             _call(14), _ins(0x77, _R0, imm=32), _ins(0x63, _R10, _R0, _KEY),  # process id
             _with_map(filtered), _call(1),
-            _move(_R8, 0), _ins(0x15, _R0, off=1), _move(_R8, _FILTERED),
-            _ins(0x4F, _R8, _R7), _ins(0x63, _R10, _R8, _KEY + 4),
+            _move(_R8, 0), _ins(0x15, _R0, off=1), _ins(0x79, _R8, _R0),  # filters loaded so far
+            _ins(0xBF, _R1, _R8), _ins(0x67, _R1, imm=16), _ins(0x4F, _R1, _R7), _ins(0x63, _R10, _R1, _KEY + 4),
             _ins(0x55, _R7, off=len(mark) // 8, imm=_SECCOMP), mark,
             _with_map(counts), _call(1), _ins(0x15, _R0, off=4), add_one, leave,
             insert, _ins(0x55, _R0, off=2), leave,
@@ -191,5 +203,4 @@ def _bpf(command: int, attributes: bytes) -> int:
     code = ctypes.get_errno()
     if command == _MAP_NEXT and code == errno.ENOENT:
         raise FileNotFoundError
-    need = _NEEDS.get(code, os.strerror(code))
-    raise InputError(f"counting host calls {need}")
+    raise InputError(f"counting host calls {_NEEDS.get(code, f'failed: {os.strerror(code)}')}")

@@ -65,6 +65,12 @@ def build_loop(name: str, count: int) -> bytes:
     return _elf(code + _step(Step("exit_group", (0,))))
 
 
+def build_waiter() -> bytes:
+    """Return an executable that writes a byte to its output, and ends when its input does or has a byte."""
+    steps = (Step("write", (1, _at(_ROOT), 1)), Step("read", (0, _at(_BUFFER), 1)), Step("exit_group", (0,)))
+    return _elf(b"".join(_step(step) for step in steps))
+
+
 def _step(step: Step) -> bytes:
     code = b""
     for register, value in zip(_ORDER, step.args, strict=False):
