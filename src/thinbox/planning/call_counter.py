@@ -1,9 +1,9 @@
 """Counts every system call of this machine's kernel, by process and number, in the kernel itself.
 
-Why it exists: what a sandbox asks of the host can only be seen on the host. strace breaks gVisor's start-up, for its Sentry
-traces; sampling misses calls. A BPF program at the tracepoint `sys_enter` sees each call that runs: what a tracer or a
-seccomp filter takes away before (so gVisor catches its tenants' calls) does not come there. Why by hand: bcc, bpftrace and
-perf need a compiler or a tool that may not be there; these are forty instructions.
+Why it exists: what a sandbox asks of the host can only be seen on the host. strace breaks gVisor's start-up, for its
+Sentry traces; sampling misses calls. A BPF program at the tracepoint `sys_enter` sees each call that runs: what a
+tracer or a seccomp filter takes away before does not come there, and so gVisor catches its tenants' calls. Why by hand:
+bcc, bpftrace and perf need a compiler or a tool that may not be there; this is some ninety instructions.
 
 Rules of this file: nothing outlives the open descriptors; a call that could not be counted is an error, not a smaller
 count.
@@ -19,6 +19,7 @@ import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Self
 
 from thinbox.errors import InputError
 
@@ -67,7 +68,7 @@ class CallCounter:
         InputError: the kernel refuses, with what it needs.
     """
 
-    def __enter__(self) -> "CallCounter":
+    def __enter__(self) -> Self:
         self._open: list[int] = []
         try:
             self._counts = self._map(key_bytes=8)
@@ -130,9 +131,8 @@ _KEY, _SPACE = -8, -16
 def _counting(counts: int, filtered: int) -> bytes:
     """Return the program, for the two maps' descriptors."""
     add_one = _move(_R1, 1) + _ins(0xDB, _R0, _R1)  # lock *(u64 *)r0 += r1
-    set_mark = b"".join(
-        (_ins(0x07, _R8, imm=1), _ins(0x7B, _R10, _R8, _SPACE), _with_map(filtered), _stack(_R3, _SPACE), _move(_R4, 0), _call(2))
-    )
+    set_mark = _ins(0x07, _R8, imm=1) + _ins(0x7B, _R10, _R8, _SPACE)
+    set_mark += _with_map(filtered) + _stack(_R3, _SPACE) + _move(_R4, 0) + _call(2)
     mark = b"".join(
         (
             # probe_read_kernel(space, 8, &regs->di): is it seccomp(SECCOMP_SET_MODE_FILTER)?
@@ -145,9 +145,7 @@ def _counting(counts: int, filtered: int) -> bytes:
     )
     # Another CPU was faster, so it is there now; or there is no room, which goes to the key of the lost.
     again = _with_map(counts) + _call(1)
-    lost = (
-        _ins(0x62, _R10, off=_KEY, imm=0) + _ins(0x62, _R10, off=_KEY + 4, imm=-1) + _with_map(counts) + _call(1)
-    )
+    lost = _ins(0x62, _R10, off=_KEY, imm=0) + _ins(0x62, _R10, off=_KEY + 4, imm=-1) + _with_map(counts) + _call(1)
     leave = _move(_R0, 0) + _ins(0x95)
     return b"".join(
         (

@@ -1,15 +1,15 @@
 """Classic BPF as seccomp runs it: what a filter answers for a call, with all arguments known or none.
 
-Why it exists: what a sandbox allows itself is read from the filter it has loaded, not from its source. libseccomp compiles
-such programs and reads none back; `seccomp-tools` is Ruby.
+Why it exists: what a sandbox allows itself is read from the filter it has loaded, not from its source. libseccomp
+compiles such programs and reads none back; `seccomp-tools` is Ruby.
 
 Rules of this file:
 - No I/O. A word of the input that is not known makes a test on it go both ways.
-- Paths are merged where they meet, so "checked" may be said of a call whose tests cannot all come true; "any" and "refused"
-  are never said wrongly.
+- Paths are merged where they meet, so "checked" may be said of a call whose tests cannot all come true; "any" and
+  "refused" are never said wrongly.
 
-Source: Linux kernel/seccomp.c (`seccomp_check_filter`: the instructions there are; `seccomp_run_filters`: the strictest of
-several filters wins), include/uapi/linux/seccomp.h and bpf_common.h.
+Source: Linux kernel/seccomp.c (`seccomp_check_filter`: the instructions there are; `seccomp_run_filters`: the strictest
+of several filters wins), include/uapi/linux/seccomp.h and bpf_common.h.
 """
 
 import struct

@@ -130,17 +130,19 @@ def read_allowed(runsc: Runsc, platform: str) -> dict[str, Allowed]:
     """
     with tempfile.TemporaryDirectory(prefix="thinbox-waiter-") as folder:
         make_loop_root(Path(folder), build_waiter())
-        with runsc.prepared(Path(folder), ["/bin/loop"], platform) as (words, env):
-            with running(words, Start(_READY_S, env, stdin=subprocess.PIPE)) as child:
-                assert child.stdout is not None
-                # Its program runs: Sentry and gofer have loaded their filters.
-                if not select.select([child.stdout], [], [], _READY_S)[0] or not os.read(child.stdout.fileno(), 1):
-                    raise InputError(f"the filter could not be read back: no program started on platform {platform}")
-                found: dict[str, Allowed] = {}
-                for process in descendants(child.pid):
-                    role = ROLES.get(program_name(process))
-                    if role and role not in found:
-                        found[role] = classify(read_filters(process))
+        with (
+            runsc.prepared(Path(folder), ["/bin/loop"], platform) as (words, env),
+            running(words, Start(_READY_S, env, stdin=subprocess.PIPE)) as child,
+        ):
+            assert child.stdout is not None
+            # Once its program runs, Sentry and gofer have loaded their filters.
+            if not select.select([child.stdout], [], [], _READY_S)[0] or not os.read(child.stdout.fileno(), 1):
+                raise InputError(f"the filter could not be read back: no program started on platform {platform}")
+            found: dict[str, Allowed] = {}
+            for process in descendants(child.pid):
+                role = ROLES.get(program_name(process))
+                if role and role not in found:
+                    found[role] = classify(read_filters(process))
     if not found:
         raise InputError("the filter could not be read back: no Sentry was seen")
     return dict(sorted(found.items(), reverse=True))

@@ -40,8 +40,12 @@ class Runsc:
     version: str
     platforms: tuple[str, ...]
 
-    def require(self, platform: str) -> None:
-        """Run a small program on `platform`; InputError with what is wrong and what to do if that does not work."""
+    def require(self, platform: str) -> float:
+        """Run a small program on `platform`, and return its wall seconds from start to exit.
+
+        Raises:
+            InputError: that does not work, with what is wrong and what to do.
+        """
         if platform not in self.platforms:
             known = ", ".join(self.platforms) or "none that it names"
             more = _NEWER.get(platform, "--runsc names another binary")
@@ -56,6 +60,7 @@ class Runsc:
             lines = ended.stderr.decode(errors="replace").strip().splitlines()
             said = lines[-1] if lines else f"status {ended.exit_code}"
             raise InputError(f"platform {platform} does not work on this machine: {said[:200]}")
+        return ended.wall_s
 
     def run(
         self,
@@ -70,9 +75,7 @@ class Runsc:
             return run_bounded(words, Start(limit_s, env), watch)
 
     @contextmanager
-    def prepared(
-        self, root: Path, command: Sequence[str], platform: str
-    ) -> Iterator[tuple[list[str], dict[str, str]]]:
+    def prepared(self, root: Path, command: Sequence[str], platform: str) -> Iterator[tuple[list[str], dict[str, str]]]:
         """Give the words and environment of one run; its state and temporary files are removed afterwards."""
         state = tempfile.mkdtemp(prefix="thinbox-runsc-")
         try:
