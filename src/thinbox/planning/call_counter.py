@@ -29,6 +29,7 @@ _HASH, _RAW_TRACEPOINT = 1, 17
 _ENTRIES = 65_536
 """Room for pairs of a process and a call: hundreds of processes with a hundred different calls each."""
 _SECCOMP, _SET_MODE_FILTER = 317, 1
+_PRCTL, _PR_SET_SECCOMP = 157, 22
 _DI = 112
 """Offset of the first argument in struct pt_regs (arch/x86/include/asm/ptrace.h)."""
 _LOST = 0xFFFFFFFF
@@ -123,7 +124,7 @@ class CallCounter:
             os.close(self._open.pop())
 
 
-_R0, _R1, _R2, _R3, _R4, _R6, _R7, _R8, _R10 = 0, 1, 2, 3, 4, 6, 7, 8, 10
+_R0, _R1, _R2, _R3, _R4, _R6, _R7, _R8, _R9, _R10 = 0, 1, 2, 3, 4, 6, 7, 8, 9, 10
 _KEY, _SPACE = -8, -16
 """On the stack: process id and number; eight bytes for a value."""
 
@@ -135,9 +136,9 @@ def _counting(counts: int, filtered: int) -> bytes:
     set_mark += _with_map(filtered) + _stack(_R3, _SPACE) + _move(_R4, 0) + _call(2)
     mark = b"".join(
         (
-            # probe_read_kernel(space, 8, &regs->di): is it seccomp(SECCOMP_SET_MODE_FILTER)?
+            # probe_read_kernel(space, 8, &regs->di): does it ask for a filter?
             _stack(_R1, _SPACE), _move(_R2, 8), _ins(0xBF, _R3, _R6), _ins(0x07, _R3, imm=_DI), _call(113),
-            _ins(0x79, _R1, _R10, _SPACE), _ins(0x55, _R1, off=len(set_mark) // 8, imm=_SET_MODE_FILTER), set_mark,
+            _ins(0x79, _R1, _R10, _SPACE), _ins(0x5D, _R1, _R9, off=len(set_mark) // 8), set_mark,
         )
     )  # fmt: skip
     insert = b"".join(
@@ -155,7 +156,8 @@ def _counting(counts: int, filtered: int) -> bytes:
             _with_map(filtered), _call(1),
             _move(_R8, 0), _ins(0x15, _R0, off=1), _ins(0x79, _R8, _R0),  # filters loaded so far
             _ins(0xBF, _R1, _R8), _ins(0x67, _R1, imm=16), _ins(0x4F, _R1, _R7), _ins(0x63, _R10, _R1, _KEY + 4),
-            _ins(0x55, _R7, off=len(mark) // 8, imm=_SECCOMP), mark,
+            _move(_R9, _SET_MODE_FILTER), _ins(0x15, _R7, off=2, imm=_SECCOMP),
+            _move(_R9, _PR_SET_SECCOMP), _ins(0x55, _R7, off=len(mark) // 8, imm=_PRCTL), mark,
             _with_map(counts), _call(1), _ins(0x15, _R0, off=4), add_one, leave,
             insert, _ins(0x55, _R0, off=2), leave,
             again, _ins(0x15, _R0, off=4), add_one, leave,

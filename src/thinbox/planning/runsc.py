@@ -9,6 +9,7 @@ temporary folder of its own that goes with it.
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ _NEWER = {
 }
 _TRIAL_S, _ASK_S = 20.0, 10.0
 RUN_LIMIT_S = 120.0
+_MOST_FOLDER = 107 - len("/thinbox-runsc-01234567/runsc-do0123456789/runsc-runsc-0123456.sock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class Runsc:
     @contextmanager
     def prepared(self, root: Path, command: Sequence[str], platform: str) -> Iterator[tuple[list[str], dict[str, str]]]:
         """Give the words and environment of one run; its state and temporary files are removed afterwards."""
-        state = tempfile.mkdtemp(prefix="thinbox-runsc-")
+        state = tempfile.mkdtemp(prefix="thinbox-runsc-", dir=_reachable_folder())
         try:
             words = [self.path, "--root", state, "--network=none", f"--platform={platform}"]
             words += ["do", "-root", str(root), "-cwd", "/", "--", *command]
@@ -119,6 +121,19 @@ def make_loop_root(folder: Path, program: bytes) -> None:
     path = folder / "bin" / "loop"
     path.write_bytes(program)
     path.chmod(0o755)
+
+
+def _reachable_folder() -> str:
+    """Return where temporary folders go, or /tmp if runsc would not start from there.
+
+    Its Sentry is nobody by then, and has to come through every folder above; and a socket in
+    `runsc-do0123456789/runsc-runsc-0123456.sock` below ours has a path of at most 107 bytes.
+    """
+    folder = tempfile.gettempdir()
+    closed = any(not path.stat().st_mode & stat.S_IXOTH for path in (Path(folder), *Path(folder).parents))
+    if (closed or len(folder) > _MOST_FOLDER) and os.access("/tmp", os.W_OK | os.X_OK):
+        return "/tmp"
+    return folder
 
 
 def _ask(path: str, *words: str) -> str:
