@@ -35,6 +35,16 @@ def test_ratios_are_to_native_and_the_cpus_are_given_back(tmp_path):
     assert found.to_json()["calls"][0]["name"] == "stat"
 
 
+def test_columns_take_turns(tmp_path):
+    order = []
+    columns = [
+        Column(title, title, 10, run=lambda _root, title=title: (order.append(title), HostRun(0, b"", b"", 0.1))[1])
+        for title in ("native", "other")
+    ]
+    measure_calls(tmp_path, SILENT, columns, 2, ("getppid",))
+    assert order == ["native", "native", "other", "other"] * 2
+
+
 def test_a_loop_that_was_not_supervised_is_an_error(tmp_path):
     idle = column("PTRACE_SYSCALL", (0.1, 0.2), "traced", build=lambda _name, _count: b"")
     with pytest.raises(InputError, match="0 of 1 calls of getppid were supervised"):

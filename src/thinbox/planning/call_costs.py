@@ -111,33 +111,46 @@ def measure_calls(
         figures: dict[str, dict[str, float | None]] = {}
         for name in chosen or LOOPS:
             say(f"measuring {name}")
-            figures[name] = {column.title: _per_turn(folder, name, column, runs) for column in columns if column.run}
+            figures[name] = _per_turn(folder, name, [column for column in columns if column.run], runs)
         return CallCosts(tuple(columns), figures)
     finally:
         os.sched_setaffinity(0, cpus)
 
 
-def _per_turn(root: Path, name: str, column: Column, runs: int) -> float | None:
-    """Return ns of one turn of the loop: a long run less a short one, by the difference of their turns."""
-    kind = "gvisor" if column.title.startswith("gVisor") else NATIVE
-    count = min(column.count, _FEWER.get((name, kind), column.count))
-    times = [_seconds(root, name, column, turns, runs) for turns in (1, count + 1)]
-    return (times[1] - times[0]) * 1e9 / count if times[1] > times[0] else None
+def _per_turn(root: Path, name: str, columns: Sequence[Column], runs: int) -> dict[str, float | None]:
+    """Return ns of one turn of the loop by column: a long run less a short one, by the difference of their turns.
+
+    Columns take turns, so that what else the machine does meanwhile falls on all of them.
+    """
+    long = {column.title: min(column.count, _FEWER.get((name, _kind(column)), column.count)) for column in columns}
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for _ in range(runs):
+        for column in columns:
+            for turns in (1, long[column.title] + 1):
+                seconds.setdefault((column.title, turns), []).append(_seconds(root, name, column, turns))
+    figures: dict[str, float | None] = {}
+    for title, count in long.items():
+        difference = statistics.median(seconds[title, count + 1]) - statistics.median(seconds[title, 1])
+        figures[title] = difference * 1e9 / count if difference > 0 else None
+    return figures
 
 
-def _seconds(root: Path, name: str, column: Column, turns: int, runs: int) -> float:
+def _kind(column: Column) -> str:
+    return "gvisor" if column.title.startswith("gVisor") else NATIVE
+
+
+def _seconds(root: Path, name: str, column: Column, turns: int) -> float:
     assert column.run is not None
     make_loop_root(root, column.build(name, turns))
-    ran = [column.run(root) for _ in range(runs)]
-    for one in ran:
-        if one.exit_code:
-            said = one.stderr.decode(errors="replace").strip()[:200]
-            raise InputError(f"the loop of {name}, {column.title}, ended with {one.exit_code}: {said}")
-        if column.build is not build_loop:
-            asked = int.from_bytes(one.stdout[:8], "little")
-            if asked < turns:
-                raise InputError(f"{column.title}: {asked} of {turns} calls of {name} were supervised")
-    return statistics.median(one.wall_s for one in ran)
+    ran = column.run(root)
+    if ran.exit_code:
+        said = ran.stderr.decode(errors="replace").strip()[:200]
+        raise InputError(f"the loop of {name}, {column.title}, ended with {ran.exit_code}: {said}")
+    if column.build is not build_loop:
+        asked = int.from_bytes(ran.stdout[:8], "little")
+        if asked < turns:
+            raise InputError(f"{column.title}: {asked} of {turns} calls of {name} were supervised")
+    return ran.wall_s
 
 
 def _run_natively(root: Path) -> worlds.HostRun:
