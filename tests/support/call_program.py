@@ -5,7 +5,7 @@ Code and data are in segments of their own, so that the data is not executable.
 
 import struct
 
-from thinbox.planning.microbench import RESULT, Step, _elf, _step
+from thinbox.planning.microbench import RESULT, Step, build_elf, build_step
 
 DATA = 0x410000
 RESULTS = DATA + 2048
@@ -16,10 +16,10 @@ def build_program(*steps):
     """`Step`s, or bytes of code that leave a result in RAX."""
     code = b""
     for number, step in enumerate(steps):
-        code += step if isinstance(step, bytes) else _step(step)
+        code += step if isinstance(step, bytes) else build_step(step)
         code += b"\x48\x89\x04\x25" + struct.pack("<I", RESULTS + 8 * number)  # mov [abs], rax
-    code += _step(Step("write", (1, RESULTS, 8 * len(steps)))) + _step(Step("exit_group", (0,)))
-    return _elf(code)
+    code += build_step(Step("write", (1, RESULTS, 8 * len(steps)))) + build_step(Step("exit_group", (0,)))
+    return build_elf(code)
 
 
 def raw_call(rax: int) -> bytes:

@@ -1,6 +1,7 @@
 """`thinbox compare`: the same workload in several worlds."""
 
 import json
+import signal
 import tempfile
 from pathlib import Path
 
@@ -15,7 +16,11 @@ from thinbox.errors import InputError
 @machine_options
 @click.option("--rootfs", type=click.Path(path_type=Path), metavar="DIR", help="Root file system. [default: busybox]")
 @click.option("--runs", default=3, show_default=True, metavar="N", help="Host runs, of which the median counts.")
-@click.option("--calls", is_flag=True, help="Instead of a workload: what single calls cost natively and under gVisor.")
+@click.option("--calls", is_flag=True, help="Instead of a workload: what single calls cost, supervised too.")
+@click.option(
+    "--runsc", "binaries", multiple=True, metavar="PATH", help="gVisor's binary; several. [default: installed]"
+)
+@click.option("--platform", "platforms", multiple=True, metavar="NAME", help="gVisor's. [default: ptrace and systrap]")
 @click.option("--json", "json_path", metavar="FILE", help="Write the rows as JSON.")
 @click.argument("command", nargs=-1, metavar="-- PROGRAM ARG…")
 def compare(
@@ -26,26 +31,37 @@ def compare(
     rootfs: Path | None,
     runs: int,
     calls: bool,
+    binaries: tuple[str, ...],
+    platforms: tuple[str, ...],
     json_path: str | None,
     command: tuple[str, ...],
 ) -> None:
     """Run PROGRAM natively, under its seccomp profile, under gVisor, and in thinbox three times.
 
-    The first needs bubblewrap (apt install bubblewrap), the third gVisor (apt install runsc).
+    The first needs bubblewrap (apt install bubblewrap), the third gVisor (apt install runsc). What gVisor asks of the
+    host is counted by the kernel and read from its loaded filter, as root.
 
     \b
     thinbox compare -- sh -c 'for i in 1 2 3; do echo $i; done | wc -l'
-    thinbox compare --calls
+    thinbox compare --runsc runsc --runsc ./newer/runsc -- true
+    thinbox compare --calls --platform systrap
     """
-    from thinbox.planning import comparison, worlds
+    from thinbox.planning import call_costs, comparison, worlds
+    from thinbox.planning.gvisor_rows import GvisorChoice
+    from thinbox.planning.runsc import PLATFORMS
 
     if calls == bool(command) or runs < 1:
         raise InputError("give a program to compare, or --calls (and not both); --runs is at least 1")
     progress = ProgressLine(quiet=quiet)
+    choice = GvisorChoice(binaries, platforms or PLATFORMS)
+    # What runs in other worlds is ended on the way out, so SIGTERM has to take that way too.
+    kept = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="thinbox-compare-") as made:
             if calls:
-                text = comparison.render_costs(comparison.measure_calls(Path(made), progress.say, runs))
+                columns = call_costs.find_columns(choice)
+                costs = call_costs.measure_calls(Path(made), progress.say, columns, runs)
+                text, result = call_costs.render_costs(costs), costs.to_json()
             else:
                 from thinbox.boot.params import BootParams
                 from thinbox.boot.ready import prepare
@@ -59,12 +75,13 @@ def compare(
                         f"{root} is not a directory; compare runs it on this machine too, so unpack it first"
                     )
                 guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
-                found = comparison.compare_worlds(guest, command, root, runs, progress.say)
-                text = comparison.render_comparison(found)
-                if json_path:
-                    Path(json_path).write_text(json.dumps(found.to_json(), indent=1) + "\n")
+                found = comparison.compare_worlds(guest, command, root, runs, progress.say, choice)
+                text, result = comparison.render_comparison(found), found.to_json()
+            if json_path:
+                Path(json_path).write_text(json.dumps(result, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"cannot compare: {error.strerror or error}") from error
     finally:
+        signal.signal(signal.SIGTERM, kept)
         progress.clear()
     click.echo(text)

@@ -192,9 +192,10 @@ def _take_stdio(stdio: Stdio) -> Work:
     # Behind chroot, so that the name the kernel knows the terminal by is the tenant's own.
     slave = -1 if stdio.terminal is None else (yield from take_terminal(stdio.terminal.path))
     wanted = [slave if descriptor < 0 else descriptor for descriptor in stdio.child]
-    aside = []
+    aside: list[int] = []
     for descriptor in wanted:
-        aside.append((yield from must("fcntl", descriptor, _F_DUPFD, _FIRST_ASIDE)))
+        unused = yield from must("fcntl", descriptor, _F_DUPFD, _FIRST_ASIDE)
+        aside.append(unused)
     for number, descriptor in enumerate(aside):
         yield from must("dup2", descriptor, number)
         yield from must("close", descriptor)

@@ -8,6 +8,7 @@ whole process and takes off that of a program with another count.
 """
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from thinbox.syscalls.table import call_number
@@ -57,15 +58,22 @@ LOOPS: dict[str, tuple[tuple[Step, ...], tuple[Step, ...]]] = {
 def build_loop(name: str, count: int) -> bytes:
     """Return an executable that makes the calls of `LOOPS[name]` `count` times (1 to 2^31 - 1)."""
     before, body = LOOPS[name]
-    code = b"".join(_step(step) for step in before)
+    code = b"".join(build_step(step) for step in before)
     code += b"\xbb" + struct.pack("<I", count)  # mov ebx, count
-    loop = b"".join(_step(step) for step in body)
+    loop = b"".join(build_step(step) for step in body)
     code += loop + b"\xff\xcb"  # dec ebx
     code += b"\x0f\x85" + struct.pack("<i", -(len(loop) + 8))  # jnz to the loop
-    return _elf(code + _step(Step("exit_group", (0,))))
+    return build_elf(code + build_step(Step("exit_group", (0,))))
 
 
-def _step(step: Step) -> bytes:
+def build_waiter() -> bytes:
+    """Return an executable that writes a byte to its output, and ends when its input does or has a byte."""
+    steps = (Step("write", (1, _at(_ROOT), 1)), Step("read", (0, _at(_BUFFER), 1)), Step("exit_group", (0,)))
+    return build_elf(b"".join(build_step(step) for step in steps))
+
+
+def build_step(step: Step) -> bytes:
+    """Return the code of one call."""
     code = b""
     for register, value in zip(_ORDER, step.args, strict=False):
         if isinstance(value, str):
@@ -76,7 +84,7 @@ def _step(step: Step) -> bytes:
     code += _load(_RAX, call_number(step.name)) + b"\x0f\x05"
     if step.name == "fork":
         # test eax, eax; jnz over the child's exit
-        leave = _step(Step("exit_group", (0,)))
+        leave = build_step(Step("exit_group", (0,)))
         code += b"\x85\xc0\x75" + bytes((len(leave),)) + leave
     return code
 
@@ -86,10 +94,13 @@ def _load(register: int, value: int) -> bytes:
     return bytes((0x49 if register > 7 else 0x48, 0xC7, 0xC0 | register & 7)) + struct.pack("<i", value)
 
 
-def _elf(code: bytes) -> bytes:
+def build_elf(code: bytes, more: Mapping[int, bytes] | None = None) -> bytes:
+    """Return an executable that begins with `code`; `more` goes into its page of data, by offset (256 and up)."""
     data = bytearray(4096)
     for offset, text in ((_ZERO, b"/dev/zero"), (_NULL, b"/dev/null"), (_ROOT, b"/")):
         data[offset : offset + len(text)] = text
+    for offset, piece in (more or {}).items():
+        data[offset : offset + len(piece)] = piece
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",
         b"\x7fELF\x02\x01\x01" + bytes(9), 2, 62, 1, _VADDR + 64 + 2 * 56, 64, 0, 0, 64, 56, 2, 0, 0, 0,

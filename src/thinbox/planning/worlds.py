@@ -11,18 +11,15 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from thinbox.errors import InputError
+from thinbox.planning.host_process import Ended, Start, run_bounded
+from thinbox.planning.runsc import RUN_LIMIT_S, Runsc
 
-INSTALL_RUNSC = (
-    "gVisor is not installed: apt install runsc (Debian), or see https://gvisor.dev/docs/user_guide/install/"
-)
 INSTALL_BWRAP = "bubblewrap is not installed: apt install bubblewrap"
-RUN_LIMIT_S = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,57 +61,29 @@ def run_native(root: Path, command: Sequence[str], *, program: bytes | None = No
     words = [bwrap, "--bind", str(root), "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--unshare-net"]
     words += ["--die-with-parent", "--clearenv", "--setenv", "PATH", "/usr/sbin:/usr/bin:/sbin:/bin", "--chdir", "/"]
     if program is None:
-        return _timed([*words, "--", *command], runs)
+        return _median(lambda: run_bounded([*words, "--", *command], Start(RUN_LIMIT_S)), runs)
     with tempfile.TemporaryFile() as file:
         file.write(program)
         file.flush()
-        words += ["--seccomp", str(file.fileno()), "--", *command]
-        return _timed(words, runs, file.fileno())
+        handle = file.fileno()
+        words += ["--seccomp", str(handle), "--", *command]
 
-
-def run_gvisor(root: Path, command: Sequence[str], *, runs: int = 1, platform: str = "ptrace") -> HostRun:
-    """Run `command` in `root` under gVisor; InputError if it is missing."""
-    runsc = shutil.which("runsc")
-    if runsc is None:
-        raise InputError(INSTALL_RUNSC)
-    state = tempfile.mkdtemp(prefix="thinbox-runsc-")
-    try:
-        words = [
-            runsc,
-            "--root",
-            state,
-            "--network=none",
-            f"--platform={platform}",
-            "do",
-            "-root",
-            str(root),
-            "-cwd",
-            "/",
-        ]
-        return _timed([*words, "--", *command], runs)
-    finally:
-        shutil.rmtree(state, ignore_errors=True)
-
-
-def _timed(words: Sequence[str], runs: int, handle: int | None = None) -> HostRun:
-    seconds, done = [], None
-    # The first of several warms the caches and does not count.
-    for _ in range(runs + (runs > 1)):
-        if handle is not None:
+        def run() -> Ended:
             os.lseek(handle, 0, os.SEEK_SET)
-        started = time.perf_counter()
-        try:
-            done = subprocess.run(
-                words,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=RUN_LIMIT_S,
-                check=False,
-                pass_fds=() if handle is None else (handle,),
-            )
-        except subprocess.TimeoutExpired as error:
-            raise InputError(f"{Path(words[0]).name} did not end within {RUN_LIMIT_S} s") from error
-        seconds.append(time.perf_counter() - started)
-    if done is None:
+            return run_bounded(words, Start(RUN_LIMIT_S, pass_fds=(handle,)))
+
+        return _median(run, runs)
+
+
+def run_gvisor(root: Path, command: Sequence[str], runsc: Runsc, platform: str, *, runs: int = 1) -> HostRun:
+    """Run `command` in `root` under gVisor; InputError if it does not end in time."""
+    return _median(lambda: runsc.run(root, command, platform), runs)
+
+
+def _median(run: Callable[[], Ended], runs: int) -> HostRun:
+    # The first of several warms the caches and does not count.
+    ended = [run() for _ in range(runs + (runs > 1))]
+    if not ended:
         raise InputError("at least one run is needed")
-    return HostRun(done.returncode, done.stdout, done.stderr, statistics.median(seconds[runs > 1 :]))
+    seconds = statistics.median(one.wall_s for one in ended[runs > 1 :])
+    return HostRun(ended[-1].exit_code, ended[-1].stdout, ended[-1].stderr, seconds)
