@@ -26,6 +26,8 @@ THROUGH_SCI = {
     "own-cred",
     "modprobe-path",
     "own-page-table",
+    "timer-function",
+    "read-socket",
     "read-memory",
     "read-page-cache",
     "read-pipe",
@@ -35,7 +37,7 @@ THROUGH_SCI = {
     "write-pipe",
     "pipe-write-page-cache",
 }
-BEST_POLICY = "profile+transfer+guard"
+BEST_POLICY, BEST_VIEW = "live+guard", "permissive"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def arena(guest, stage):
 
 @pytest.fixture(scope="module")
 def best(guest):
-    return run_matrix(guest, MatrixOptions(policies=("none", BEST_POLICY), views=("strict",)))
+    return run_matrix(guest, MatrixOptions(policies=("none", BEST_POLICY), views=(BEST_VIEW,)))
 
 
 def test_there_are_at_least_18():
@@ -75,10 +77,11 @@ def test_without_its_bug_an_attack_reaches_nothing_and_is_not_killed(arena, expl
         assert not found.reached and found.violation is None
 
 
-def test_with_the_best_policy_and_view_one_attack_is_left(best):
+def test_with_the_best_policy_and_view_no_attack_is_left(best):
     assert not best.broken
-    assert {row.attack for row in best.get_through(BEST_POLICY, "strict")} == {"own-page-table"}
-    assert all(row.undone for row in best.rows if row.outcome == "detected")
+    assert best.get_through(BEST_POLICY, BEST_VIEW) == []
+    # What an interrupt did to the attacker's ids is seen at its next call, where there is nothing to undo.
+    assert {row.attack for row in best.rows if row.outcome == "detected" and not row.undone} == {"timer-function"}
 
 
 def test_without_the_write_to_cr4_smep_stops_user_code(arena, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 from thinbox.isolation import view
-from thinbox.isolation.hidden import PageFacts, PageKind, check_page
+from thinbox.isolation.hidden import PageFacts, PageKind, check_lower_table, check_mapping, check_page
 
 P, S = view.PERMISSIVE, view.STRICT
 B, BOTH, NOBODY, OWN = frozenset({"b"}), frozenset({"a", "b"}), frozenset({None}), frozenset({"a"})
@@ -49,3 +49,50 @@ def test_every_kind_of_page_under_both_rules(facts, function, permissive, strict
         if state == R:
             assert found.owner == owner
             assert ("tenant b" in found.verdict.reason) == (owner == "b")
+
+
+@pytest.mark.parametrize(
+    ("facts", "granted", "owner"),
+    [
+        (PageFacts(PageKind.MEMORY, frozenset({"a"})), True, None),
+        (PageFacts(PageKind.MEMORY, frozenset({None})), True, None),
+        (PageFacts(PageKind.MEMORY, frozenset({"b"})), False, "b"),
+        (PageFacts(PageKind.FILE, frozenset({"b"}), is_held=True), True, None),
+        (PageFacts(PageKind.FILE, frozenset({"b"})), False, "b"),
+        (PageFacts(PageKind.SLAB, frozenset({"a"}), "a"), False, None),
+        (PageFacts(PageKind.SLAB, frozenset({"a", "b"}), "a"), False, "b"),
+        (PageFacts(PageKind.TABLE, frozenset({"a"})), False, None),
+        (PageFacts(PageKind.KERNEL, frozenset({"a"})), True, None),
+        (PageFacts(PageKind.KERNEL, frozenset({"b"})), False, "b"),
+        (PageFacts(PageKind.FREE), False, None),
+        (PageFacts(PageKind.STATIC), False, None),
+    ],
+)
+@pytest.mark.parametrize("rule", [view.PERMISSIVE, view.STRICT])
+def test_what_a_user_page_table_may_map(rule, facts, granted, owner):
+    found = check_mapping(rule, "a", facts, is_shared_by_all=False)
+    assert (found.verdict.granted, found.owner) == (granted, owner)
+    assert granted or found.verdict.rule == "V7"
+
+
+def test_zeros_and_the_vdso_are_for_all_to_map():
+    assert check_mapping(view.STRICT, "a", PageFacts(PageKind.STATIC), is_shared_by_all=True).verdict.granted
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner", "typed", "granted"),
+    [
+        (PageKind.TABLE, "a", True, True),
+        (PageKind.TABLE, None, True, True),
+        (PageKind.TABLE, "b", True, False),
+        (PageKind.KERNEL, "a", True, False),
+        (PageKind.KERNEL, "a", False, True),
+        (PageKind.KERNEL, "b", False, False),
+        (PageKind.MEMORY, "a", True, False),
+        (PageKind.MEMORY, "a", False, False),
+        (PageKind.SLAB, None, False, False),
+    ],
+)
+def test_what_an_upper_entry_may_name_as_the_next_table(kind, owner, typed, granted):
+    found = check_lower_table("a", PageFacts(kind, frozenset({owner})), is_typed=typed)
+    assert found.verdict.granted is granted and found.verdict.rule == "V7"

@@ -23,7 +23,8 @@ class Kernel:
             (view.RULE, rule), (view.OWN, OWN), (view.ROOT, ROOT), (view.VMEMMAP, MEMMAP), (view.PAGE_BYTES, 64),
             (view.HEAD_AT, 8), (view.FLAGS_AT, 0), (view.MEMCG_AT, 56), (view.COUNT_AT, 48), (view.COUNT_SHIFT, 32),
             (view.OBJECTS_AT, 40), (view.OBJECTS_SHIFT, 16), (view.OBJECTS_MASK, 0x7FFF), (view.RESERVED, RESERVED),
-            (view.SLAB, SLAB), (view.OBJCG_MEMCG_AT, 16),
+            (view.SLAB, SLAB), (view.OBJCG_MEMCG_AT, 16), (view.CACHE_AT, 24), (view.CACHE_SIZE_AT, 24),
+            (view.CACHE_SIZE_SHIFT, 32),
         ):  # fmt: skip
             self.view[at] = value
         self.store(MINE + 16, OWN)
@@ -92,3 +93,52 @@ def test_a_slab_is_visible_only_if_no_object_is_anothers(owners, visible):
 def test_what_has_no_struct_page_is_not_visible():
     kernel = Kernel(view.PERMISSIVE)
     assert not view.is_plainly_visible(kernel.words, TOP, 0x1000, kernel.view, 1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("offset", "own"),
+    [(0, True), (999, True), (1000, False), (1999, False), (2000, True), (3000, False), (4095, False)],
+)
+def test_of_a_mixed_slab_the_object_touched_decides(offset, own):
+    """Objects of 1,000 bytes: mine, theirs, nobody's; behind them there is none."""
+    kernel = Kernel(view.PERMISSIVE)
+    kernel.page(flags=SLAB, memcg=VECTOR | 1, objects=3)
+    cache = OBJECTS + 0x700
+    kernel.store(MEMMAP + 64 * 7 + 24, cache)
+    kernel.store(cache + 24, 1000 << 32)
+    for number, owner in enumerate((MINE, THEIRS, 0)):
+        kernel.store(VECTOR + 8 * number, owner)
+    assert view.is_object_own(kernel.words, TOP, 0x1000, kernel.view, PAGE + offset) is own
+
+
+def test_in_a_tail_page_objects_are_counted_from_the_head():
+    kernel = Kernel(view.PERMISSIVE)
+    kernel.page(6, flags=SLAB, memcg=VECTOR | 1, objects=2)
+    kernel.page(7, head=MEMMAP + 64 * 6 + 1)
+    cache = OBJECTS + 0x700
+    kernel.store(MEMMAP + 64 * 6 + 24, cache)
+    kernel.store(cache + 24, 4096 << 32)
+    kernel.store(VECTOR, THEIRS)
+    kernel.store(VECTOR + 8, MINE)
+    for number, own in ((6, False), (7, True)):
+        assert view.is_object_own(kernel.words, TOP, 0x1000, kernel.view, number << 12) is own
+
+
+@pytest.mark.parametrize(
+    ("page", "permissive", "strict"),
+    [
+        ({"memcg": OWN}, True, True),
+        ({"memcg": OTHER}, False, False),
+        ({"memcg": ROOT}, True, False),
+        ({"flags": RESERVED, "memcg": OWN}, False, False),
+        ({"flags": SLAB, "memcg": VECTOR | 1}, False, False),
+        ({"memcg": MINE | 2}, False, False),
+        ({}, False, False),
+        ({"count": 0}, False, False),
+    ],
+)
+def test_user_memory_and_page_cache_alone_are_plainly_mapped(page, permissive, strict):
+    for rule, wanted in ((view.PERMISSIVE, permissive), (view.STRICT, strict)):
+        kernel = Kernel(rule)
+        kernel.page(**page)
+        assert view.is_plain_mapping(kernel.words, TOP, 0x1000, kernel.view, PAGE) is wanted

@@ -27,9 +27,10 @@ from thinbox.guest.conversation import Conversation, Park
 from thinbox.guest.kernel_view import KernelView
 from thinbox.isolation.verdict import Violation
 from thinbox.machine.machine import GuestResetError, Machine
-from thinbox.session.enforcer import Enforcer, Isolation
+from thinbox.session.enforcer import Enforcer
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
+from thinbox.session.tenants import Isolation
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest

@@ -30,6 +30,10 @@ class Leak:
         """Return the 8-byte word at a kernel address."""
         return int.from_bytes(self._memory.read_virtual(self._root, to_signed(vaddr), 8), "little")
 
+    def bytes_at(self, vaddr: int, size: int) -> bytes:
+        """Return what lies at a kernel address."""
+        return self._memory.read_virtual(self._root, to_signed(vaddr), size)
+
     def member(self, vaddr: int, type_name: str, member: str) -> int:
         """Return a member of up to 8 bytes of the object at `vaddr`, unsigned."""
         place = vaddr + self._types.offset_of(type_name, member)
@@ -98,3 +102,20 @@ class Leak:
     def pipe_page(self, task: int, handle: int) -> int:
         """Return the physical address of the page of `pipe_buffer`."""
         return self.frame_of_struct(self.member(self.pipe_buffer(task, handle), "pipe_buffer", "page"))
+
+    def posix_timer(self, task: int) -> int:
+        """Return the hrtimer of the newest POSIX timer of a task (include/linux/posix-timers.h, struct k_itimer)."""
+        signal = self.member(task, "task_struct", "signal")
+        link = self.word(signal + self.offset("signal_struct", "posix_timers"))
+        timer = link - self.offset("k_itimer", "list")
+        return timer + self.offset("k_itimer", "it")
+
+    def socket_data(self, task: int, handle: int) -> int:
+        """Return the physical address of the first byte that waits in a TCP socket: in a page of its first packet
+        (include/linux/skbuff.h, struct skb_shared_info; include/net/sock.h, sk_receive_queue)."""
+        sock = self.member(self.member(self.file(task, handle), "file", "private_data"), "socket", "sk")
+        packet = self.word(sock + self.offset("sock", "sk_receive_queue"))
+        shared = self.member(packet, "sk_buff", "head") + self.member(packet, "sk_buff", "end")
+        piece = shared + self.offset("skb_shared_info", "frags")
+        page, offset = self.member(piece, "bio_vec", "bv_page"), self.member(piece, "bio_vec", "bv_offset")
+        return self.frame_of_struct(page) + offset

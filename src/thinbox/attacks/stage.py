@@ -5,6 +5,7 @@ Why it exists: preparing two processes takes as long as twenty tries.
 Rules of this file: secrets leave no copy in the scratch, which all processes share.
 """
 
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,27 +32,33 @@ ATTACKER_ID, VICTIM_ID = 1000, 2000
 MEMORY_SECRET = b"secret-of-the-victim-in-memory-1"
 FILE_SECRET = b"secret-of-the-victim-in-a-file-2"
 PIPE_SECRET = b"secret-of-the-victim-in-a-pipe-3"
+SOCKET_SECRET = b"secret-of-victim-in-tcp-socket-4"
 SECRET_BYTES = 32
 READY, GO, DONE = (20, 21), (22, 23), (24, 25)
 """Handles of three pipes: victim to agent, attacker to victim, victim to attacker."""
 SECRET_VADDR = 0x7000_0000
 _PROT_RW, _PRIVATE_ANON_FIXED, _SHARED_POPULATE = 3, 0x32, 0x8001
 _O_CREAT_RDWR = 0o102
+_AF_INET, _STREAM, _PORT = 2, 1, 7001
+_ADDRESS = struct.pack("<H", _AF_INET) + struct.pack(">H", _PORT) + bytes((127, 0, 0, 1)) + bytes(8)
 
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """The other tenant; the paddr are where its secrets lie, `pipe` its pipe with one in it."""
+    """The other tenant; the paddr are where its secrets lie, `pipe` its pipe with one in it, and one waits in a TCP
+    connection that it has with itself."""
 
     task: int
     memory_paddr: int
     file_paddr: int
     pipe_paddr: int
+    socket_paddr: int
     pipe: tuple[int, int]
     file: int
     memory_secret: bytes = MEMORY_SECRET
     file_secret: bytes = FILE_SECRET
     pipe_secret: bytes = PIPE_SECRET
+    socket_secret: bytes = SOCKET_SECRET
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,7 @@ class _Builder:
         return Leak(self.machine.memory, self.view, self.view.kernel_root)
 
     def victim_work(self) -> Work:
-        """Put three secrets where they belong, then wait."""
+        """Put the secrets where they belong, then wait."""
         talk, place = self.talk, self.talk.scratch + VICTIM_AREA + (32 << 10)
         yield from must("setresgid", VICTIM_ID, VICTIM_ID, VICTIM_ID)
         yield from must("setresuid", VICTIM_ID, VICTIM_ID, VICTIM_ID)
@@ -128,7 +135,11 @@ class _Builder:
         yield from must("munmap", mapped, 4096)
         yield from must("write", pipe[1], PIPE_SECRET, SECRET_BYTES)
         pipe_paddr = self._leak().pipe_page(self.view.current, pipe[0])
-        self.victim = Victim(self.view.current, memory_paddr, file_paddr, pipe_paddr, (pipe[0], pipe[1]), file)
+        server, client = yield from _connect(place)
+        yield from must("write", client, SOCKET_SECRET, SECRET_BYTES)
+        socket_paddr = self._leak().socket_data(self.view.current, server)
+        places = (memory_paddr, file_paddr, pipe_paddr, socket_paddr)
+        self.victim = Victim(self.view.current, *places, (pipe[0], pipe[1]), file)
         talk.write(talk.scratch + VICTIM_AREA, bytes(AREA_BYTES))
         yield from must("write", READY[1], b"r", 1)
         yield from must("read", GO[0], place, 1)
@@ -141,6 +152,17 @@ class _Builder:
         yield from call("getpid")
         self.talk.write(self.talk.scratch, bytes(SCRATCH_BYTES))
         yield Park()
+
+
+def _connect(place: int) -> Work:
+    """Make a TCP connection over loopback; its value is (server's end, client's end)."""
+    listener = yield from must("socket", _AF_INET, _STREAM, 0)
+    yield from must("bind", listener, _ADDRESS, len(_ADDRESS))
+    yield from must("listen", listener, 1)
+    client = yield from must("socket", _AF_INET, _STREAM, 0)
+    yield from must("connect", client, _ADDRESS, len(_ADDRESS))
+    server = yield from must("accept", listener, 0, 0)
+    return server, client
 
 
 def make_stage(guest: "ReadyGuest") -> Stage:

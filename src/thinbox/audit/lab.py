@@ -25,9 +25,10 @@ from thinbox.guest.conversation import Conversation, Park, Work, call, must
 from thinbox.guest.kernel_view import KernelView
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
-from thinbox.session.enforcer import Enforcer, Isolation
+from thinbox.session.enforcer import Enforcer
 from thinbox.session.records import CallRecord, RunRecord
 from thinbox.session.sites import Sites
+from thinbox.session.tenants import Isolation
 from thinbox.syscalls.table import call_number
 
 if TYPE_CHECKING:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 _ANON, _MAPPING_FLAGS = 1, 3
 """Low bits of page->mapping (include/linux/page-flags.h, PAGE_MAPPING_ANON, PAGE_MAPPING_FLAGS)."""
-_BUDDY, _TABLE = 1 << 7, 1 << 10
-"""Bits of page_type, cleared where set (include/linux/page-flags.h, PG_buddy, PG_table; macros, not in BTF)."""
+_BUDDY = 1 << 7
+"""A bit of page_type, cleared where set (include/linux/page-flags.h, PG_buddy; a macro, not in BTF)."""
 _PAGE_TYPE_BASE = 0xF0000000
 _MAX_ORDER = 11
 _OTHERS_READ = 0o004
@@ -77,6 +77,7 @@ class PageReader:
             self._css_at = types.offset_of("mem_cgroup", "css")
             self._linked = find_linked_caches(kernel, self._pointer)
             self._direct_map = self._pointer(symbols.address_of("page_offset_base"))
+            self._table_type = self._find_table_type(kernel.kernel_root)
         except KeyError as error:
             raise MachineError(f"this kernel does not keep owners of pages as a view needs it: {error}") from error
 
@@ -105,6 +106,23 @@ class PageReader:
         words[view.CACHE_SIZE_AT], words[view.CACHE_SIZE_SHIFT] = size_at & ~7, 8 * (size_at & 7)
         words[view.OBJCG_MEMCG_AT] = types.offset_of("obj_cgroup", "memcg")
         return words
+
+    def _find_table_type(self, root: int) -> int:
+        """Return the page_type of a page table: what the last table of the running task's memory has.
+
+        The lower two levels have it (include/linux/mm.h, pgtable_pte_page_ctor, pgtable_pmd_page_ctor), and their pages
+        have no other use of the word.
+        """
+        quads, table = self._memory.quads, root & paging.FRAME_MASK
+        for _level in range(3):
+            entries = (quads[(table >> 3) + i] for i in range(paging.ENTRIES_PER_TABLE // 2))
+            wanted = paging.PRESENT | paging.USER
+            lower = next((e for e in entries if e & wanted == wanted and not e & paging.LARGE), 0)
+            table = lower & paging.FRAME_MASK
+        page = self._find(table, root) if table else None
+        if page is None:
+            raise KeyError("page_type of a page table")
+        return self._type(page.head)
 
     # -- reading -------------------------------------------------------------------------------------
     def _pointer(self, vaddr: int, root: int | None = None) -> int:
@@ -157,7 +175,7 @@ class PageReader:
             return self._slab_facts(page, paddr, data, root, owner_of)
         pointer = data & ~view.DATA_FLAGS
         if data & view.DATA_KMEM:
-            kind = PageKind.TABLE if self._has_type(head, _TABLE) else PageKind.KERNEL
+            kind = PageKind.TABLE if self._type(head) == self._table_type else PageKind.KERNEL
             return PageFacts(kind, frozenset({owner_of(self._memcg_of(pointer, root))}))
         mapping = self._word(head + self._mapping_at)
         if pointer or mapping:

@@ -65,6 +65,10 @@ LINKING = (
     "rb_next",
     "timerqueue_add",
     "timerqueue_del",
+    "timerqueue_iterate_next",
+    "__hrtimer_next_event_base",
+    "__hrtimer_get_next_event",
+    "__remove_hrtimer",
     "enqueue_timer",
     "detach_if_pending",
     "__run_timers",
@@ -171,6 +175,19 @@ CLEARING = frozenset({"clear_page_erms", "clear_page_rep", "clear_page_orig"})
 """They fill a page with zeros before anyone may have it: then the later pages of a large one look like nobody's."""
 
 
+def _grant(rule: str, reason: str) -> Verdict:
+    return Verdict(granted=True, rule=rule, reason=reason)
+
+
+def _granted(rule: str, reason: str) -> ViewVerdict:
+    return ViewVerdict(_grant(rule, reason))
+
+
+def _refused(rule: str, reason: str, owner: str | None, function: str | None) -> ViewVerdict:
+    where = f" (touched in {function})" if function else ""
+    return ViewVerdict(Verdict(granted=False, rule=rule, reason=reason + where), owner)
+
+
 def check_page(rule: int, own: str, facts: PageFacts, function: str | None) -> ViewVerdict:
     """Judge a data access of tenant `own` by an instruction of kernel function `function` to the page of `facts`."""
     kind = facts.kind
@@ -230,19 +247,43 @@ def _check_slab(rule: int, own: str, facts: PageFacts, other: str | None, functi
     return _refused("V2", f"it belongs to tenant {facts.here}: {kind_name(facts)}", facts.here, function)
 
 
+def check_mapping(rule: int, own: str, facts: PageFacts, *, is_shared_by_all: bool) -> ViewVerdict:
+    """Judge a user mapping of tenant `own` of the page of `facts`, found in its page table when a call ends (rule V7).
+
+    `is_shared_by_all`: one of the kernel's own pages that every process may map (zeros, vDSO).
+    """
+    kind = facts.kind
+    if kind is PageKind.STATIC:
+        if is_shared_by_all:
+            return _granted("V7", "a page that all may map")
+        return _refused("V7", f"a user mapping of {kind.value} data", None, None)
+    if kind in (PageKind.SLAB, PageKind.TABLE, PageKind.FREE):
+        others = sorted(owner for owner in facts.owners if owner not in (None, own))
+        return _refused("V7", f"a user mapping of {kind.value}", others[0] if others else None, None)
+    if kind is PageKind.MEMORY and facts.owners <= {None, own}:
+        # Of no tenant: inherited from the process that started the tenant's first one.
+        return _granted("V7", "memory of its own, or no tenant's")
+    found = check_page(rule, own, facts, None)
+    if found.verdict.granted:
+        return found
+    return _refused("V7", f"a user mapping of a page that is not its own: {found.verdict.reason}", found.owner, None)
+
+
+PLAIN_MAPPING = _granted("V7", "memory of its own, or no memory")
+TOO_MANY_TABLES = _refused("V7", "more page tables changed in one call than are looked at", None, None)
+
+
+def check_lower_table(own: str, facts: PageFacts, *, is_typed: bool) -> ViewVerdict:
+    """Judge an entry of a user page table that names the next lower one; `is_typed`: the kernel marks those of that
+    level as page tables (the upper ones it does not)."""
+    is_table = facts.kind is PageKind.TABLE if is_typed else facts.kind in (PageKind.TABLE, PageKind.KERNEL)
+    if is_table and facts.owners <= {None, own}:
+        return _granted("V7", "a page table of its own")
+    return _refused(
+        "V7", f"an entry that names as the next page table what is none of its own: {facts.kind.value}", None, None
+    )
+
+
 def kind_name(facts: PageFacts) -> str:
     """Return the wording of a slab: its cache, if that is known."""
     return f"an object of {facts.detail}" if facts.detail else facts.kind.value
-
-
-def _grant(rule: str, reason: str) -> Verdict:
-    return Verdict(granted=True, rule=rule, reason=reason)
-
-
-def _granted(rule: str, reason: str) -> ViewVerdict:
-    return ViewVerdict(_grant(rule, reason))
-
-
-def _refused(rule: str, reason: str, owner: str | None, function: str | None) -> ViewVerdict:
-    where = f" (touched in {function})" if function else ""
-    return ViewVerdict(Verdict(granted=False, rule=rule, reason=reason + where), owner)

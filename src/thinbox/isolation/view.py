@@ -141,3 +141,15 @@ def is_plainly_visible(words: Words, frame_end: int, root: int, view: Words, pad
     if data & DATA_KMEM:
         return bool(memcg_of_objcg(words, frame_end, root, view, pointer) == view[OWN])
     return bool(pointer == view[OWN]) or (bool(pointer == view[ROOT]) and view[RULE] == PERMISSIVE)
+
+
+def is_plain_mapping(words: Words, frame_end: int, root: int, view: Words, paddr: int) -> bool:
+    """Tell whether the page of `paddr` is user memory or page cache charged to the tenant, or under `permissive` to no
+    tenant: what a user page table may plainly map (rule V7)."""
+    at = find_page(words, frame_end, root, view, paddr)
+    if at < 0 or words[(at + view[FLAGS_AT]) >> 3] & (view[RESERVED] | view[SLAB]):
+        return False
+    data = words[(at + view[MEMCG_AT]) >> 3]
+    if data == 0 or data & DATA_FLAGS:
+        return False
+    return bool(data == view[OWN]) or bool(data == view[ROOT] and view[RULE] == PERMISSIVE)

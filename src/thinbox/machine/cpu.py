@@ -133,6 +133,8 @@ class Cpu:
         self._call_prefault = self._exported(hook_address("prefault"), None, 2)
         self._call_grant = self._exported(hook_address("grant_page"), ctypes.c_int64, 3)
         self._call_drop = self._exported(hook_address("drop_unseen"), ctypes.c_int64, 3)
+        self._call_touched = self._exported(hook_address("touched_tables"), ctypes.c_int64, 3)
+        self._call_plain = self._exported(hook_address("drop_plain"), ctypes.c_int64, 3)
 
     @staticmethod
     def _exported(address: int, result: Any, arguments: int) -> Callable[..., int]:
@@ -345,6 +347,24 @@ class Cpu:
         kept = np.ascontiguousarray(rows)
         at = int(kept.ctypes.data)
         return self._call_drop(self._handle, self.core.ctypes.data, at, len(kept), kernel_root)
+
+    def touched_tables(self, frames: np.ndarray, roots: np.ndarray, *, pti: bool, most: int) -> np.ndarray:
+        """Return (n, 2), frame and level (`isolation.mappings`) of the tables below `roots` that are among `frames`.
+
+        `frames` ascend; n is `most` + 1 if there are more than `most`, the last row zeros.
+        """
+        out = np.zeros((most + 1, 2), dtype=np.int64)
+        sought = np.array([len(frames), frames.ctypes.data, len(roots), roots.ctypes.data, int(pti)], dtype=np.int64)
+        found = self._call_touched(
+            self._handle, self.core.ctypes.data, int(sought.ctypes.data), int(out.ctypes.data), most
+        )
+        return out[:found]
+
+    def drop_plain(self, entries: np.ndarray, kernel_root: int) -> int:
+        """Zero the page-table entries that map nothing, or plainly what the running call's view allows; return how many
+        are left (`viewing.drop_plain`)."""
+        at = int(entries.ctypes.data)
+        return self._call_plain(self._handle, self.core.ctypes.data, at, len(entries), kernel_root)
 
     def prefault(self, pages: int, count: int) -> None:
         """Map `count` pages of the list at host address `pages` (see `hooks.prefault`) on the current SCI table."""

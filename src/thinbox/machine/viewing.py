@@ -8,7 +8,7 @@ Rules of this file: compiled with Numba; `core` is the array of `slots`.
 from numba import cfunc, types
 
 from thinbox import paging
-from thinbox.isolation import fault, view
+from thinbox.isolation import fault, mappings, view
 from thinbox.machine import slots
 from thinbox.machine.compiled import compiled
 from thinbox.machine.delivery import native
@@ -16,6 +16,8 @@ from thinbox.machine.intrinsics import words_at
 
 is_plainly_visible = compiled(view.is_plainly_visible)
 is_object_own = compiled(view.is_object_own)
+find_touched = compiled(mappings.find_touched)
+is_plain_mapping = compiled(view.is_plain_mapping)
 
 
 @native
@@ -53,3 +55,29 @@ def drop_unseen(_uc, core, rows_at, count, kernel_root):
             words[index] = 0
             dropped += 1
     return dropped
+
+
+@cfunc(types.int64(types.int64, types.CPointer(types.int64), types.int64, types.int64, types.int64))
+def touched_tables(_uc, core, sought_at, out_at, most):
+    """`mappings.find_touched` for Python; at host address `sought_at`: count and host address of the frames, count and
+    host address of the roots, and whether page-table isolation is on."""
+    sought = words_at(sought_at)
+    frames, roots = words_at(sought[1]), words_at(sought[3])
+    words, end = words_at(core[slots.WORDS]), core[slots.FRAME_END]
+    return find_touched(words, end, frames, sought[0], roots, sought[2], sought[4], words_at(out_at), most)
+
+
+@cfunc(types.int64(types.int64, types.CPointer(types.int64), types.int64, types.int64, types.int64))
+def drop_plain(_uc, core, entries_at, count, kernel_root):
+    """Zero those of `count` page-table entries at a host address that map nothing, or plainly what the tenant's view
+    allows; return how many are left. Memory beyond RAM is a device's."""
+    words, end, entries = words_at(core[slots.WORDS]), core[slots.FRAME_END], words_at(entries_at)
+    rules, left = words_at(core[slots.VIEW]), 0
+    for i in range(count):
+        entry = entries[i]
+        frame = entry & paging.FRAME_MASK
+        if not entry & paging.PRESENT or frame >= end or is_plain_mapping(words, end, kernel_root, rules, frame):
+            entries[i] = 0
+        elif entry:
+            left += 1
+    return left

@@ -60,21 +60,13 @@ class Consequence:
         # The guest's own way of ending a task after an oops: rewind its stack, then make_task_dead(SIGKILL).
         self._cpu.set_rip(self._enforcer.sites.death)
 
-    def at_end(self, state: "TaskState", call: "OpenCall") -> bool:
-        """The call is about to return: let the policy compare what it guards; tell whether that was a violation.
-
-        From inside a code hook.
-        """
-        judge = state.tenant.judge
-        now = judge.read_guarded(state.task, self._enforcer.kernel_root)
-        found = judge.policy.check_end(call.record.name, call.guarded, now)  # type: ignore[attr-defined]
-        if found is None:
-            return False
-        verdict, vaddr = found
-        self.of(state, call, verdict, Access(vaddr, AccessKind.WRITE, self._cpu.rip, None, 0, 0))
+    def refuse_here(
+        self, state: "TaskState", call: "OpenCall", verdict: Verdict, vaddr: int, hidden: ViewVerdict | None = None
+    ) -> None:
+        """As `of`, from inside a code hook: what was found at `vaddr` is as if the call had written there."""
+        self.of(state, call, verdict, Access(vaddr, AccessKind.WRITE, self._cpu.rip, None, 0, 0), hidden)
         if self._to_undo is None:
             self._cpu.jump(self._enforcer.sites.death)
-        return True
 
     def left_unseen(self, state: "TaskState", call: "OpenCall") -> bool:
         """A call begins before the end of `call` was seen: its task left the kernel by another way, as exploits do.

@@ -12,7 +12,6 @@ Rules of this file (numbers are SCI's, docs/rules.md):
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,22 +20,21 @@ from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.errors import InputError, MachineError
 from thinbox.isolation import fault, pagetable
-from thinbox.isolation.policies import Policy
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.native import hook_address
 from thinbox.session.consequence import Consequence
 from thinbox.session.grants import Grants
+from thinbox.session.guards import Guards
 from thinbox.session.judge import COMPAT_KEY, Judge
 from thinbox.session.prefault import Prefault
-from thinbox.session.profile import KnownPages
 from thinbox.session.records import CallRecord, RunRecord
 from thinbox.session.sites import Sites
 from thinbox.session.tables import Tables
 from thinbox.session.tasks import OpenCall, TaskState, Watches
 from thinbox.session.teardown import Teardown
-from thinbox.session.tenants import Tenant
+from thinbox.session.tenants import Isolation, Tenant
 from thinbox.session.undo import Undo
 from thinbox.session.views import Views, view_rule
 from thinbox.syscalls.table import call_name
@@ -48,22 +46,6 @@ if TYPE_CHECKING:
 _ARGUMENT_SLOTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
 _NR_MASK = (1 << 32) - 1
 _POOL_EMPTY = Verdict(granted=False, rule="pool", reason="thinbox has no page left for this tenant's page tables")
-
-
-@dataclass(frozen=True, slots=True)
-class Isolation:
-    """What is isolated and by what: `isolates(nr)` picks the 64-bit calls, `isolates_compat` all others."""
-
-    policy: Policy
-    isolates: Callable[[int], bool]
-    isolates_compat: bool = True
-    keep_faults: bool = False
-    on_violation: str = "oops"
-    """"oops": the task ends as after a kernel oops; "undo": the call is rolled back first; "stop": the run ends."""
-    prefault: KnownPages | None = None
-    tenant: str = "tenant"
-    view: str = "none"
-    """What other tenants' data is hidden by: "none", "permissive" or "strict" (docs/views.md)."""
 
 
 class Enforcer:
@@ -85,7 +67,7 @@ class Enforcer:
         self.undo = Undo(machine, sites.undone_death) if isolation.on_violation == "undo" else None
         self.tables = Tables(self, undo=self.undo is not None)
         self.consequence = Consequence(self)
-        self.grants = Grants(self)
+        self.grants, self.guards = Grants(self), Guards(self)
         self._views: Views | None = None
         self.tenants: dict[str, Tenant] = {}
         self.judge = self.add_tenant(isolation, record).judge
@@ -149,6 +131,7 @@ class Enforcer:
             cpu.add_code_hook(vaddr, self._switch_in)
         cpu.add_code_hook(sites.new_task, self._new_task)
         Teardown(self).install()
+        self.guards.install()
         cpu.uc.ctl_flush_tb()
 
     # -- tasks --------------------------------------------------------------------------------------
@@ -179,6 +162,7 @@ class Enforcer:
         parent = self.tasks.get(self.view.current)
         if self.running is not None and parent is not None:
             child = self._add_task(self.cpu.regs[registers.RDI], self.kernel_root, parent.tenant)
+            self.guards.born(child)
             self.on_new_task(parent.task, child.task)
 
     # -- enter and leave ------------------------------------------------------------------------------
@@ -216,6 +200,8 @@ class Enforcer:
         isolated, user_ip = wanted and not state.killed, words[(regs + self.view.ip_offset) >> 3]
         call = OpenCall(record, regs, self.slot[slots.CLOCK], time.perf_counter(), isolated, user_ip)
         state.call, state.bytes_mark = call, self._executed()
+        if self.guards.begins(state, call):
+            return
         if isolated:
             record.isolated, record.verdict = True, "granted"
             if state.root == 0 and not self.tables.make(state, root):
@@ -224,7 +210,6 @@ class Enforcer:
                 self.cpu.jump(self.sites.death)
                 return
             self._use_table(state, call)
-            call.guarded = state.tenant.judge.read_guarded(state.task, root)
             if self.undo and isolation.on_violation == "undo":
                 self.undo.begin()
             self.cpu.enter_table()
@@ -249,7 +234,7 @@ class Enforcer:
             return
         call = state.call
         call.record.ret = self.view.result_of(call.regs_paddr, call.user_ip, call.record.name)
-        if not (call.guarded and self.consequence.at_end(state, call)):
+        if not (self._views is not None and self._views.ends(state, call)) and not self.guards.ends(state, call):
             self.close_call(state, call)
 
     def close_call(self, state: TaskState, call: OpenCall) -> None:

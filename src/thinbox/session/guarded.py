@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 HELPERS = {"modprobe_path": 256, "poweroff_cmd": 256, "core_pattern": 128, "uevent_helper": 256}
 """Paths of programs that run as root, and their sizes: kernel/module/kmod.c (KMOD_PATH_LEN), kernel/reboot.c
 (POWEROFF_CMD_PATH_LEN), fs/coredump.c (CORENAME_MAX_SIZE), lib/kobject_uevent.c (UEVENT_HELPER_PATH_LEN)."""
+_PATH_BYTES = 256
+"""Longer than any path the kernel starts; a longer one is none of them."""
 _FIRST, _LAST = "uid", "cap_ambient"
 
 
@@ -28,6 +30,7 @@ class GuardedReader:
         self._cred_at = types.offset_of("task_struct", "cred")
         self._first = types.offset_of("cred", _FIRST)
         self._bytes = types.offset_of("cred", _LAST) + types.member_size("cred", _LAST) - self._first
+        self._program_at = types.offset_of("subprocess_info", "path")
         self._paths = [(vaddr, size) for name, size in HELPERS.items() if (vaddr := symbols.find(name)) is not None]
 
     def read(self, task: int, root: int) -> tuple[Guarded, ...]:
@@ -40,3 +43,11 @@ class GuardedReader:
             for vaddr, size in self._paths
         ]
         return tuple(found)
+
+    def read_program(self, info: int, root: int) -> tuple[int, bytes]:
+        """Return the address and the bytes of the path in a `struct subprocess_info` (include/linux/umh.h)."""
+        place = self._view.read_u64(info + self._program_at, root)
+        try:
+            return place, self._memory.read_virtual(root, to_signed(place), _PATH_BYTES).partition(b"\0")[0]
+        except LookupError:
+            return place, b""

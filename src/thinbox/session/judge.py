@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from thinbox.image.symbols import Symbol
     from thinbox.isolation.callgraph import CallGraph
     from thinbox.isolation.policies import Policy
-    from thinbox.isolation.policies.guard import Guarded
     from thinbox.session.enforcer import Enforcer
-    from thinbox.session.guarded import GuardedReader
     from thinbox.session.tasks import OpenCall, TaskState
 
 APPROVED_SLOTS = 1 << 18
@@ -107,9 +105,6 @@ class Judge:
         self._rows = np.zeros(ROW_COUNT * stack.ROW_WORDS, dtype=np.int64)
         self._row_count = self._approved_count = 0
         self._walk = np.zeros(3, dtype=np.int64)
-        self._guarded: GuardedReader | None = None
-        if getattr(policy, "guards_end", False):
-            self._guarded = _make_guarded_reader(enforcer)
         self._graph: CallGraph | None = None
         self._fixups: frozenset[int] | None = None
         self._row_kinds = 0
@@ -157,10 +152,6 @@ class Judge:
         for name in TEXT_PATCHERS:
             for vaddr in self.view.symbols.addresses_with_variants(name):
                 self.cpu.add_code_hook(vaddr, self.forget_text)
-
-    def read_guarded(self, task: int, root: int) -> "tuple[Guarded, ...]":
-        """Return what the policy guards to the end of calls; nothing if it does not."""
-        return self._guarded.read(task, root) if self._guarded is not None else ()
 
     def forget_text(self) -> None:
         """Forget everything that was read from text."""
@@ -292,9 +283,3 @@ def _load_graph(enforcer: "Enforcer") -> "CallGraph":
     from thinbox.session.live_graph import load_live_graph
 
     return load_live_graph(enforcer.view, enforcer.memory, tuple(enforcer.sites.entries))
-
-
-def _make_guarded_reader(enforcer: "Enforcer") -> "GuardedReader":
-    from thinbox.session.guarded import GuardedReader
-
-    return GuardedReader(enforcer.view, enforcer.memory)

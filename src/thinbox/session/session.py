@@ -24,13 +24,14 @@ from thinbox.isolation.policies import Policy, load_policy
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
 from thinbox.sandbox.plan import Plan
-from thinbox.session.enforcer import Enforcer, Isolation
+from thinbox.session.enforcer import Enforcer
 from thinbox.session.events import EventRecorder
 from thinbox.session.gate import Gate
 from thinbox.session.input import Input
 from thinbox.session.profile import KnownPages, read_policy_file, require_known_here, require_same_kernel
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
+from thinbox.session.tenants import Isolation
 from thinbox.session.views import view_rule
 from thinbox.syscalls.table import call_number
 

@@ -25,11 +25,12 @@ from thinbox.guest.tenant import TenantOptions
 from thinbox.isolation.policies import Policy
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
-from thinbox.session.enforcer import Enforcer, Isolation
+from thinbox.session.enforcer import Enforcer
 from thinbox.session.profile import require_same_kernel
 from thinbox.session.records import RunRecord
 from thinbox.session.session import RunResult, choose_policy, parse_isolate
 from thinbox.session.sites import Sites
+from thinbox.session.tenants import Isolation
 from thinbox.session.views import view_rule
 
 _DOORBELL = b"!"

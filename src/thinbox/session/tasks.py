@@ -50,6 +50,8 @@ class TaskState:
     killed: bool = False
     killed_ns: int = 0
     bytes_mark: int = 0
+    identity: bytes | None = None
+    """The task's ids when its last call ended, once policy `guard` has compared them."""
     planned: "PlannedEntry | None" = None
     """What a plan decided for the call that is about to enter the kernel."""
 

@@ -11,30 +11,48 @@ Rules of this file:
 Source: Linux 6.1 include/linux/cgroup-defs.h (struct css_set, struct cgroup_subsys_state), include/linux/sched.h.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from thinbox.address import U64
 from thinbox.errors import MachineError
 from thinbox.guest.page_facts import PageReader
+from thinbox.isolation.hidden import PageFacts
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
+    from thinbox.isolation.policies import Policy
     from thinbox.machine.memory import Memory
-    from thinbox.session.enforcer import Isolation
     from thinbox.session.judge import Judge
     from thinbox.session.prefault import Prefault
+    from thinbox.session.profile import KnownPages
     from thinbox.session.records import RunRecord
 
 _MOST_TASKS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What is isolated and by what: `isolates(nr)` picks the 64-bit calls, `isolates_compat` all others."""
+
+    policy: "Policy"
+    isolates: Callable[[int], bool]
+    isolates_compat: bool = True
+    keep_faults: bool = False
+    on_violation: str = "oops"
+    """"oops": the task ends as after a kernel oops; "undo": the call is rolled back first; "stop": the run ends."""
+    prefault: "KnownPages | None" = None
+    tenant: str = "tenant"
+    view: str = "none"
+    """What other tenants' data is hidden by: "none", "permissive" or "strict" (docs/views.md)."""
 
 
 @dataclass(slots=True)
 class Tenant:
     """One tenant: what is isolated and by what, its record, and its memory cgroup (0 while it has none of its own)."""
 
-    isolation: "Isolation"
+    isolation: Isolation
     record: "RunRecord"
     judge: "Judge"
     prefault: "Prefault | None" = None
@@ -77,6 +95,10 @@ class Cgroups:
             if above in self.owners:
                 return self.owners[above]
         return None
+
+    def facts(self, paddr: int, root: int) -> PageFacts:
+        """Return what the page of `paddr` is, its owners by tenants' names; `root` is the kernel's table."""
+        return self.pages.facts(paddr, root, lambda memcg: self.owner_of(memcg, root))
 
     def owner_of_task(self, task: int, root: int) -> str | None:
         """Return the tenant a task is of."""

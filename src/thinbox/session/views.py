@@ -20,6 +20,7 @@ from thinbox.isolation import view
 from thinbox.isolation.hidden import ViewVerdict, check_page
 from thinbox.machine import slots
 from thinbox.session.errands import Errands
+from thinbox.session.mappings import UserMappings
 from thinbox.session.tenants import Cgroups, Tenant
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Views:
         self._words = self.cgroups.pages.words
         self._host_words = self._cpu.keep_array(self._words)
         self._brief: list[tuple[int, int]] = []
+        self._mappings = UserMappings(enforcer, self.cgroups)
         Errands(enforcer, self._back_from_errand)
         ChargedSockets(enforcer.machine, enforcer.view, enforcer.undo.save if enforcer.undo else None)
 
@@ -57,6 +59,7 @@ class Views:
         """Begin again after the machine was restored."""
         self.cgroups.owners.clear()
         self._brief.clear()
+        self._mappings.reset()
         self._slot[slots.VIEW] = 0
 
     def add(self, name: str, memcg: int) -> None:
@@ -92,9 +95,24 @@ class Views:
         paddr = paging.translate(memory.quads, memory.total_bytes, root, vaddr)
         if paddr < 0:
             return None
-        facts = self.cgroups.pages.facts(paddr, root, lambda memcg: self.cgroups.owner_of(memcg, root))
+        facts = self.cgroups.facts(paddr, root)
         symbol = self._enforcer.view.symbols.text_symbol_at(rip & U64)
         return check_page(rule, tenant.name, facts, None if symbol is None else symbol.name)
+
+    def ends(self, state: "TaskState", call: "OpenCall") -> bool:
+        """The call is about to return: look at its tenant's page tables (V7); tell whether that was a violation.
+
+        From inside a code hook.
+        """
+        if not call.isolated or not self._slot[slots.VIEW]:
+            return False
+        self._enforcer.grants.drain(state, call)
+        found = self._mappings.check(state, call, self._words[view.RULE])
+        if found is None:
+            return False
+        hidden, vaddr = found
+        self._enforcer.consequence.refuse_here(state, call, hidden.verdict, vaddr, hidden)
+        return True
 
     # -- brief grants ----------------------------------------------------------------------------------
     def entry_before(self, state: "TaskState", vaddr: int) -> int:

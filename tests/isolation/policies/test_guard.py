@@ -36,3 +36,22 @@ def test_in_a_combination_it_still_guards():
     verdict, _vaddr = both.check_end("read", (IDENTITY,), (ROOT,))
     assert both.guards_end and verdict.rule == "G1 of guard"
     assert not load_policy("sci+function").guards_end
+
+
+def test_ids_do_not_change_between_calls():
+    assert Guard().check_between(IDENTITY.content, IDENTITY) is None
+    verdict, vaddr = load_policy("live+guard").check_between(IDENTITY.content, ROOT)
+    assert (verdict.granted, verdict.rule, vaddr) == (False, "G3 of guard", 0x1000)
+
+
+@pytest.mark.parametrize("path", [b"/sbin/modprobe", b"/usr/lib/core-catcher", b"/sbin/request-key"])
+def test_the_kernel_starts_its_own_programs(path):
+    core = Guarded(0x3000, b"|/usr/lib/core-catcher %p %e", is_identity=False)
+    assert Guard().check_program(path, (IDENTITY, PATH, core), 0x4000) is None
+
+
+@pytest.mark.parametrize("path", [b"/bin/sh", b"", b"/sbin/modprobe-2", b"/sbin", b"|/sbin/modprobe"])
+def test_the_kernel_starts_no_others(path):
+    empty = Guarded(0x3000, b"", is_identity=False)
+    verdict, vaddr = Guard().check_program(path, (IDENTITY, PATH, empty), 0x4000)
+    assert (verdict.granted, verdict.rule, vaddr) == (False, "G4", 0x4000)

@@ -90,7 +90,7 @@ class Policy(Protocol):
 
     `judges_stack` (bool): no fetch is granted without asking unless every frame of the stack was under a
     fetch this policy granted before. `needs_graph` (bool): `CallView.graph` is wanted. `guards_end` (bool): it has
-    `check_end`, see policy `guard`.
+    `check_end`, `check_between` and `check_program`, see policy `guard`.
     """
 
     name: str

@@ -63,9 +63,20 @@ class AllOf:
         self, name: str, before: "tuple[Guarded, ...]", after: "tuple[Guarded, ...]"
     ) -> tuple[Verdict, int] | None:
         """Let each part that guards the end of calls compare; return the first refusal."""
+        return self._guards_say("check_end", name, before, after)
+
+    def check_between(self, before: bytes, now: "Guarded") -> tuple[Verdict, int] | None:
+        """As `check_end`, for what may not change between calls."""
+        return self._guards_say("check_between", before, now)
+
+    def check_program(self, path: bytes, before: "tuple[Guarded, ...]", place: int) -> tuple[Verdict, int] | None:
+        """As `check_end`, for a program the kernel is about to start."""
+        return self._guards_say("check_program", path, before, place)
+
+    def _guards_say(self, question: str, *arguments: Any) -> tuple[Verdict, int] | None:
         for part in self.parts:
             if getattr(part, "guards_end", False):
-                found: tuple[Verdict, int] | None = part.check_end(name, before, after)  # type: ignore[attr-defined]
+                found: tuple[Verdict, int] | None = getattr(part, question)(*arguments)
                 if found is not None:
                     verdict, vaddr = found
                     rule = f"{verdict.rule} of {part.name}"

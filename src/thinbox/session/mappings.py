@@ -1,0 +1,137 @@
+"""Looks at the user page tables that a call of a tenant with a view may have changed, before the call returns (V7).
+
+Why it exists: an entry written into a tenant's own page table makes any page its own memory, and what user code
+reaches no SCI table judges. Which tables a call could write, its grants tell.
+
+Rules of this file:
+- Looked at are the entries that changed since they were last found to be right; a table not seen before, whole.
+- All processes of the tenant are looked at: a call may write a sibling's table too.
+
+Source: Linux 6.1 arch/x86/mm/pgtable.c (pgd_ctor), arch/x86/entry/vdso/vma.c, mm/memory.c (ZERO_PAGE).
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from thinbox import paging
+from thinbox.address import PAGE_BYTES, U64, to_signed
+from thinbox.isolation import fault, mappings
+from thinbox.isolation.hidden import PLAIN_MAPPING, TOO_MANY_TABLES, ViewVerdict, check_lower_table, check_mapping
+
+if TYPE_CHECKING:
+    from thinbox.session.enforcer import Enforcer
+    from thinbox.session.tasks import OpenCall, TaskState
+    from thinbox.session.tenants import Cgroups
+
+_MOST_TABLES = 1 << 14
+_VDSO_IMAGES = ("vdso_image_64", "vdso_image_x32", "vdso_image_32")
+_LEGACY_END = 1 << 20
+"""Below lie a PC's BIOS and video memory, which root may map (drivers/char/mem.c)."""
+
+
+class UserMappings:
+    """The user page tables of the tenants of one machine."""
+
+    def __init__(self, enforcer: "Enforcer", cgroups: "Cgroups") -> None:
+        self._enforcer, self._cgroups = enforcer, cgroups
+        self._memory, self._cpu, self._kernel = enforcer.memory, enforcer.cpu, enforcer.view
+        types, root = enforcer.view.facts.types, enforcer.kernel_root
+        self._mm_at, self._pgd_at = types.offset_of("task_struct", "mm"), types.offset_of("mm_struct", "pgd")
+        self._shared = self._find_shared(root)
+        self._known: dict[int, np.ndarray] = {}
+
+    def reset(self) -> None:
+        """Begin again after the machine was restored."""
+        self._known.clear()
+
+    def _find_shared(self, root: int) -> frozenset[int]:
+        """Return the frames of the kernel's own that every process may map: zeros, the vDSO and its data."""
+        symbols, types, read = self._kernel.symbols, self._kernel.facts.types, self._kernel.read_u64
+        vaddrs: list[int] = [
+            vaddr for name in ("empty_zero_page", "__vvar_page") if (vaddr := symbols.find(name)) is not None
+        ]
+        for name in _VDSO_IMAGES:
+            image = symbols.find(name)
+            if image is not None:
+                start = read(image + types.offset_of("vdso_image", "data"), root)
+                vaddrs += range(start, start + read(image + types.offset_of("vdso_image", "size"), root), PAGE_BYTES)
+        words, end = self._memory.quads, self._memory.total_bytes
+        return frozenset(paging.translate(words, end, root, to_signed(vaddr)) for vaddr in vaddrs)
+
+    # -- one call ------------------------------------------------------------------------------------
+    def check(self, state: "TaskState", call: "OpenCall", rule: int) -> tuple[ViewVerdict, int] | None:
+        """Judge what the call changed in its tenant's page tables; return the first refusal, and where the entry is.
+
+        Preconditions: the call is about to return, its log drained; `slots.VIEW` is its tenant's.
+        """
+        frames = self._written_frames(call)
+        if len(frames) == 0:
+            return None
+        kernel = self._kernel
+        found = self._cpu.touched_tables(frames, self._roots(state), pti=kernel.uses_pti, most=_MOST_TABLES)
+        if len(found) > _MOST_TABLES:
+            return TOO_MANY_TABLES, 0
+        for frame, level in found.tolist():
+            refused = self._check_table(state.tenant.name, rule, frame, level)
+            if refused is not None:
+                return refused
+        return None
+
+    def _written_frames(self, call: "OpenCall") -> np.ndarray:
+        """The pages of kernel data that the call holds writable, ascending."""
+        if not call.rows:
+            return np.zeros(0, dtype=np.int64)
+        rows = np.concatenate(call.rows)
+        rows = rows[rows[:, fault.LOG_VADDR] < 0]
+        entries = self._memory.words[rows[:, fault.LOG_INDEX]]
+        wanted = paging.PRESENT | paging.WRITABLE
+        return np.unique(entries[entries & wanted == wanted] & paging.FRAME_MASK)
+
+    def _roots(self, state: "TaskState") -> np.ndarray:
+        """The PGDs of the tenant's processes (physical)."""
+        enforcer, read = self._enforcer, self._kernel.read_u64
+        root = enforcer.kernel_root
+        mms = {read(task.task + self._mm_at, root) for task in enforcer.tasks.values() if task.tenant is state.tenant}
+        words, end = self._memory.quads, self._memory.total_bytes
+        found = {paging.translate(words, end, root, to_signed(read(mm + self._pgd_at, root))) for mm in mms - {0}}
+        return np.array(sorted({root & paging.FRAME_MASK, *found} - {-1}), dtype=np.int64)
+
+    def _check_table(self, own: str, rule: int, frame: int, level: int) -> tuple[ViewVerdict, int] | None:
+        memory = self._memory
+        first = frame >> 3
+        now = memory.words[first : first + paging.ENTRIES_PER_TABLE].copy()
+        before = self._known.get(frame)
+        changed = now.copy() if before is None else np.where(now == before, 0, now)
+        if level >= mappings.TOP:
+            # The kernel's half is every process's alike, and nothing of it is a user's to reach.
+            changed[paging.KERNEL_HALF_FIRST :] = 0
+        judge = self._judge_leaf if level == mappings.LAST else self._judge_entry
+        if level > mappings.LAST or self._cpu.drop_plain(changed, self._enforcer.kernel_root):
+            for at in np.flatnonzero(changed & paging.PRESENT).tolist():
+                found = judge(own, rule, int(changed[at]), level)
+                if not found.verdict.granted:
+                    return found, self._direct_map(8 * (first + at))
+        self._known[frame] = now
+        return None
+
+    def _direct_map(self, paddr: int) -> int:
+        base = self._kernel.read_u64(self._kernel.symbols.address_of("page_offset_base"), self._enforcer.kernel_root)
+        return (base + paddr) & U64
+
+    def _judge_leaf(self, own: str, rule: int, entry: int, _level: int) -> ViewVerdict:
+        frame = entry & paging.FRAME_MASK
+        facts = self._cgroups.facts(frame, self._enforcer.kernel_root)
+        return check_mapping(rule, own, facts, is_shared_by_all=frame in self._shared or frame < _LEGACY_END)
+
+    def _judge_entry(self, own: str, rule: int, entry: int, level: int) -> ViewVerdict:
+        """An entry above the last level: the next table, or a large page, each part of which is judged."""
+        frame = entry & paging.FRAME_MASK
+        if entry & paging.LARGE and level < mappings.TOP:
+            pages = 1 << 9 * (level - 1)
+            parts = frame + PAGE_BYTES * np.arange(pages, dtype=np.int64) | paging.PRESENT
+            self._cpu.drop_plain(parts, self._enforcer.kernel_root)
+            judged = (self._judge_leaf(own, rule, part, level) for part in parts[np.flatnonzero(parts)].tolist())
+            return next((found for found in judged if not found.verdict.granted), PLAIN_MAPPING)
+        facts = self._cgroups.facts(frame, self._enforcer.kernel_root)
+        return check_lower_table(own, facts, is_typed=level <= mappings.UPPER)

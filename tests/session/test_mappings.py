@@ -1,0 +1,150 @@
+"""Rule V7: a call that writes its tenant's own page tables makes nothing its memory that the view hides."""
+
+import struct
+
+import pytest
+from thinbox import paging
+from thinbox.address import U64, to_signed
+from thinbox.audit.case import Case, Expect
+from thinbox.audit.lab import Lab, make_template
+from thinbox.audit.neighbour import NEIGHBOUR, SECRETS
+from thinbox.isolation.policies.sci import Sci
+from thinbox.machine import cpu as registers
+from thinbox.machine import slots
+
+ANYTHING = Expect(lambda _result: True, "anything")
+USER_PAGE = paging.PRESENT | paging.WRITABLE | paging.USER | paging.ACCESSED | paging.DIRTY
+PAGE = 4096
+
+
+class Writing:
+    """A lab whose isolated getpid can be made to write a word anywhere, as a corrupted kernel would."""
+
+    def __init__(self, guest, template, on_violation="undo", view="permissive"):
+        self.lab = Lab(guest, template, Sci(), on_violation, view=view)
+        self.memory, self.kernel = self.lab.machine.memory, self.lab.view
+        self.wanted = None
+        self.lab.machine.cpu.add_code_hook(self.kernel.symbols.address_of("__x64_sys_getpid"), self._hijack)
+
+    def _hijack(self):
+        if self.wanted is None or not self.lab.machine.slot[slots.ACTIVE]:
+            return
+        (index, value), self.wanted = self.wanted, None
+        cpu, root = self.lab.machine.cpu, self.lab.enforcer.kernel_root
+        source = cpu.regs[registers.RSP] - 2048
+        self.memory.write_virtual(root, to_signed(source), struct.pack("<Q", value & U64))
+        base = self.kernel.read_u64(self.kernel.symbols.address_of("page_offset_base"), root)
+        cpu.regs[registers.RDI], cpu.regs[registers.RSI], cpu.regs[registers.RDX] = (base + 8 * index) & U64, source, 8
+        cpu.jump(self.kernel.symbols.address_of("memcpy"))
+
+    def run(self, choose):
+        """Run a process that has a page at `place`; `choose(self, place)` returns the index of a word, and its value."""
+
+        def body(process):
+            place = yield from process.must("mmap", 0, 2 * PAGE, 3, 0x8022, -1, 0)
+            self.wanted = choose(self, place)
+            yield from process.measure(expect=ANYTHING)
+
+        outcome = self.lab.run(Case("getpid", "test", True, body), isolated=True)
+        kills = self.lab.enforcer.record.kills
+        return outcome, kills[0] if kills else None
+
+    # -- where things are -----------------------------------------------------------------------------
+    def entry(self, vaddr):
+        """Index of the last-level entry of a user address."""
+        return paging.entry_index(self.memory.quads, self.memory.total_bytes, self.kernel.kernel_root, vaddr)
+
+    def upper_entry(self, vaddr, level, user_pgd=False):
+        """Index of the entry at a level (4: the PGD)."""
+        table = self.kernel.kernel_root + (PAGE if user_pgd else 0)
+        for at in range(4, level, -1):
+            table = self.memory.quads[(table >> 3) + (vaddr >> 12 + 9 * (at - 1) & 511)] & paging.FRAME_MASK
+        return (table >> 3) + (vaddr >> 12 + 9 * (level - 1) & 511)
+
+    def frame(self, vaddr):
+        root = self.kernel.kernel_root
+        return paging.translate(self.memory.quads, self.memory.total_bytes, root, to_signed(vaddr)) & ~0xFFF
+
+    def secret(self, name):
+        return self.memory.map.find(SECRETS[name], 0, self.memory.guest_bytes) & ~0xFFF
+
+
+@pytest.fixture(scope="module")
+def template(guest):
+    return make_template(guest, tenants=True)
+
+
+@pytest.fixture(scope="module")
+def writing(guest, template):
+    return Writing(guest, template)
+
+
+def own_entry(to):
+    """A last-level entry of its own is made to map `to(writing, place)`."""
+    return lambda writing, place: (writing.entry(place), to(writing, place) | USER_PAGE)
+
+
+FORBIDDEN = {
+    "the neighbour's memory": own_entry(lambda w, _p: w.secret("memory")),
+    "the neighbour's file": own_entry(lambda w, _p: w.secret("file")),
+    "the neighbour's pipe": own_entry(lambda w, _p: w.secret("pipe")),
+    "the neighbour's packet": own_entry(lambda w, _p: w.secret("tcp")),
+    "the kernel's text": own_entry(lambda w, _p: w.frame(w.kernel.symbols.address_of("commit_creds"))),
+    "the kernel's data": own_entry(lambda w, _p: w.frame(w.kernel.symbols.address_of("modprobe_path"))),
+    "a slab": own_entry(lambda w, _p: w.frame(w.kernel.current)),
+    "its own page table": own_entry(lambda w, p: 8 * w.entry(p) & ~0xFFF),
+    "without the user bit": lambda w, p: (w.entry(p), w.secret("memory") | USER_PAGE & ~paging.USER),
+    "two MiB": lambda w, p: (w.upper_entry(p, 2), w.secret("memory") & ~0x1FFFFF | USER_PAGE | paging.LARGE),
+    "a forged table of pages": lambda w, p: (w.upper_entry(p, 2), w.frame(p) | USER_PAGE),
+    "a forged table of tables": lambda w, p: (w.upper_entry(p, 3), w.frame(p) | USER_PAGE),
+    "a forged table at the top": lambda w, p: (w.upper_entry(1 << 40, 4), w.frame(p) | USER_PAGE),
+    "the user's own top table": lambda w, p: (w.upper_entry(1 << 40, 4, user_pgd=True), w.frame(p) | USER_PAGE),
+}
+
+
+@pytest.mark.parametrize("name", list(FORBIDDEN))
+def test_what_is_not_the_tenants_to_map_is_refused_and_undone(writing, name):
+    if name.startswith("the user's own top") and not writing.kernel.uses_pti:
+        pytest.skip("this kernel runs without page-table isolation")
+    outcome, kill = writing.run(FORBIDDEN[name])
+    assert kill is not None, outcome.problem
+    assert (kill.rule, kill.view, kill.kind, kill.undone) == ("V7", "permissive", "write", True)
+    if "neighbour" in name:
+        assert kill.owner == NEIGHBOUR and f"tenant {NEIGHBOUR}" in outcome.killed
+
+
+def test_it_is_a_violation_without_undo_too(guest, template):
+    _outcome, kill = Writing(guest, template, "oops", "strict").run(FORBIDDEN["the neighbour's memory"])
+    assert (kill.rule, kill.view, kill.undone) == ("V7", "strict", False)
+
+
+def test_without_a_view_no_table_is_looked_at(guest, template):
+    outcome, kill = Writing(guest, template, view="none").run(FORBIDDEN["the neighbour's memory"])
+    assert kill is None and outcome.killed is None
+
+
+def test_another_page_of_its_own_is_the_tenants_to_map(writing):
+    outcome, kill = writing.run(own_entry(lambda w, p: w.frame(p + PAGE)))
+    assert kill is None, outcome.killed
+
+
+def test_a_siblings_page_table_is_looked_at_too(writing):
+    """The parent's call writes the table of its child, which sleeps."""
+
+    def body(process):
+        place = yield from process.must("mmap", 0, PAGE, 3, 0x8022, -1, 0)
+        yield from process.fork(lambda child: child.call("pause"))
+        yield from process.must("nanosleep", struct.pack("<qq", 0, 1_000_000), 0)
+        kernel, root = writing.kernel, writing.kernel.kernel_root
+        offset = kernel.facts.types.offset_of
+        (task,) = (task for task in writing.lab.enforcer.tasks if task != kernel.current)
+        mm = kernel.read_u64(task + offset("task_struct", "mm"), root)
+        pgd = writing.frame(kernel.read_u64(mm + offset("mm_struct", "pgd"), root))
+        index = paging.entry_index(writing.memory.quads, writing.memory.total_bytes, pgd, place)
+        assert index != writing.entry(place)
+        writing.wanted = (index, writing.secret("memory") | USER_PAGE)
+        yield from process.measure(expect=ANYTHING)
+
+    writing.lab.run(Case("getpid", "test", True, body), isolated=True)
+    (kill,) = writing.lab.enforcer.record.kills
+    assert (kill.rule, kill.owner) == ("V7", NEIGHBOUR)
