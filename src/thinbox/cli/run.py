@@ -201,8 +201,7 @@ def _run_tenants(
     if options["json_path"]:
         _write_json(several.tenants_json(results), options["json_path"])
     for name, result in results.items():
-        for violation in result.record.kills:
-            click.echo(f"thinbox: {name}: {violation.sentence()}", err=True)
+        _say_what_was_refused(result.record, f"{name}: ")
         if not quiet:
             from thinbox.report.summary import render_summary
 
@@ -304,10 +303,15 @@ def _write_json(data: dict[str, Any], path: str) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _refusals_once(record: "RunRecord") -> list[str]:
-    """Return each refusal's sentence once; those that killed are said with the kills."""
-    found = [refusal.sentence() for refusal in record.refusals if refusal.errno]
-    return list(dict.fromkeys(found))
+def _say_what_was_refused(record: "RunRecord", tenant: str = "") -> None:
+    """Say refusals and kills, each once; refusals that killed are said with the kills."""
+    from thinbox.report.sentences import shorten
+
+    refused = shorten(refusal.sentence() for refusal in record.refusals if refusal.errno)
+    if record.refusals.truncated:
+        refused.append(record.refusals.headline())
+    for line in (*refused, *shorten(violation.sentence() for violation in record.kills)):
+        click.echo(f"thinbox: {tenant}{line}", err=True)
 
 
 def _report(
@@ -324,10 +328,7 @@ def _report(
         from thinbox.report.parquet import write_record
 
         write_record(record, folder)
-    for refusal in _refusals_once(record):
-        click.echo(f"thinbox: {refusal}", err=True)
-    for violation in record.kills:
-        click.echo(f"thinbox: {violation.sentence()}", err=True)
+    _say_what_was_refused(record)
     if record.stuck:
         click.echo("thinbox: the killed task waits for a lock it holds itself; the guest was given up", err=True)
     if not quiet:
