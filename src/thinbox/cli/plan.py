@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thinbox.cli.options import machine_options, workload_options
+from thinbox.cli.output import write_output
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,10 +115,7 @@ def _write_plan(made: "Plan", output: str) -> None:
     from thinbox.sandbox.plan_text import render_plan
 
     text = render_plan(made, ("Made by `thinbox plan`. Rules are read from the top; see docs/plan.md.",))
-    if output == "-":
-        click.echo(text, nl=False)
-    else:
-        _write(Path(output), text.encode())
+    write_output(output, text)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from thinbox.cli.options import kaslr_options, machine_options, workload_options
+from thinbox.cli.output import write_output
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
@@ -293,14 +294,7 @@ def _require_record_extra(folder: Path | None) -> None:
 
 
 def _write_json(data: dict[str, Any], path: str) -> None:
-    text = json.dumps(data, indent=1) + "\n"
-    try:
-        if path == "-":
-            sys.stdout.write(text)
-        else:
-            Path(path).write_text(text)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    write_output(path, json.dumps(data, indent=1) + "\n")
 
 
 def _say_what_was_refused(record: "RunRecord", tenant: str = "") -> None:
