@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from thinbox.session.session import RunResult, Session
     from thinbox.surface.run_surface import RunSurface
 
+_ONE_TENANT_ONLY = {
+    "plan_name": "plan", "image": "image", "entrypoint": "entrypoint", "user": "user", "environment": "env",
+    "wants_tty": "tty", "prefault": "prefault", "save_profile": "save-profile", "events": "events", "record": "record",
+    "coverage_path": "coverage", "surface": "surface",
+}  # fmt: skip
+"""Options that several tenants have not, by their names; left aside, they would promise what is not done."""
+
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
 @machine_options
@@ -175,12 +182,13 @@ def _run_tenants(
     from thinbox.cli import tenants as several
     from thinbox.cli.signals import run_with_signals
 
-    alone = ("coverage_path", "record", "surface", "wants_tty", "environment")
-    wrong = [name for name in alone if options[name]]
-    if wrong or (options["tenants"] and options["command"]):
-        raise InputError("with several tenants, use no program, terminal, --env, --coverage, --record or --surface")
-    given = {name: options[name] for name in ("policy", "isolate", "on_violation", "workdir", "rootfs")}
-    defaults = given | {"view": options["view"] or "permissive"}
+    if options["tenants"] and options["command"]:
+        raise InputError("with several tenants, their programs stand in --tenant or in the file, none behind --")
+    wrong = [f"--{word}" for name, word in _ONE_TENANT_ONLY.items() if options[name] not in (None, False, ())]
+    if wrong:
+        raise InputError(f"{' and '.join(wrong)}: for one tenant only, not for several at once")
+    given = {name: options[name] for name in ("policy", "isolate", "on_violation", "rootfs")}
+    defaults = given | {"view": options["view"] or "permissive", "workdir": options["workdir"] or "/"}
     if options["tenants"]:
         specs = several.parse_tenants(options["tenants"], defaults)
     else:

@@ -32,6 +32,8 @@ from thinbox.session.session import RunResult, choose_policy, parse_isolate
 from thinbox.session.sites import Sites
 from thinbox.session.views import view_rule
 
+VIOLATIONS = ("undo", "oops", "stop")
+"""What a refused access can lead to (`session.consequence`)."""
 _DOORBELL = b"!"
 _DEATH_LIMIT_NS = 10 * 1_000_000_000
 
@@ -62,6 +64,8 @@ class TenantSpec:
             raise InputError(f"{self.name!r} is no tenant's name; use letters, digits, - and _")
         if not self.command:
             raise InputError(f"tenant {self.name} has no program to run")
+        if self.on_violation not in VIOLATIONS:
+            raise InputError(f"tenant {self.name}: on_violation is {', '.join(VIOLATIONS)}, not {self.on_violation!r}")
 
 
 @dataclass(slots=True)
