@@ -153,9 +153,8 @@ def file_output(folder: Path) -> Callable[[str, int, bytes], None]:
 
 def tenants_json(results: "dict[str, RunResult]") -> dict[str, Any]:
     """Return the object of `--json`: each tenant's is that of a run (`thinbox.run/1`)."""
-    record = next(iter(results.values())).record
-    kernel = {"release": record.kernel_release, "sha256": record.kernel_sha256}
     tenants = {name: result.record.to_json() for name, result in results.items()}
+    kernel = next(iter(tenants.values()))["kernel"]
     return {"schema": SCHEMA, "kernel": kernel, "exit_code": exit_status(results), "tenants": tenants}
 
 

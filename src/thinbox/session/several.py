@@ -110,6 +110,7 @@ class TenantsSession:
 
     def _prepare(self, guest: ReadyGuest, spec: TenantSpec, isolation: Isolation) -> _Running:
         record = RunRecord(guest.facts.release, guest.facts.sha256, isolation.policy.name, spec.command)
+        record.kernel_slide = self.view.facts.slide
         given = [spec.stdin] if spec.stdin else []
         io = TenantIo(
             lambda stream, data: self._take_output(spec.name, stream, data),
