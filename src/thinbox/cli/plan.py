@@ -43,6 +43,7 @@ EXIT_FOUND = 1
     help="Compare a seccomp profile with the runs.",
 )
 @click.option("--verify", is_flag=True, help="Run the workload again under the plan; status 1 if it fails.")
+@click.option("--policy", metavar="NAME", help="For --verify, as for run. [default: the recorded one]")
 @workload_options
 @click.argument("inputs", nargs=-1, required=True, metavar="RUN.json…|PLAN")
 def plan(
@@ -53,8 +54,8 @@ def plan(
     Runs are what `thinbox run --json` writes; with --surface and --coverage they hold more evidence. In their
     place one plan can be given, to export or compare it.
 
-    --verify runs what was recorded; --rootfs, --image, --env, --user, --workdir and --entrypoint are for it, and are
-    those of the run.
+    --verify runs what was recorded; --policy, --rootfs, --image, --env, --user, --workdir and --entrypoint are for it,
+    and are those of the run.
 
     \b
     thinbox run --json run.json -- sh -c 'echo hello'
