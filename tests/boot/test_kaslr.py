@@ -13,6 +13,8 @@ from thinbox.cli import group
 from thinbox.errors import InputError, MachineError
 from thinbox.guest.initramfs import build_initramfs, fetch_busybox
 from thinbox.guest.kernel_view import KernelView
+from thinbox.session.several import TenantSpec, run_tenants
+from thinbox.cli.tenants import tenants_json
 from thinbox.image.facts import load_facts
 from thinbox.image.kernel import parse_kernel_image
 from thinbox.image.source import resolve_kernel
@@ -161,3 +163,12 @@ def test_only_with_kaslr_the_kernel_is_not_told_to_stay():
     assert "nokaslr" not in KASLR.full_command_line.split()
     assert BootParams().full_command_line.split() != KASLR.full_command_line.split()
     assert set(BootParams().full_command_line.split()) - {"nokaslr"} == set(KASLR.full_command_line.split())
+
+
+def test_several_tenants_run_with_kaslr_and_their_records_say_where_the_kernel_was(slid):
+    """Under a view, with what a view reads of the kernel: owners, errands, sockets."""
+    script = "(nc -l -p 9001 >/tmp/in) & sleep 0.1; echo $0 | nc 127.0.0.1 9001; wait; cat /tmp/in"
+    found = run_tenants(slid, [TenantSpec(name, ("sh", "-c", script, name), view="strict") for name in ("a", "b")])
+    assert [(r.exit_code, r.stdout, r.record.kills) for r in found.values()] == [(0, b"a\n", []), (0, b"b\n", [])]
+    assert tenants_json(found)["kernel"]["slide"] == slid.facts.slide
+    assert {result.record.kernel_slide for result in found.values()} == {slid.facts.slide}

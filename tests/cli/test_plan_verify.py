@@ -68,3 +68,18 @@ def test_options_that_do_not_fit_are_refused(folder: Path) -> None:
         done = plan_again(folder, options, *more)
         assert done.exit_code == 2
         assert said in done.stderr
+
+
+def test_a_policy_that_the_record_cannot_name_is_asked_for(tmp_path: Path) -> None:
+    profile, record = str(tmp_path / "known.json"), str(tmp_path / "run.json")
+    words = ["plan", "-q", record, "-o", str(tmp_path / "plan.toml"), "--verify"]
+    assert thinbox("run", "--save-profile", profile, "--", "true").returncode == 0
+    assert thinbox("run", "--policy", f"profile:{profile}", "--json", record, "--", "true").returncode == 0
+    asked = CliRunner().invoke(group, words)
+    assert isinstance(asked.exception, InputError) and "give --policy profile:FILE" in str(asked.exception)
+    other = CliRunner().invoke(group, [*words, "--policy", "sci"])
+    assert isinstance(other.exception, InputError) and "not sci" in str(other.exception)
+    given = CliRunner().invoke(group, [*words, "--policy", f"profile:{profile}"])
+    assert given.exit_code == 0 and "holds: true" in given.output
+    alone = CliRunner().invoke(group, [*words[:-1], "--policy", "sci"])
+    assert alone.exit_code == 2 and "--policy goes with --verify" in alone.output

@@ -1,10 +1,31 @@
 """Tenants on the command line: what is read, and how output is kept apart."""
 
+import json
 import os
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from thinbox.cli import group
 from thinbox.cli.tenants import Prefixed, file_output, load_tenants, parse_tenants
 from thinbox.errors import InputError
+
+
+WRONG = (
+    "workdir = 3", "memory_bytes = 'x'", "tasks = -1", "tasks = true", "policy = 3", "stdin = 3", "env = 3",
+    "env = {A = 1}", "rootfs = 3", "on_violation = 'bogus'", "isolate = ['x']",
+)  # fmt: skip
+HERE = (
+    "--plan",
+    "--image",
+    "--entrypoint",
+    "--user",
+    "--env",
+    "--prefault",
+    "--save-profile",
+    "--record",
+    "--coverage",
+)
 
 
 def test_a_file_of_tenants_is_read_with_the_commands_options_as_defaults(tmp_path):
@@ -29,6 +50,7 @@ def test_a_file_of_tenants_is_read_with_the_commands_options_as_defaults(tmp_pat
         "[tenant.a]\ncommand = 3",
         "[tenant.a]\ncommand = 'id'\ncolour = 1",
         "[x\n",
+        *(f"[tenant.a]\ncommand = 'id'\n{line}" for line in WRONG),
         "\xff",
     ],
 )
@@ -68,3 +90,38 @@ def test_output_in_files_is_byte_for_byte(tmp_path):
     take("a", 2, b"err")
     assert (tmp_path / "out" / "a.stdout").read_bytes() == b"\x00\xffmore"
     assert (tmp_path / "out" / "a.stderr").read_bytes() == b"err"
+    file_output(tmp_path / "out")("a", 1, b"again")
+    assert (tmp_path / "out" / "a.stdout").read_bytes() == b"again"
+
+
+def test_the_default_root_is_where_the_user_says_and_a_files_own_beside_it(tmp_path):
+    path = tmp_path / "two.toml"
+    path.write_text("[tenant.a]\ncommand = 'id'\n[tenant.b]\ncommand = 'id'\nrootfs = 'own'\n")
+    first, second = load_tenants(path, {"rootfs": Path("given")})
+    assert (first.rootfs, second.rootfs) == (Path("given"), tmp_path / "own")
+
+
+@pytest.mark.parametrize("option", HERE)
+def test_an_option_that_would_not_be_kept_is_refused(tmp_path, option):
+    done = CliRunner().invoke(group, ["run", "-q", option, "A=b", "--tenant", "a=id"])
+    assert isinstance(done.exception, InputError) and f"{option}: for one tenant only" in str(done.exception)
+    done = CliRunner().invoke(group, ["run", "-q", "--events", "--surface", "--tenant", "a=id"])
+    assert "--events and --surface" in str(done.exception)
+
+
+def test_the_commands_of_the_documents_run(guest, tmp_path):
+    """docs/tenants.md, word for word."""
+    text = (Path(__file__).parents[2] / "docs" / "tenants.md").read_text()
+    (tmp_path / "tenants.toml").write_text(text.split("```toml\n")[1].split("```")[0])
+    record, out = tmp_path / "record.json", tmp_path / "out"
+    done = CliRunner().invoke(
+        group, ["run", "--output", str(out), "--json", str(record), str(tmp_path / "tenants.toml")]
+    )
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert (out / "web.stdout").read_bytes() == b"hello\n" and (out / "batch.stdout").read_bytes() == b"10\n"
+    tenants = json.loads(record.read_text())["tenants"]
+    assert (tenants["web"]["policy"], tenants["batch"]["policy"]) == ("sci+transfer", "sci")
+    words = ["run", "-q", "--output", str(out), "--tenant", 'web=sh -c "echo hello"', "--tenant", "batch=id"]
+    done = CliRunner().invoke(group, words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert (out / "batch.stdout").read_bytes() == b"uid=0(root) gid=0(root)\n"

@@ -117,6 +117,25 @@ def test_every_call_killed_in_a_run_counts_not_only_the_first(guest):
         assert found.reason.startswith("killed 1 of 1 times") and why in found.reason
 
 
+def test_what_a_plan_refused_in_a_run_is_no_reason_to_allow_it():
+    """Not the call, by errno or by death; not the argument; and not the phase."""
+    denied = {"isolated": False, "verdict": "denied", "disposition": "deny"}
+    dead = {"isolated": False, "verdict": "killed", "disposition": "kill"}
+    rows = (
+        row(1, "mount", **dead), row(2, "umount2", **denied), row(3, "socket", (1,)), row(4, "socket", (2,), **denied),
+        row(5, "ptrace", (1,), **dead), row(6, "ptrace", (0,)), row(7, "accept4"), row(8, "socket", (1,), **denied),
+    )  # fmt: skip
+    for options in ({}, {"strict": True}):
+        plan = plan_of(made_run(*rows), **options)
+        for name in ("mount", "umount2"):
+            found = rule(plan, name)
+            assert not found.answer.disposition.reaches_kernel and "refused by the plan" in found.reason
+        assert [(c.name, c.values) for c in rule(plan, "socket").when] == [("family", (1,))]
+        assert rule(plan, "socket").phase is Phase.START
+        assert rule(plan, "ptrace").when[0].values == (0,)
+        assert rule(plan, "socket").evidence["times"] == 3
+
+
 def test_what_was_never_isolated_is_said_and_strict_refuses_it():
     plain = made_run(row(1, "mount", isolated=False))
     assert "not tried isolated" in rule(plan_of(plain), "mount").reason
@@ -170,8 +189,8 @@ def test_a_server_is_held_to_its_steady_state(guest, tmp_path):
     again = start(socket, poll, stat, plan=plan)
     assert again.stdout == recorded.stdout and not again.record.refusals
     strays = start(socket, poll, stat, socket, plan=plan)
-    assert [refusal.call for refusal in strays.record.refusals] == ["socket"]
-    assert "start-up only" in strays.record.refusals[0].reason
+    (refusal,) = strays.record.refusals
+    assert refusal.call == "socket" and "start-up only" in refusal.reason
 
 
 def test_a_difference_says_what_got_looser():

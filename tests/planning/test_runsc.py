@@ -138,3 +138,11 @@ def test_a_temporary_folder_runsc_cannot_use_does_not_keep_it_from_starting(tmp_
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     assert runsc.require("ptrace") > 0
     assert not list(folder.iterdir())
+
+
+def test_without_root_gvisor_takes_a_namespace_of_its_own(monkeypatch, tmp_path):
+    runsc = Runsc("runsc", "1", ("ptrace",))
+    for user, wanted in ((0, False), (1000, True)):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        with runsc.prepared(tmp_path, ["true"], "ptrace") as (words, _env):
+            assert ("--rootless" in words[: words.index("do")]) is wanted

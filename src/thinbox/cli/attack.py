@@ -1,12 +1,12 @@
 """`thinbox attack`: exploits against policies."""
 
 import json
-import sys
 from pathlib import Path
 
 import click
 
 from thinbox.cli.options import machine_options
+from thinbox.cli.output import write_output
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
@@ -83,7 +83,7 @@ def attack(
     finally:
         progress.clear()
     if json_path:
-        _write(json_path, json.dumps(record.to_json(), indent=1) + "\n")
+        write_output(json_path, json.dumps(record.to_json(), indent=1) + "\n")
     if document is not None:
         from thinbox.report.attack import render_markdown
 
@@ -101,16 +101,6 @@ def _split(text: str) -> tuple[str, ...]:
     if not names:
         raise InputError("--policy and --view take names separated by commas")
     return names
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        if path == "-":
-            sys.stdout.write(text)
-        else:
-            Path(path).write_text(text)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; give another file") from error
 
 
 def _rewrite(path: Path, generated: str) -> None:

@@ -1,13 +1,13 @@
 """`thinbox audit`: every system call on its own, isolated and not."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from thinbox.cli.options import kaslr_options, machine_options
+from thinbox.cli.output import write_output
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
@@ -130,14 +130,7 @@ def _print_list(calls: tuple[str, ...]) -> None:
 
 
 def _write_json(record: "AuditRecord", path: str, *, with_grants: bool) -> None:
-    text = json.dumps(record.to_json(with_grants=with_grants), indent=1) + "\n"
-    try:
-        if path == "-":
-            sys.stdout.write(text)
-        else:
-            Path(path).write_text(text)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; give --json another file") from error
+    write_output(path, json.dumps(record.to_json(with_grants=with_grants), indent=1) + "\n")
 
 
 def _compare(record: "AuditRecord", path: Path, *, update: bool) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from thinbox.cli.options import machine_options
+from thinbox.cli.output import write_output
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
@@ -21,7 +22,7 @@ from thinbox.errors import InputError
     "--runsc", "binaries", multiple=True, metavar="PATH", help="gVisor's binary; several. [default: installed]"
 )
 @click.option("--platform", "platforms", multiple=True, metavar="NAME", help="gVisor's. [default: ptrace and systrap]")
-@click.option("--json", "json_path", metavar="FILE", help="Write the rows as JSON.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the rows as JSON (- for stdout).")
 @click.argument("command", nargs=-1, metavar="-- PROGRAM ARG…")
 def compare(
     kernel_spec: str | None,
@@ -77,11 +78,13 @@ def compare(
                 guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
                 found = comparison.compare_worlds(guest, command, root, runs, progress.say, choice)
                 text, result = comparison.render_comparison(found), found.to_json()
-            if json_path:
-                Path(json_path).write_text(json.dumps(result, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"cannot compare: {error.strerror or error}") from error
     finally:
         signal.signal(signal.SIGTERM, kept)
         progress.clear()
-    click.echo(text)
+    if json_path != "-":
+        click.echo(text)
+    if json_path:
+        # Behind the table: what took minutes is not lost for a folder that is not there.
+        write_output(json_path, json.dumps(result, indent=1) + "\n")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from thinbox.cli.output import write_output
 from thinbox.errors import InputError
 
 
@@ -69,7 +70,7 @@ def cost(
         costs = model.costs(profiles, chosen)
         title = model.workload.title
         if json_path:
-            _write(json_path, json.dumps(costs_json(title, model, costs), indent=1) + "\n")
+            write_output(json_path, json.dumps(costs_json(title, model, costs), indent=1) + "\n")
         if plot:
             from thinbox.cost.plots import write_plots
 
@@ -77,24 +78,16 @@ def cost(
         if page:
             from thinbox.report.cost_page import render_page
 
-            _write(str(page), render_page(model, costs))
+            write_output(str(page), render_page(model, costs))
         if json_path != "-":
             click.echo(render_costs(title, costs))
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        with click.open_file(path, "w") as file:
-            file.write(text)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _calibrate(output: Path) -> None:
     from thinbox.cost.calibrate import measure_host, profile_text
 
     measured = measure_host()
-    _write(str(output), profile_text(measured))
+    write_output(str(output), profile_text(measured))
     for line in measured.lines():
         click.echo(line)
     click.echo(f"written to {output}; use it with: thinbox cost --cpu {output} RUN.json")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thinbox.cli.options import machine_options, workload_options
+from thinbox.cli.output import write_output
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ EXIT_FOUND = 1
     help="Compare a seccomp profile with the runs.",
 )
 @click.option("--verify", is_flag=True, help="Run the workload again under the plan; status 1 if it fails.")
+@click.option("--policy", metavar="NAME", help="For --verify, as for run. [default: the recorded one]")
 @workload_options
 @click.argument("inputs", nargs=-1, required=True, metavar="RUN.json…|PLAN")
 def plan(
@@ -52,8 +54,8 @@ def plan(
     Runs are what `thinbox run --json` writes; with --surface and --coverage they hold more evidence. In their
     place one plan can be given, to export or compare it.
 
-    --verify runs what was recorded; --rootfs, --image, --env, --user, --workdir and --entrypoint are for it, and are
-    those of the run.
+    --verify runs what was recorded; --policy, --rootfs, --image, --env, --user, --workdir and --entrypoint are for it,
+    and are those of the run.
 
     \b
     thinbox run --json run.json -- sh -c 'echo hello'
@@ -114,10 +116,7 @@ def _write_plan(made: "Plan", output: str) -> None:
     from thinbox.sandbox.plan_text import render_plan
 
     text = render_plan(made, ("Made by `thinbox plan`. Rules are read from the top; see docs/plan.md.",))
-    if output == "-":
-        click.echo(text, nl=False)
-    else:
-        _write(Path(output), text.encode())
+    write_output(output, text)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from thinbox.cli.options import kaslr_options, machine_options, workload_options
+from thinbox.cli.output import write_output
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     from thinbox.session.records import RunRecord
     from thinbox.session.session import RunResult, Session
     from thinbox.surface.run_surface import RunSurface
+
+_ONE_TENANT_ONLY = {
+    "plan_name": "plan", "image": "image", "entrypoint": "entrypoint", "user": "user", "environment": "env",
+    "wants_tty": "tty", "prefault": "prefault", "save_profile": "save-profile", "events": "events", "record": "record",
+    "coverage_path": "coverage", "surface": "surface",
+}  # fmt: skip
+"""Options that several tenants have not, by their names; left aside, they would promise what is not done."""
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
@@ -174,12 +182,13 @@ def _run_tenants(
     from thinbox.cli import tenants as several
     from thinbox.cli.signals import run_with_signals
 
-    alone = ("coverage_path", "record", "surface", "wants_tty", "environment")
-    wrong = [name for name in alone if options[name]]
-    if wrong or (options["tenants"] and options["command"]):
-        raise InputError("with several tenants, use no program, terminal, --env, --coverage, --record or --surface")
-    given = {name: options[name] for name in ("policy", "isolate", "on_violation", "workdir", "rootfs")}
-    defaults = given | {"view": options["view"] or "permissive"}
+    if options["tenants"] and options["command"]:
+        raise InputError("with several tenants, their programs stand in --tenant or in the file, none behind --")
+    wrong = [f"--{word}" for name, word in _ONE_TENANT_ONLY.items() if options[name] not in (None, False, ())]
+    if wrong:
+        raise InputError(f"{' and '.join(wrong)}: for one tenant only, not for several at once")
+    given = {name: options[name] for name in ("policy", "isolate", "on_violation", "rootfs")}
+    defaults = given | {"view": options["view"] or "permissive", "workdir": options["workdir"] or "/"}
     if options["tenants"]:
         specs = several.parse_tenants(options["tenants"], defaults)
     else:
@@ -201,8 +210,7 @@ def _run_tenants(
     if options["json_path"]:
         _write_json(several.tenants_json(results), options["json_path"])
     for name, result in results.items():
-        for violation in result.record.kills:
-            click.echo(f"thinbox: {name}: {violation.sentence()}", err=True)
+        _say_what_was_refused(result.record, f"{name}: ")
         if not quiet:
             from thinbox.report.summary import render_summary
 
@@ -294,20 +302,18 @@ def _require_record_extra(folder: Path | None) -> None:
 
 
 def _write_json(data: dict[str, Any], path: str) -> None:
-    text = json.dumps(data, indent=1) + "\n"
-    try:
-        if path == "-":
-            sys.stdout.write(text)
-        else:
-            Path(path).write_text(text)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    write_output(path, json.dumps(data, indent=1) + "\n")
 
 
-def _refusals_once(record: "RunRecord") -> list[str]:
-    """Return each refusal's sentence once; those that killed are said with the kills."""
-    found = [refusal.sentence() for refusal in record.refusals if refusal.errno]
-    return list(dict.fromkeys(found))
+def _say_what_was_refused(record: "RunRecord", tenant: str = "") -> None:
+    """Say refusals and kills, each once; refusals that killed are said with the kills."""
+    from thinbox.report.sentences import shorten
+
+    refused = shorten(refusal.sentence() for refusal in record.refusals if refusal.errno)
+    if record.refusals.truncated:
+        refused.append(record.refusals.headline())
+    for line in (*refused, *shorten(violation.sentence() for violation in record.kills)):
+        click.echo(f"thinbox: {tenant}{line}", err=True)
 
 
 def _report(
@@ -324,10 +330,7 @@ def _report(
         from thinbox.report.parquet import write_record
 
         write_record(record, folder)
-    for refusal in _refusals_once(record):
-        click.echo(f"thinbox: {refusal}", err=True)
-    for violation in record.kills:
-        click.echo(f"thinbox: {violation.sentence()}", err=True)
+    _say_what_was_refused(record)
     if record.stuck:
         click.echo("thinbox: the killed task waits for a lock it holds itself; the guest was given up", err=True)
     if not quiet:

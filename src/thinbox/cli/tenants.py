@@ -64,10 +64,11 @@ def load_tenants(path: Path, defaults: dict[str, Any]) -> "list[TenantSpec]":
         if not isinstance(table, dict) or not table.keys() <= known:
             unknown = ", ".join(sorted(table.keys() - known)) if isinstance(table, dict) else "no table"
             raise InputError(f"{path}, tenant {name}: {unknown}; use {', '.join(sorted(known))}")
+        _require_kinds(f"{path}, tenant {name}", table)
         values = defaults | table
         values["command"] = tuple(_split(values.get("command", ())))
-        if "rootfs" in values and values["rootfs"] is not None:
-            values["rootfs"] = path.parent / values["rootfs"]
+        if "rootfs" in table:
+            values["rootfs"] = path.parent / table["rootfs"]
         if isinstance(values.get("stdin"), str):
             values["stdin"] = values["stdin"].encode()
         if (env := values.pop("env", None)) is not None:
@@ -75,6 +76,23 @@ def load_tenants(path: Path, defaults: dict[str, Any]) -> "list[TenantSpec]":
             values["environment"] = tuple(f"{key}={value}" for key, value in (own | env).items())
         specs.append(TenantSpec(name, **values))
     return specs
+
+
+def _require_kinds(where: str, table: dict[str, Any]) -> None:
+    """Raise InputError for a field that is not what it should be."""
+    for key, value in table.items():
+        if key == "command":
+            words = value if isinstance(value, list) else [value]
+            good, wanted = all(isinstance(word, str) for word in words), "a string or a list of words"
+        elif key == "env":
+            good = isinstance(value, dict) and all(isinstance(word, str) for word in value.values())
+            wanted = "a table of strings"
+        elif key in ("memory_bytes", "tasks"):
+            good, wanted = type(value) is int and value > 0, "a number above 0"
+        else:
+            good, wanted = isinstance(value, str), "a string"
+        if not good:
+            raise InputError(f"{where}: {key} is {wanted}, not {value!r}")
 
 
 def _split(command: "str | Sequence[str]") -> Sequence[str]:
@@ -112,24 +130,31 @@ class Prefixed:
 
 
 def file_output(folder: Path) -> Callable[[str, int, bytes], None]:
-    """Return an output that appends to `folder`/NAME.stdout and NAME.stderr; `InputError` if it cannot be made."""
+    """Return an output that writes `folder`/NAME.stdout and NAME.stderr anew; `InputError` if it cannot."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make {folder}: {error.strerror}") from error
 
+    begun: set[Path] = set()
+
     def take(name: str, stream: int, data: bytes) -> None:
-        with (folder / f"{name}.{_STREAMS[stream]}").open("ab") as file:
-            file.write(data)
+        path = folder / f"{name}.{_STREAMS[stream]}"
+        try:
+            # What an earlier run left there is not this one's.
+            with path.open("ab" if path in begun else "wb") as file:
+                file.write(data)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from error
+        begun.add(path)
 
     return take
 
 
 def tenants_json(results: "dict[str, RunResult]") -> dict[str, Any]:
     """Return the object of `--json`: each tenant's is that of a run (`thinbox.run/1`)."""
-    record = next(iter(results.values())).record
-    kernel = {"release": record.kernel_release, "sha256": record.kernel_sha256}
     tenants = {name: result.record.to_json() for name, result in results.items()}
+    kernel = next(iter(tenants.values()))["kernel"]
     return {"schema": SCHEMA, "kernel": kernel, "exit_code": exit_status(results), "tenants": tenants}
 
 

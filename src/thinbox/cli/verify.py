@@ -15,7 +15,7 @@ from thinbox.errors import InputError
 if TYPE_CHECKING:
     from thinbox.sandbox.plan import Plan
 
-_FOR_VERIFY = ("rootfs", "image", "entrypoint", "environment", "user", "workdir")
+_FOR_VERIFY = ("policy", "rootfs", "image", "entrypoint", "environment", "user", "workdir")
 
 
 def require_verify(options: Mapping[str, Any]) -> None:
@@ -48,15 +48,16 @@ def verify(
     from thinbox.session.session import RunOptions
 
     wanted = [_as_recorded(options, run["command"]) for run in runs]
+    policies = [_policy_of(run["policy"], options["policy"]) for run in runs]
     progress = ProgressLine(quiet=quiet)
     holds = True
     try:
         image = load_tenant_image(wanted[0], progress)
         guest = prepare(machine[0], BootParams(machine[1], machine[2]), progress.say)
-        for run, asked in zip(runs, wanted, strict=True):
+        for run, asked, policy in zip(runs, wanted, policies, strict=True):
             tenant = plan_tenant(image, asked, None)
             how = RunOptions(
-                policy=run["policy"] if run["policy"] != "none" else "sci",
+                policy=policy,
                 rootfs=options["rootfs"],
                 image=image,
                 user=tenant.user,
@@ -71,6 +72,30 @@ def verify(
     finally:
         progress.clear()
     return holds
+
+
+def _policy_of(recorded: str, given: str | None) -> str:
+    """Return what names the policy of a run, by which its calls are isolated again.
+
+    Raises:
+        InputError: `given`, --policy, is another, or there is none and the record's word does not suffice.
+    """
+    from thinbox.session.session import choose_policy
+
+    if recorded == "none":
+        recorded = "sci"
+    if given is not None:
+        if choose_policy(given).name != recorded:
+            raise InputError(f"the run was recorded under policy {recorded}, not {given}; give that, or no --policy")
+        return given
+    try:
+        choose_policy(recorded)
+    except InputError as error:
+        raise InputError(
+            f"the run was recorded under policy {recorded}, which is known by its file or module only: "
+            "give --policy profile:FILE, or package.module:Name, as for run"
+        ) from error
+    return recorded
 
 
 def _as_recorded(options: Mapping[str, Any], command: Sequence[str]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ _HALF = 0xFFFFFFFF
 @dataclass(slots=True)
 class CallEvidence:
     """All calls of one name in all runs. `pages` are granted pages of each isolated call, `functions` of each call with
-    coverage; `values` counts each value of an argument by its position. `surface` is the worst run's object."""
+    coverage; `values` counts each value of an argument by its position. `refused` ones, by a plan, are in `times` only.
+    `surface` is the worst run's object."""
 
     name: str
     start: int = 0
@@ -49,7 +50,7 @@ class CallEvidence:
     @property
     def times(self) -> int:
         """How often it was made."""
-        return self.start + self.steady
+        return self.start + self.steady + self.refused
 
     def to_json(self) -> dict[str, Any]:
         """Return what a plan keeps of it."""
@@ -148,6 +149,10 @@ def _add_run(calls: dict[str, CallEvidence], run: Mapping[str, Any], marks: froz
         if starts or row.get("disposition") == "populate" or name.startswith("#"):
             continue
         entry = calls.setdefault(name, CallEvidence(name))
+        if row["verdict"] == "denied" or row.get("disposition") == "kill":
+            # What a plan refused the run did not do: it is no reason to allow it, nor its arguments, nor its phase.
+            entry.refused += 1
+            continue
         if boundary is not None and row["seq"] < boundary:
             entry.start += 1
         else:
@@ -158,8 +163,7 @@ def _add_run(calls: dict[str, CallEvidence], run: Mapping[str, Any], marks: froz
             entry.pages.append(row["code_faults"] + row["data_faults"])
         if row.get("coverage"):
             entry.functions.append(row["coverage"]["functions"])
-        entry.refused += row["verdict"] == "denied"
-        killed[name] += row["verdict"] == "killed" and row.get("disposition") != "kill"
+        killed[name] += row["verdict"] == "killed"
         entry.failed += row["ret"] is not None and -4096 < row["ret"] < 0
         for index in _kept(name):
             entry.values[index][row["args"][index] & width_mask(nr, index)] += 1

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import os
+from pathlib import Path
 
 from thinbox.errors import InputError
 from thinbox.planning.classic_bpf import Instruction, parse_program
@@ -19,6 +20,8 @@ _SEIZE, _INTERRUPT, _DETACH, _GET_FILTER = 0x4206, 0x4207, 17, 0x420C
 _WALL = 0x40000000
 _MOST = 64
 """More filters than any sandbox stacks."""
+_MODE_FILTER = 2
+"""SECCOMP_MODE_FILTER (include/uapi/linux/seccomp.h)."""
 
 Program = tuple[Instruction, ...]
 
@@ -57,12 +60,18 @@ def _filter(pid: int, index: int) -> Program | None:
         return None
     except OSError as error:
         # Without any filter the kernel says EINVAL; so it does for this request where it does not know it.
-        if error.errno == errno.EINVAL and index == 0:
+        if error.errno == errno.EINVAL and index == 0 and not _is_filtered(pid):
             return None
         raise
     buffer = ctypes.create_string_buffer(8 * length)
     _ptrace(_GET_FILTER, pid, index, buffer)
     return parse_program(buffer.raw)
+
+
+def _is_filtered(pid: int) -> bool:
+    """Tell whether the kernel says that a filter holds for `pid` (proc(5), `Seccomp` of status)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return f"Seccomp:\t{_MODE_FILTER}" in lines
 
 
 def _ptrace(request: int, pid: int, address: int, data: "ctypes.Array[ctypes.c_char] | None") -> int:

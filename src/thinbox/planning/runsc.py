@@ -82,6 +82,9 @@ class Runsc:
         state = tempfile.mkdtemp(prefix="thinbox-runsc-", dir=_reachable_folder())
         try:
             words = [self.path, "--root", state, "--network=none", f"--platform={platform}"]
+            if os.geteuid() != 0:
+                # Without root it may make no control groups, and takes a user namespace of its own.
+                words.append("--rootless")
             words += ["do", "-root", str(root), "-cwd", "/", "--", *command]
             yield words, {**os.environ, "TMPDIR": state}
         finally:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from thinbox.report.sentences import shorten
 from thinbox.sandbox.plan import Plan
 
 if TYPE_CHECKING:
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One workload under the plan. `unisolated` are calls that reached the shared kernel un-isolated."""
+    """One workload under the plan. `refusals` and `violations` are sentences, each once; `refused` says how many there
+    were of the former. `unisolated` are calls that reached the shared kernel un-isolated."""
 
     command: tuple[str, ...]
     exit_before: int
     exit_after: int
+    refused: str
     refusals: tuple[str, ...]
     violations: tuple[str, ...]
     calls: int
@@ -35,11 +38,10 @@ class Check:
         verdict = "holds" if self.holds else "FAILS"
         ended = f"{' '.join(self.command)[:80]}: status {self.exit_after} (recorded: {self.exit_before})"
         reached = f"{self.reaching} reached the kernel, {self.unisolated} of them un-isolated"
+        refused = f"; {self.refused}" if self.refusals else ""
+        lines = (*shorten(self.refusals), *shorten(self.violations))
         return "\n".join(
-            [
-                f"{verdict}: {ended}; {self.calls} calls, {reached}",
-                *(f"  {line}" for line in (*self.refusals, *self.violations)),
-            ]
+            [f"{verdict}: {ended}; {self.calls} calls, {reached}{refused}", *(f"  {line}" for line in lines)]
         )
 
 
@@ -60,8 +62,9 @@ def make_check(record: "RunRecord", command: tuple[str, ...], exit_code: int) ->
         command=command,
         exit_before=exit_code,
         exit_after=record.exit_code,
-        refusals=tuple(dict.fromkeys(refusal.sentence() for refusal in record.refusals)),
-        violations=tuple(kill.sentence() for kill in record.kills if kill.kind != "call"),
+        refused=record.refusals.headline(),
+        refusals=record.refusals.sentences(),
+        violations=tuple(dict.fromkeys(kill.sentence() for kill in record.kills if kill.kind != "call")),
         calls=len(record.calls),
         reaching=record.totals["reaching_kernel"],
         unisolated=record.totals["reaching_unisolated"],

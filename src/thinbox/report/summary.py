@@ -51,7 +51,9 @@ def _cells(calls: list[CallRecord]) -> list[str]:
 
 def _sums(record: RunRecord) -> str:
     totals: dict[str, Any] = record.totals
-    killed = f"{totals['killed']} killed" if totals["killed"] else "none killed"
+    killed = f"{totals['killed']:,} killed" if totals["killed"] else "none killed"
+    if record.refusals:
+        killed += f"; {record.refusals.headline()}"
     return (
         f"{totals['calls']:,} calls, {totals['isolated']:,} isolated by policy {record.policy}, {killed}; "
         f"{totals['code_faults'] + totals['data_faults']:,} pages granted; "

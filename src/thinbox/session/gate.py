@@ -32,7 +32,8 @@ from thinbox.sandbox.handlers import HANDLERS
 from thinbox.sandbox.handlers.files import FILES, Files
 from thinbox.sandbox.handlers.randomness import RandomStream
 from thinbox.sandbox.plan import Answer, Decision, Disposition, Plan
-from thinbox.session.records import CallRecord, Refusal
+from thinbox.session.records import CallRecord
+from thinbox.session.refusals import Refusal
 from thinbox.session.tasks import PlannedEntry
 from thinbox.syscalls.table import call_name, call_number
 
@@ -216,7 +217,7 @@ class Gate:
         if answer.errno:
             shown += f" {errno.errorcode.get(answer.errno, answer.errno)}"
         refusal = Refusal(name, state.pid, shown, answer.errno, self._plan.name, decision.line, decision.arguments, why)
-        self._enforcer.record.refusals.append(refusal)
+        self._enforcer.record.refusals.add(refusal)
         return refusal
 
     # -- pages of emulated calls ------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 from thinbox.coverage.results import CallCounts, RunCoverage
 from thinbox.isolation.verdict import Violation
 from thinbox.session.events import Events
+from thinbox.session.refusals import Refusals
 
 SCHEMA = "thinbox.run/1"
 
@@ -64,26 +65,6 @@ class FaultRecord:
     writable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A call that a plan refused. `arguments` names the argument that no rule allows, empty if it is the call
-    itself."""
-
-    call: str
-    pid: int
-    disposition: str
-    errno: int
-    plan: str
-    line: int
-    arguments: str
-    reason: str
-
-    def sentence(self) -> str:
-        """Name call, argument, plan and line in one sentence."""
-        what = f"{self.call}({self.arguments})" if self.arguments else self.call
-        return f"{what} was refused by {self.plan}, line {self.line} ({self.disposition}): {self.reason}"
-
-
 @dataclass(slots=True)
 class RunRecord:
     """A whole run; `to_json` gives the object of `thinbox run --json`."""
@@ -108,7 +89,7 @@ class RunRecord:
     coverage: RunCoverage | None = None
     plan: str = ""
     """Name of the plan in force, empty without one."""
-    refusals: list[Refusal] = field(default_factory=list)
+    refusals: Refusals = field(default_factory=Refusals)
     steady_seq: int | None = None
     """The first call of the steady state, where a plan with a phase marker was in force and reached it."""
     stopped: bool = False
@@ -126,7 +107,7 @@ class RunRecord:
             "isolated": sum(call.isolated for call in self.calls),
             "reaching_kernel": sum(call.reaches_kernel for call in self.calls),
             "reaching_unisolated": sum(call.reaches_kernel and not call.isolated for call in self.calls),
-            "refused": len(self.refusals),
+            "refused": self.refusals.count,
             "killed": len(self.kills),
             "code_faults": sum(call.code_faults for call in self.calls),
             "data_faults": sum(call.data_faults for call in self.calls),
@@ -151,7 +132,8 @@ class RunRecord:
             "kills": [asdict(violation) for violation in self.kills],
             "stuck": self.stuck,
             "plan": self.plan,
-            "refusals": [asdict(refusal) for refusal in self.refusals],
+            "refusals": self.refusals.to_json(),
+            "refusals_truncated": self.refusals.truncated,
             "steady_seq": self.steady_seq,
             "stopped": self.stopped,
             "calls": [asdict(call) for call in self.calls],

@@ -33,6 +33,8 @@ from thinbox.session.sites import Sites
 from thinbox.session.tenants import Isolation
 from thinbox.session.views import view_rule
 
+VIOLATIONS = ("undo", "oops", "stop")
+"""What a refused access can lead to (`session.consequence`)."""
 _DOORBELL = b"!"
 _DEATH_LIMIT_NS = 10 * 1_000_000_000
 
@@ -63,6 +65,8 @@ class TenantSpec:
             raise InputError(f"{self.name!r} is no tenant's name; use letters, digits, - and _")
         if not self.command:
             raise InputError(f"tenant {self.name} has no program to run")
+        if self.on_violation not in VIOLATIONS:
+            raise InputError(f"tenant {self.name}: on_violation is {', '.join(VIOLATIONS)}, not {self.on_violation!r}")
 
 
 @dataclass(slots=True)
@@ -107,6 +111,7 @@ class TenantsSession:
 
     def _prepare(self, guest: ReadyGuest, spec: TenantSpec, isolation: Isolation) -> _Running:
         record = RunRecord(guest.facts.release, guest.facts.sha256, isolation.policy.name, spec.command)
+        record.kernel_slide = self.view.facts.slide
         given = [spec.stdin] if spec.stdin else []
         io = TenantIo(
             lambda stream, data: self._take_output(spec.name, stream, data),
