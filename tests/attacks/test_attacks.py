@@ -11,7 +11,8 @@ from thinbox.attacks.exploits import rop_clear_smep
 from thinbox.attacks.matrix import MatrixOptions, run_matrix
 from thinbox.attacks.record import AttackRecord, AttackRow
 from thinbox.attacks.siege import Siege, expected_output
-from thinbox.attacks.stage import make_stage
+from thinbox.attacks.attacker import O_RDWR
+from thinbox.attacks.stage import COMMON_TEXT, OPEN_FILE, make_stage
 from thinbox.cli.attack import attack
 from thinbox.errors import InputError
 from thinbox.isolation.policies import load_policy
@@ -36,6 +37,7 @@ THROUGH_SCI = {
     "write-memory",
     "write-pipe",
     "pipe-write-page-cache",
+    "pipe-write-common-file",
 }
 BEST_POLICY, BEST_VIEW = "live+guard", "permissive"
 
@@ -154,3 +156,19 @@ def test_as_an_oops_the_first_kill_with_a_lock_held_wounds_the_guest(guest, stag
     siege = Siege(guest, stage, load_policy("sci"), "oops")
     found = siege.besiege(30, 60, 5_000_000_000)
     assert found.is_wounded and found.kills < 30 and found.undone == 0
+
+
+@pytest.mark.parametrize("view", ["permissive", "strict"])
+def test_a_file_of_nobodys_is_written_by_who_opened_it_for_that(guest, stage, view):
+    """Its page is not the attacker's, the file is: no violation."""
+
+    def body(attacker):
+        handle = yield from attacker.must("open", OPEN_FILE, O_RDWR, 0)
+        done = yield from attacker.attack("pwrite64", handle, attacker.buffer(b"written"), 7, 0)
+        place = attacker.buffer(32)
+        back = yield from attacker.attack("pread64", handle, place, 32, 0)
+        return (done, back) == (7, 32) and attacker.read(place, 32) == b"written" + COMMON_TEXT[7:]
+
+    arena = Arena(guest, stage, load_policy("live+guard"), view=view)
+    found = arena.run(Exploit("plain", "", "", "tenant", True, body), isolated=True)
+    assert found.reached and found.violation is None, (found.problem, found.violation)

@@ -96,3 +96,24 @@ def test_zeros_and_the_vdso_are_for_all_to_map():
 def test_what_an_upper_entry_may_name_as_the_next_table(kind, owner, typed, granted):
     found = check_lower_table("a", PageFacts(kind, frozenset({owner})), is_typed=typed)
     assert found.verdict.granted is granted and found.verdict.rule == "V7"
+
+
+@pytest.mark.parametrize(
+    ("owners", "held", "public", "writable", "rule"),
+    [
+        ({None}, True, True, False, "V8"),
+        ({None}, False, True, False, "V8"),
+        ({"b"}, True, False, False, "V8"),
+        ({"b"}, True, False, True, None),
+        ({"b"}, False, False, True, "V3"),
+        ({None}, True, True, True, None),
+        ({"a"}, False, False, False, None),
+    ],
+)
+@pytest.mark.parametrize("view_rule", [view.PERMISSIVE, view.STRICT])
+def test_a_file_is_written_only_by_who_may_write_it(view_rule, owners, held, public, writable, rule):
+    facts = PageFacts(PageKind.FILE, frozenset(owners), is_held=held, is_public=public, is_writable=writable)
+    found = check_page(view_rule, "a", facts, "memcpy", is_write=True).verdict
+    assert (found.granted, None if found.granted else found.rule) == (rule is None, rule)
+    if rule == "V8":
+        assert check_page(view_rule, "a", facts, "memcpy", is_write=False).verdict.granted

@@ -24,7 +24,7 @@ class Kernel:
             (view.HEAD_AT, 8), (view.FLAGS_AT, 0), (view.MEMCG_AT, 56), (view.COUNT_AT, 48), (view.COUNT_SHIFT, 32),
             (view.OBJECTS_AT, 40), (view.OBJECTS_SHIFT, 16), (view.OBJECTS_MASK, 0x7FFF), (view.RESERVED, RESERVED),
             (view.SLAB, SLAB), (view.OBJCG_MEMCG_AT, 16), (view.CACHE_AT, 24), (view.CACHE_SIZE_AT, 24),
-            (view.CACHE_SIZE_SHIFT, 32),
+            (view.CACHE_SIZE_SHIFT, 32), (view.MAPPING_AT, 32),
         ):  # fmt: skip
             self.view[at] = value
         self.store(MINE + 16, OWN)
@@ -44,8 +44,9 @@ class Kernel:
         base = 0x10000 if vaddr < OBJECTS else 0x20000
         self.words[(base + (vaddr & 0xFFF)) >> 3] = value
 
-    def page(self, number=7, *, flags=0, head=0, memcg=0, count=1, objects=0):
-        for at, value in ((0, flags), (8, head), (40, objects << 16), (48, count << 32), (56, memcg)):
+    def page(self, number=7, *, flags=0, head=0, memcg=0, count=1, objects=0, mapping=0):
+        values = ((0, flags), (8, head), (32, mapping), (40, objects << 16), (48, count << 32), (56, memcg))
+        for at, value in values:
             self.store(MEMMAP + 64 * number + at, value)
 
     def visible(self):
@@ -142,3 +143,27 @@ def test_user_memory_and_page_cache_alone_are_plainly_mapped(page, permissive, s
         kernel = Kernel(rule)
         kernel.page(**page)
         assert view.is_plain_mapping(kernel.words, TOP, 0x1000, kernel.view, PAGE) is wanted
+
+
+FILE, ANON = OBJECTS + 0x800, OBJECTS + 0x801
+
+
+@pytest.mark.parametrize(
+    ("page", "foreign"),
+    [
+        ({"memcg": OTHER, "mapping": FILE}, True),
+        ({"memcg": ROOT, "mapping": FILE}, True),
+        ({"memcg": 0, "mapping": FILE}, True),
+        ({"memcg": OWN, "mapping": FILE}, False),
+        ({"memcg": OTHER, "mapping": ANON}, False),
+        ({"memcg": OTHER}, False),
+        ({"memcg": THEIRS | 2, "mapping": FILE}, False),
+        ({"flags": SLAB, "memcg": VECTOR | 1, "mapping": FILE}, False),
+        ({"flags": RESERVED, "mapping": FILE}, False),
+    ],
+)
+def test_page_cache_of_others_is_told_from_the_rest(page, foreign):
+    for rule in (view.PERMISSIVE, view.STRICT):
+        kernel = Kernel(rule)
+        kernel.page(**page)
+        assert view.is_foreign_file(kernel.words, TOP, 0x1000, kernel.view, PAGE) is foreign

@@ -3,6 +3,7 @@
 import struct
 
 import pytest
+from support.debian_rootfs import rootfs_folder
 from support.call_program import DATA, Step, build_program
 from thinbox.address import U64, to_signed
 from thinbox.audit.case import Case, Expect, all_cases
@@ -157,7 +158,9 @@ def test_tenants_that_talk_on_loopback_at_once_are_not_killed(guest, steps_aside
     """Packets of all wait in one queue, ports in one hash table: whoever's call lets soft interrupts run meets them."""
 
     def run_both(view):
-        return run_tenants(guest, [TenantSpec(name, ("sh", "-c", TALK), view=view) for name in ("one", "two")])
+        return run_tenants(
+            guest, [TenantSpec(name, ("sh", "-c", TALK), view=view, on_violation="stop") for name in ("one", "two")]
+        )
 
     plain, hidden = run_both("none"), run_both("permissive")
     assert steps_aside[0] > 20
@@ -177,6 +180,36 @@ def test_tenants_that_meet_in_the_kernels_hash_of_futexes_are_not_killed(guest, 
         root.mkdir()
         (root / "program").write_bytes(build_program(*(wakes if number == 5 else waits)))
         (root / "program").chmod(0o755)
-        specs.append(TenantSpec(f"t{number}", ("/program",), rootfs=root))
+        specs.append(TenantSpec(f"t{number}", ("/program",), rootfs=root, on_violation="stop"))
     found = run_tenants(guest, specs)
     assert [(result.exit_code, result.record.kills) for result in found.values()] == [(0, [])] * 6
+
+
+PYTHON = """
+import mmap, os, socket, threading
+def talk(number):
+    server = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(server.getsockname())
+    accepted, _ = server.accept()
+    accepted.sendall(b"x" * 5000)
+    place, got = mmap.mmap(-1, 1 << 16), 0
+    while got < 5000: got += len(client.recv(4096))
+    place[:5], heard[number] = b"hello", got
+heard = {}
+threads = [threading.Thread(target=talk, args=(number,)) for number in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+child = os.fork()
+if child == 0: os._exit(3)
+print(sum(heard.values()), os.waitpid(child, 0)[1] >> 8)
+"""
+
+
+def test_pythons_with_threads_sockets_and_children_side_by_side_are_not_killed(guest):
+    """They meet in timers too: the next one to end may lie on the stack of another tenant's thread."""
+    root = rootfs_folder("python3")
+    command = ("/usr/bin/python3", "-S", "-c", PYTHON)
+    names = ("one", "two", "three")
+    specs = [TenantSpec(name, command, "live+guard", rootfs=root, on_violation="stop") for name in names]
+    found = run_tenants(guest, specs)
+    assert [(r.exit_code, r.stdout, r.record.kills) for r in found.values()] == [(0, b"20000 3\n", [])] * 3

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 VICTIM_AREA, ATTACKER_AREA = AREA_BYTES, 2 * AREA_BYTES
 FOLDER, HOME, SHARED, PRIVATE_FILE = "/tmp/arena", "/tmp/arena/home", "/tmp/arena/shared", "/tmp/arena/private"
+COMMON_FILE, OPEN_FILE = "/tmp/arena/common", "/tmp/arena/open"
+"""Of root, and charged to no tenant. All may read them; nobody may write the first, whose line the victim trusts, and
+everybody the second."""
 ATTACKER, VICTIM = "attacker", "victim"
 """Names of the two tenants, and of their cgroups."""
 ATTACKER_ID, VICTIM_ID = 1000, 2000
@@ -33,6 +36,7 @@ MEMORY_SECRET = b"secret-of-the-victim-in-memory-1"
 FILE_SECRET = b"secret-of-the-victim-in-a-file-2"
 PIPE_SECRET = b"secret-of-the-victim-in-a-pipe-3"
 SOCKET_SECRET = b"secret-of-victim-in-tcp-socket-4"
+COMMON_TEXT = b"a line that both tenants may read"[:32]
 SECRET_BYTES = 32
 READY, GO, DONE = (20, 21), (22, 23), (24, 25)
 """Handles of three pipes: victim to agent, attacker to victim, victim to attacker."""
@@ -55,6 +59,7 @@ class Victim:
     socket_paddr: int
     pipe: tuple[int, int]
     file: int
+    common: int
     memory_secret: bytes = MEMORY_SECRET
     file_secret: bytes = FILE_SECRET
     pipe_secret: bytes = PIPE_SECRET
@@ -103,6 +108,11 @@ class _Builder:
         handle = yield from must("open", PRIVATE_FILE, _O_CREAT_RDWR, 0o600)
         yield from must("close", handle)
         yield from must("chown", PRIVATE_FILE, VICTIM_ID, VICTIM_ID)
+        for name, mode in ((COMMON_FILE, 0o644), (OPEN_FILE, 0o666)):
+            handle = yield from must("open", name, _O_CREAT_RDWR, mode)
+            yield from must("write", handle, COMMON_TEXT, len(COMMON_TEXT))
+            yield from must("close", handle)
+            yield from must("chmod", name, mode)
         talk.adopt_next_child(self.victim_work(), VICTIM_AREA)
         yield from clone_in_cgroup(VICTIM, SIGCHLD)
         yield from must("read", READY[0], place, 1)
@@ -139,7 +149,8 @@ class _Builder:
         yield from must("write", client, SOCKET_SECRET, SECRET_BYTES)
         socket_paddr = self._leak().socket_data(self.view.current, server)
         places = (memory_paddr, file_paddr, pipe_paddr, socket_paddr)
-        self.victim = Victim(self.view.current, *places, (pipe[0], pipe[1]), file)
+        common = yield from must("open", COMMON_FILE, 0, 0)
+        self.victim = Victim(self.view.current, *places, (pipe[0], pipe[1]), file, common)
         talk.write(talk.scratch + VICTIM_AREA, bytes(AREA_BYTES))
         yield from must("write", READY[1], b"r", 1)
         yield from must("read", GO[0], place, 1)
@@ -190,13 +201,14 @@ def check_victim(arena: "Arena") -> "Steps":
     place = talk.scratch + VICTIM_AREA + (32 << 10)
     yield  # the read it waits in
     while True:
-        talk.write(place, bytes(4 * SECRET_BYTES))
+        talk.write(place, bytes(5 * SECRET_BYTES))
         yield from must("pread64", victim.file, place, SECRET_BYTES, 0)
         yield from must("read", victim.pipe[0], place + SECRET_BYTES, SECRET_BYTES)
         yield from must("write", victim.pipe[1], SECRET_VADDR, SECRET_BYTES)
         yield from must("read", victim.pipe[0], place + 2 * SECRET_BYTES, SECRET_BYTES)
-        data = talk.read(place, 3 * SECRET_BYTES)
-        for number, name in enumerate(("file", "pipe", "memory")):
+        yield from must("pread64", victim.common, place + 3 * SECRET_BYTES, SECRET_BYTES, 0)
+        data = talk.read(place, 4 * SECRET_BYTES)
+        for number, name in enumerate(("file", "pipe", "memory", "common")):
             arena.seen[name] = data[number * SECRET_BYTES : (number + 1) * SECRET_BYTES]
         yield from must("write", DONE[1], b"d", 1)
         yield from must("read", GO[0], place, 1)

@@ -1,4 +1,4 @@
-"""Whether the running task has a file open, or mapped.
+"""Whether the running task has a file open, or mapped, and whether it may write it.
 
 Why it exists: page cache is charged to whoever touched it first, which says little about who may see it. Who holds a
 file was allowed to open it, or was given it.
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
 
 _MOST_FILES = 4096
+_FMODE_WRITE, _CAP_DAC_OVERRIDE = 2, 1
+"""include/linux/fs.h; include/uapi/linux/capability.h."""
 _MOST_MAPPINGS = 1024
 """How many are looked at: a task that holds more is judged as if it did not hold the rest."""
 
@@ -32,6 +34,11 @@ class HeldFiles:
         self._tree_at = offset("address_space", "i_mmap")
         self._left_at, self._right_at = offset("rb_node", "rb_left"), offset("rb_node", "rb_right")
         node_at = offset("vm_area_struct", "shared")
+        self._f_mode_at, self._cred_at = offset("file", "f_mode"), offset("task_struct", "cred")
+        self._ids_at = offset("cred", "fsuid"), offset("cred", "fsgid")
+        self._effective_at, self._namespace_at = offset("cred", "cap_effective"), offset("cred", "user_ns")
+        self._owners_at = offset("inode", "i_uid"), offset("inode", "i_gid")
+        self._first_namespace = int(kernel.symbols.address_of("init_user_ns"))
         self._vma_mm_at = offset("vm_area_struct", "vm_mm") - node_at
 
     def holds(self, mapping: int, root: int) -> bool:
@@ -41,6 +48,30 @@ class HeldFiles:
         if mm and mm in self._mappers(mapping, root):
             return True
         return any(self._read(file + self._mapping_at, root) == mapping for file in self._files(task, root))
+
+    def may_write(self, mapping: int, inode: int, mode: int, root: int) -> bool:
+        """Tell whether the running task may write the file: it has it open for that, or its ids, and the `mode`, let it
+        (fs/namei.c, acl_permission_check; without supplementary groups and access lists)."""
+        task = self._kernel.current
+        for file in self._files(task, root):
+            if (
+                self._read(file + self._mapping_at, root) == mapping
+                and self._u32(file + self._f_mode_at, root) & _FMODE_WRITE
+            ):
+                return True
+        cred = self._read(task + self._cred_at, root)
+        user, group = (self._u32(cred + at, root) for at in self._ids_at)
+        owner, owning_group = (self._u32(inode + at, root) for at in self._owners_at)
+        if user == owner:
+            return bool(mode & 0o200)
+        if group == owning_group:
+            return bool(mode & 0o020)
+        capable = self._read(cred + self._effective_at, root) >> _CAP_DAC_OVERRIDE & 1
+        is_first = self._read(cred + self._namespace_at, root) == self._first_namespace
+        return bool(mode & 0o002) or bool(capable and is_first)
+
+    def _u32(self, vaddr: int, root: int) -> int:
+        return self._read(vaddr & ~7, root) >> 8 * (vaddr & 7) & 0xFFFFFFFF
 
     def _mappers(self, mapping: int, root: int) -> Iterator[int]:
         """Yield the mm_struct of each mapping of the file (its interval tree, in any order)."""

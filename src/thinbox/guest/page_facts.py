@@ -99,6 +99,7 @@ class PageReader:
         words[view.COUNT_AT], words[view.COUNT_SHIFT] = count_at & ~7, 8 * (count_at & 7)
         words[view.OBJECTS_AT] = objects_bit // 64 * 8
         words[view.OBJECTS_SHIFT], words[view.OBJECTS_MASK] = objects_bit % 64, (1 << objects_bits) - 1
+        words[view.MAPPING_AT] = types.offset_of("page", "mapping")
         words[view.RESERVED] = 1 << types.enum_value("PG_reserved")
         words[view.SLAB] = 1 << types.enum_value("PG_slab")
         words[view.CACHE_AT] = types.offset_of("slab", "slab_cache")
@@ -231,7 +232,9 @@ class PageReader:
         mode = self._pointer(inode + (self._mode_at & ~7), root) >> 8 * (self._mode_at & 7) & 0xFFFF
         superblock = self._pointer(inode + self._super_at, root)
         public = bool(mode & _OTHERS_READ) and superblock in self._mounted(root)
-        return PageFacts(PageKind.FILE, owners, is_public=public, is_held=self._held.holds(mapping, root))
+        held = self._held.holds(mapping, root)
+        may_write = self._held.may_write(mapping, inode, mode, root)
+        return PageFacts(PageKind.FILE, owners, is_public=public, is_held=held, is_writable=may_write)
 
     def _mounted(self, root: int) -> set[int]:
         """Return the super blocks mounted in the running task's mount namespace."""

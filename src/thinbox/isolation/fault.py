@@ -130,7 +130,7 @@ def grant(
     """Clone the one page of `vaddr` and fill the log row; return `GRANTED`, `GUEST` or `EXHAUSTED`.
 
     Preconditions: the access was judged. Protection bits are the kernel's own, except NX on data grants, and
-    with `undo` read-only until it is written.
+    with `undo` (or where a view judges the first write) read-only until it is written.
     """
     leaf = walk_leaf(words, frame_end, kernel_root, vaddr)
     if leaf == 0:

@@ -37,7 +37,7 @@ class PageFacts:
     object at the address that was touched. `detail` is a slab's cache; `is_linked` if the kernel chains the cache's
     objects across tenants, though its name may not say so. Of page cache: `is_held` if the running task
     has the file open or mapped; `is_public` if it lies in a file system mounted in the task's mount namespace, and
-    everybody may read it.
+    everybody may read it; `is_writable` if the task has it open for writing, or its ids and the file's mode let it.
     """
 
     kind: PageKind
@@ -47,6 +47,7 @@ class PageFacts:
     is_held: bool = False
     is_public: bool = False
     is_linked: bool = False
+    is_writable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ def _refused(rule: str, reason: str, owner: str | None, function: str | None) ->
     return ViewVerdict(Verdict(granted=False, rule=rule, reason=reason + where), owner)
 
 
-def check_page(rule: int, own: str, facts: PageFacts, function: str | None) -> ViewVerdict:
+def check_page(rule: int, own: str, facts: PageFacts, function: str | None, *, is_write: bool = False) -> ViewVerdict:
     """Judge a data access of tenant `own` by an instruction of kernel function `function` to the page of `facts`."""
     kind = facts.kind
     others = sorted(owner for owner in facts.owners if owner not in (None, own))
@@ -206,7 +207,10 @@ def check_page(rule: int, own: str, facts: PageFacts, function: str | None) -> V
             return ViewVerdict(_grant("V5", "the second page of a top-level table being made"), is_brief=True)
         return _refused("V5", f"it cannot be told whose it is: {kind.value}", None, function)
     if kind is PageKind.FILE:
-        return _check_file(rule, own, facts, other, function)
+        found = _check_file(rule, own, facts, other, function)
+        if is_write and found.verdict.granted and own not in facts.owners and not facts.is_writable:
+            return _refused("V8", "a write to a file that the task may not write", other, function)
+        return found
     if kind is PageKind.SLAB:
         return _check_slab(rule, own, facts, other, function)
     if other is not None:

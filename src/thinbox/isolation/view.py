@@ -34,15 +34,17 @@ from thinbox.paging import Words, translate
     CACHE_AT,  # slab.slab_cache
     CACHE_SIZE_AT,  # the aligned word that holds kmem_cache.size
     CACHE_SIZE_SHIFT,
-) = range(19)
+    MAPPING_AT,  # page->mapping: of page cache the address_space, low bits 0
+) = range(20)
 """Words of the array `view`, the kernel's layout by its BTF; addresses are signed."""
-WORD_COUNT = 19
+WORD_COUNT = 20
 
 NONE, PERMISSIVE, STRICT = range(3)
 NAMES = ("none", "permissive", "strict")
 
 DATA_OBJCGS, DATA_KMEM = 1, 2
 DATA_FLAGS = 3
+MAPPING_FLAGS = 3
 """Low bits of memcg_data: a vector of owners, one for each slab object; a kernel page's obj_cgroup."""
 
 
@@ -153,3 +155,13 @@ def is_plain_mapping(words: Words, frame_end: int, root: int, view: Words, paddr
     if data == 0 or data & DATA_FLAGS:
         return False
     return bool(data == view[OWN]) or bool(data == view[ROOT] and view[RULE] == PERMISSIVE)
+
+
+def is_foreign_file(words: Words, frame_end: int, root: int, view: Words, paddr: int) -> bool:
+    """Tell whether the page of `paddr` is page cache that is not charged to the tenant: read, it may be its to see;
+    written, that must be judged (rule V8), so it is granted read-only at first."""
+    at = find_page(words, frame_end, root, view, paddr)
+    if at < 0 or words[(at + view[FLAGS_AT]) >> 3] & (view[RESERVED] | view[SLAB]):
+        return False
+    data, mapping = words[(at + view[MEMCG_AT]) >> 3], words[(at + view[MAPPING_AT]) >> 3]
+    return bool(mapping != 0 and not mapping & MAPPING_FLAGS and not data & DATA_FLAGS and data != view[OWN])

@@ -13,7 +13,7 @@ from thinbox.machine import slots
 from thinbox.machine.compiled import compiled
 from thinbox.machine.delivery import mark_touched, native, save_for_undo, walk_leaf, write_cr3
 from thinbox.machine.intrinsics import words_at
-from thinbox.machine.viewing import is_visible
+from thinbox.machine.viewing import is_others_file, is_visible
 
 grant = compiled(fault.grant)
 entry_index = compiled(paging.entry_index)
@@ -49,11 +49,14 @@ def grant_now(uc, core, vaddr, error, rip):
     if undo_mode:
         save_before_grant(core, vaddr, error)
     end, kernel_root = core[slots.FRAME_END], core[slots.KERNEL_ROOT]
-    result = grant(words, end, pool, root, kernel_root, vaddr, error, rip, row, undo_mode)
+    read_first = undo_mode
+    if core[slots.VIEW] and not undo_mode and not error & (paging.FAULT_WRITE | paging.FAULT_FETCH):
+        read_first = 1 if is_others_file(core, kernel_root, walk_leaf(words, end, kernel_root, vaddr)) else 0
+    result = grant(words, end, pool, root, kernel_root, vaddr, error, rip, row, read_first)
     if result == fault.GRANTED:
         if core[slots.ACTIVE] == slots.ON_UNDO or vaddr >= 0:
             row[fault.LOG_ERROR] |= fault.LOG_ASIDE
-        if not (undo_mode or error & fault.LOG_PREFAULT) or not is_row_aside(row):
+        if not is_row_aside(row):
             core[slots.COUNT_GRANTS] += 1
         core[slots.LOG_COUNT] += 1
         if core[slots.TRACK_USE]:

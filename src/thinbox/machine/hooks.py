@@ -49,7 +49,7 @@ from thinbox.machine.delivery import (
 from thinbox.machine.granting import active_root, grant_now, prefault_page
 from thinbox.machine.intrinsics import call3, load32, load64, store32, store64, words_at
 from thinbox.machine.state_bits import HF_CS64, HF_INHIBIT_IRQ, IF, RF
-from thinbox.machine.viewing import may_touch
+from thinbox.machine.viewing import is_others_file, may_touch
 
 classify = compiled(fault.classify)
 classify_user = compiled(fault.classify_user)
@@ -158,8 +158,11 @@ def isolated_fault(uc, core, error, rip):
                 asked = fetch_needs_judgement(core, vaddr, rip)
             if not asked and core[slots.STACK_JUDGED]:
                 asked = stack_needs_judgement(core, root, kernel_root, rip)
-        elif not asked and not known and core[slots.VIEW]:
-            asked = not may_touch(core, kernel_root, walk_leaf(words, end, kernel_root, vaddr), vaddr)
+        elif not asked and core[slots.VIEW]:
+            leaf = walk_leaf(words, end, kernel_root, vaddr)
+            asked = not known and not may_touch(core, kernel_root, leaf, vaddr)
+            if error & paging.FAULT_WRITE and not asked:
+                asked = is_others_file(core, kernel_root, leaf)
     room = core[slots.LOG_COUNT] < core[slots.LOG_CAPACITY]
     if not asked and room and grant_now(uc, core, vaddr, error, rip) == fault.GRANTED:
         return slots.RETRY

@@ -17,6 +17,7 @@ from thinbox.machine.intrinsics import words_at
 is_plainly_visible = compiled(view.is_plainly_visible)
 is_object_own = compiled(view.is_object_own)
 find_touched = compiled(mappings.find_touched)
+is_foreign_file = compiled(view.is_foreign_file)
 is_plain_mapping = compiled(view.is_plain_mapping)
 
 
@@ -25,6 +26,15 @@ def is_visible(core, kernel_root, leaf):
     """Tell whether the view of the running call's tenant lets the page of `leaf` be mapped without a judgement."""
     words, end = words_at(core[slots.WORDS]), core[slots.FRAME_END]
     return is_plainly_visible(words, end, kernel_root, words_at(core[slots.VIEW]), leaf & paging.FRAME_MASK)
+
+
+@native
+def is_others_file(core, kernel_root, leaf):
+    """Tell whether there is a view, and the page of `leaf` is page cache that is not the tenant's own."""
+    if not core[slots.VIEW]:
+        return False
+    words, end, rules = words_at(core[slots.WORDS]), core[slots.FRAME_END], words_at(core[slots.VIEW])
+    return is_foreign_file(words, end, kernel_root, rules, leaf & paging.FRAME_MASK)
 
 
 @native

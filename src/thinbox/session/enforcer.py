@@ -342,7 +342,7 @@ class Enforcer:
         access, verdict = state.tenant.judge.ask(state, call, vaddr, error, rip, resumed=resumed)
         hidden = None
         if self._views is not None and access.kind is not AccessKind.FETCH:
-            hidden = self._views.check(state.tenant, vaddr, rip)
+            hidden = self._views.check(state.tenant, vaddr, rip, is_write=access.kind is AccessKind.WRITE)
             if hidden is not None and not hidden.verdict.granted:
                 self.consequence.of(state, call, hidden.verdict, access, hidden)
                 return slots.REDIRECTED

@@ -47,7 +47,7 @@ class Grants:
         self._slot[slots.LOG_COUNT] = 0
         call.rows.append(rows)
         kept = rows
-        if self._enforcer.undo or state.tenant.prefault:
+        if self._enforcer.undo or state.tenant.prefault or self._slot[slots.VIEW]:
             kept = rows[rows[:, fault.LOG_ERROR] & fault.LOG_ASIDE == 0]
             call.record.prefaulted += int(np.count_nonzero(kept[:, fault.LOG_ERROR] & fault.LOG_PREFAULT))
             rows = rows[~fault.is_aside(rows)]

@@ -86,7 +86,7 @@ class Views:
         self._words[view.RULE] = rule
         self._words[view.OWN] = tenant.memcg - (1 << 64) if tenant.memcg >> 63 else tenant.memcg
 
-    def check(self, tenant: Tenant, vaddr: int, rip: int) -> ViewVerdict | None:
+    def check(self, tenant: Tenant, vaddr: int, rip: int, *, is_write: bool) -> ViewVerdict | None:
         """Judge a data access (signed addresses); None if the tenant's view hides nothing."""
         rule = view_rule(tenant.isolation.view)
         if rule == view.NONE or vaddr >= 0:
@@ -97,7 +97,7 @@ class Views:
             return None
         facts = self.cgroups.facts(paddr, root)
         symbol = self._enforcer.view.symbols.text_symbol_at(rip & U64)
-        return check_page(rule, tenant.name, facts, None if symbol is None else symbol.name)
+        return check_page(rule, tenant.name, facts, None if symbol is None else symbol.name, is_write=is_write)
 
     def ends(self, state: "TaskState", call: "OpenCall") -> bool:
         """The call is about to return: look at its tenant's page tables (V7); tell whether that was a violation.
