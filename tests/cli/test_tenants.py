@@ -1,6 +1,9 @@
 """Tenants on the command line: what is read, and how output is kept apart."""
 
+import json
 import os
+import subprocess
+import sys
 
 import pytest
 from thinbox.cli.tenants import Prefixed, file_output, load_tenants, parse_tenants
@@ -68,3 +71,28 @@ def test_output_in_files_is_byte_for_byte(tmp_path):
     take("a", 2, b"err")
     assert (tmp_path / "out" / "a.stdout").read_bytes() == b"\x00\xffmore"
     assert (tmp_path / "out" / "a.stderr").read_bytes() == b"err"
+
+
+def test_tenants_of_the_command_line_run_and_their_record_has_policy_and_view(tmp_path, guest):
+    words = [
+        "run",
+        "-q",
+        "--policy",
+        "live",
+        "--tenant",
+        "a=pwd",
+        "--tenant",
+        "b=sh -c 'exit 3'",
+        "--json",
+        tmp_path / "t.json",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "thinbox", *map(str, words)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (3, "a | /\n"), done.stderr
+    record = json.loads((tmp_path / "t.json").read_text())
+    assert record["schema"] == "thinbox.tenants/1"
+    assert [(name, run["policy"], run["view"], run["exit_code"]) for name, run in record["tenants"].items()] == [
+        ("a", "live", "permissive", 0),
+        ("b", "live", "permissive", 3),
+    ]

@@ -178,8 +178,8 @@ def _run_tenants(
     wrong = [name for name in alone if options[name]]
     if wrong or (options["tenants"] and options["command"]):
         raise InputError("with several tenants, use no program, terminal, --env, --coverage, --record or --surface")
-    given = {name: options[name] for name in ("policy", "isolate", "on_violation", "workdir", "rootfs")}
-    defaults = given | {"view": options["view"] or "permissive"}
+    given = {name: options[name] for name in ("policy", "isolate", "on_violation", "rootfs")}
+    defaults = given | {"view": options["view"] or "permissive", "workdir": options["workdir"] or "/"}
     if options["tenants"]:
         specs = several.parse_tenants(options["tenants"], defaults)
     else:
