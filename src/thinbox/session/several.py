@@ -105,7 +105,7 @@ class TenantsSession:
             on_machine(machine, self.enforcer)
 
     def _prepare(self, guest: ReadyGuest, spec: TenantSpec, isolation: Isolation) -> _Running:
-        record = RunRecord(guest.facts.release, guest.facts.sha256, isolation.policy.name, spec.command)
+        record = RunRecord(guest.facts.release, guest.facts.sha256, isolation.policy.name, spec.command, view=spec.view)
         given = [spec.stdin] if spec.stdin else []
         io = TenantIo(
             lambda stream, data: self._take_output(spec.name, stream, data),
