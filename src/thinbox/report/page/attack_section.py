@@ -52,14 +52,16 @@ def _headline(through: dict[Pair, list[str]], attacks: int) -> Headline:
 
 
 def _through(through: dict[Pair, list[str]], attacks: int) -> Table:
-    ordered = sorted(through.items(), key=lambda item: len(item[1]))
+    alike: dict[tuple[str, ...], list[Pair]] = {}
+    for pair, names in through.items():
+        alike.setdefault(tuple(names), []).append(pair)
     rows = [
         cells(
-            pair_title(pair),
+            "; ".join(pair_title(pair) for pair in pairs),
             Cell(f"{len(names):,} of {attacks:,}", "bad" if names else "good"),
             Cell(", ".join(names) or "none", code=bool(names)),
         )
-        for pair, names in ordered[:_SHOWN]
+        for names, pairs in sorted(alike.items(), key=lambda item: len(item[0]))[:_SHOWN]
     ]
     return Table("Attacks that succeed, fewest first", columns("under", "#succeed", "which"), tuple(rows))
 

@@ -3,7 +3,7 @@
 Why it exists: every kind of record becomes these few blocks, so one template draws each of them, and one place escapes.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from thinbox.report.page.chart import Bars, Histogram
@@ -118,6 +118,13 @@ class Section:
     headline: Headline
     blocks: tuple[Block, ...]
     parts: tuple[Part, ...] = field(default=())
+
+
+def without_empty(table: Table) -> Table:
+    """Return the table without columns in which no row says anything."""
+    kept = [at for at in range(len(table.columns)) if at == 0 or any(row[at].text for row in table.rows)]
+    rows = tuple(tuple(row[at] for at in kept) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[at] for at in kept), rows=rows)
 
 
 def columns(*titles: str) -> tuple[Column, ...]:

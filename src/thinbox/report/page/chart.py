@@ -99,7 +99,7 @@ def histogram(title: str, values: Sequence[int], unit: str) -> Histogram:
             pieces.append(Piece(centre - 0.4 * step, base - height, 0.8 * step, height, 1))
             labels.append(Label(centre, base - height - 6, f"{held:,}", "middle"))
             words.append(f"{held:,} with {_range(bits)}")
-    labels.append(Label(WIDTH / 2, base + 50, unit, "middle"))
+    labels.append(Label(_LEFT, base + 50, unit, "start"))
     return Histogram(
         title, "; ".join(words), (), WIDTH, _ABOVE + _PLOT_HEIGHT + _BELOW, tuple(pieces), tuple(labels), float(base)
     )

@@ -18,6 +18,7 @@ from thinbox.report.page.blocks import (
     cells,
     columns,
     count,
+    without_empty,
 )
 from thinbox.report.page.compare_file import CallCostsFile, CompareFile, WorldRow
 from thinbox.report.page.run_verdict import exit_text
@@ -27,7 +28,7 @@ _LONGEST = 600
 _SHOWN = 100
 _MOST_CALLED = 12
 _CLOCKS = {
-    "host": "Host clock: wall time of this machine, start of the sandbox included",
+    "host": "Host clock: wall time on the machine that compared, start of the sandbox included",
     "emulated": "Emulated: wall time of the emulation, which says nothing of any hardware",
 }
 NATIVE = "native"
@@ -39,7 +40,7 @@ def compare_section(found: CompareFile, source: str) -> Section:
     for clock, words in _CLOCKS.items():
         rows = [row for row in found.rows if row.clock == clock]
         if rows:
-            parts.append(Part(f"Worlds on the {clock} clock", (_worlds(rows, words),)))
+            parts.append(Part(f"Worlds on the {clock} clock", (_worlds(rows, words), *_notes(rows))))
     made = [row for row in found.rows if row.host and (row.host.made or row.host.missing)]
     if made:
         parts.append(Part("Calls asked of the host", tuple(block for row in made for block in _host_calls(row))))
@@ -80,20 +81,25 @@ def _worlds(rows: Sequence[WorldRow], words: str) -> Table:
             row.host_made,
             None if row.ratio is None else f"{row.ratio:,.2f}",
             None if row.wall_s is None else f"{row.wall_s:,.3f}",
-            shorten(row.note, _LONGEST),
         )
         for row in rows[:_SHOWN]
     ]
-    return Table(
+    table = Table(
         words,
         columns(
             "world", "#status", "#calls", "#reach the shared kernel", "#of these un-isolated",
             "#kernel functions entered", "#different host calls allowed", "#made",
-            "#ratio to the first", "#s by this clock", "note",
+            "#ratio to the first", "#s by this clock",
         ),
         tuple(body),
         "Ratios are to the first world of this clock; the two clocks are never set against each other.",
     )  # fmt: skip
+    return without_empty(table)
+
+
+def _notes(rows: Sequence[WorldRow]) -> tuple[Block, ...]:
+    said = tuple(f"{shorten(row.world, 80)}: {shorten(row.note, _LONGEST)}" for row in rows[:_SHOWN] if row.note)
+    return (Notes(said),) if said else ()
 
 
 def _host_calls(row: WorldRow) -> tuple[Block, ...]:

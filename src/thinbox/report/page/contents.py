@@ -34,7 +34,8 @@ def contents_of(documents: Sequence[Document], title: str) -> Contents:
     """Return the contents of a page that shows `documents`, in that order."""
     runs = [named for document in documents for named in _runs_of(document)]
     audits = [(document.name, document.body) for document in documents if isinstance(document.body, AuditFile)]
-    comparisons = [Part("Runs", (overview(runs),))] if len(runs) > 1 else []
+    several = len(runs) > 1 and len(documents) > 1
+    comparisons = [Part("Runs", (overview(runs, "Runs on this page"),))] if several else []
     comparisons += same_workloads(runs)
     if len(audits) > 1:
         comparisons.append(audits_part(audits))
@@ -77,9 +78,9 @@ def _tenants(body: TenantsFile, document: Document) -> list[Section]:
     text = f"{count(len(body.tenants), 'tenant')} on one guest, Linux {body.kernel.release}; "
     text += f"calls were killed in {', '.join(killed)}" if killed else "no call was killed"
     headline = Headline("bad" if killed else "good", f"{text}; exit status {body.exit_code}.")
-    table = (overview(_runs_of(document)),) if body.tenants else ()
+    table = (overview(_runs_of(document), "Its tenants"),) if body.tenants else ()
     sections = [Section("Tenants", document.name, "several at once on one guest", headline, table)]
     for name, run in body.tenants.items():
         cost = run_cost_blocks(run, document.raw["tenants"][name])
-        sections.append(run_section(run, f"{document.name}: {name}", cost, name))
+        sections.append(run_section(run, document.name, cost, name))
     return sections

@@ -91,7 +91,8 @@ def parse_document(data: bytes, name: str, *, plan: bool = False) -> Document:
     except RecursionError as error:
         raise InputError(f"{name} is nested too deeply to be a record of thinbox") from error
     except ValueError as error:
-        raise InputError(f"{name} is damaged or no JSON ({_one_line(error)}); record it again") from error
+        kind_of_text = "TOML" if plan else "JSON"
+        raise InputError(f"{name} is damaged or no {kind_of_text} ({_one_line(error)}); record it again") from error
     schema = raw.get("schema") if isinstance(raw, dict) else None
     if not isinstance(schema, str) or schema not in WRITERS:
         said = "no schema" if schema is None else f"schema {_one_line(schema, _LONGEST_SCHEMA)!r}"

@@ -10,6 +10,7 @@ Rules of this file:
 """
 
 import base64
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,22 @@ def render_html(contents: Contents) -> bytes:
     """Return the page in UTF-8."""
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    page = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            page=contents,
+            # Our own file, and the only text that is not escaped.
+            style=Markup(style),  # noqa: S704
+            policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+            version=__version__,
+        )
+    )
+    return page.encode()
+
+
+@functools.cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -45,14 +62,7 @@ def render_html(contents: Contents) -> bytes:
     )
     environment.filters["kind"] = lambda block: _KINDS[type(block)]
     environment.filters["unit"] = lambda value: f"{value:.1f}".removesuffix(".0")
-    page = environment.get_template("page.html.j2").render(
-        page=contents,
-        # Our own file, and the only text that is not escaped.
-        style=Markup(style),  # noqa: S704
-        policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
-        version=__version__,
-    )
-    return page.encode()
+    return environment
 
 
 def _finalize(value: Any) -> Any:

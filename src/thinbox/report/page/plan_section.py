@@ -2,7 +2,20 @@
 
 from collections import Counter
 
-from thinbox.report.page.blocks import Cell, Fact, Facts, Headline, Part, Section, Table, Tone, cells, columns, count
+from thinbox.report.page.blocks import (
+    Cell,
+    Fact,
+    Facts,
+    Headline,
+    Part,
+    Section,
+    Table,
+    Tone,
+    cells,
+    columns,
+    count,
+    without_empty,
+)
 from thinbox.report.page.visible import shorten
 from thinbox.sandbox.plan import Disposition, Phase, Plan
 from thinbox.sandbox.plan_text import show_answer, show_condition
@@ -20,10 +33,10 @@ def plan_section(plan: Plan, source: str) -> Section:
     """Return the section of a plan."""
     rules = plan.every_rule
     sums = Counter(rule.answer.disposition for rule in rules)
-    parts = [f"{amount:,} {kind.value}" for kind in Disposition if (amount := sums[kind])]
+    sums_said = [f"{amount:,} {kind.value}" for kind in Disposition if (amount := sums[kind])]
     passed = f" {count(sums[Disposition.PASS], 'rule')} lets calls run un-isolated." if sums[Disposition.PASS] else ""
     text = (
-        f"{count(len(rules), 'rule')} for {count(len(plan.rules), 'call')}: {', '.join(parts) or 'none'}; "
+        f"{count(len(rules), 'rule')} for {count(len(plan.rules), 'call')}: {', '.join(sums_said) or 'none'}; "
         f"everything else: {show_answer(plan.default)}.{passed}"
     )
     facts = [
@@ -59,5 +72,5 @@ def plan_section(plan: Plan, source: str) -> Section:
         shorten(plan.name, _LONGEST),
         Headline(tone, text),
         (Facts(tuple(facts)),),
-        (Part("Rules", (table,)),),
+        (Part("Rules", (without_empty(table),)),),
     )

@@ -20,7 +20,7 @@ Named = tuple[str, RunFile]
 """What a run is called on the page, and the run."""
 
 
-def overview(runs: Sequence[Named]) -> Table:
+def overview(runs: Sequence[Named], caption: str) -> Table:
     """Return one row a run."""
     rows = []
     for name, run in runs:
@@ -46,7 +46,7 @@ def overview(runs: Sequence[Named]) -> Table:
         "run", "verdict", "policy", "view", "command", "#status", "#calls", "#isolated", "#code faults", "#data faults",
         "#median faults", "#virtual time",
     )  # fmt: skip
-    return Table("Runs on this page", heads, tuple(rows), VIRTUAL_NOTE)
+    return Table(caption, heads, tuple(rows), VIRTUAL_NOTE)
 
 
 def same_workloads(runs: Sequence[Named]) -> list[Part]:

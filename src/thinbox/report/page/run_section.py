@@ -23,6 +23,7 @@ from thinbox.report.page.blocks import (
     number,
     share,
     virtual,
+    without_empty,
 )
 from thinbox.report.page.call_tables import VIRTUAL_NOTE, call_blocks
 from thinbox.report.page.coverage_section import totals_blocks
@@ -53,7 +54,7 @@ def run_section(run: RunFile, source: str, cost: tuple[Block, ...] = (), tenant:
         parts.append(Part("Kernel functions entered", totals_blocks(run.coverage, source)))
     if cost:
         parts.append(Part("What it would cost, modelled", cost))
-    kind = f"Tenant {tenant}" if tenant is not None else "Run"
+    kind = f"Tenant {shorten(tenant, _SHORT_COMMAND)}" if tenant is not None else "Run"
     what = command_line(run.command, _SHORT_COMMAND)
     return Section(kind, source, what, headline_of(run), (_tiles(run), _facts(run)), tuple(parts))
 
@@ -65,7 +66,12 @@ def _tiles(run: RunFile) -> Tiles:
     reached = totals.calls - totals.isolated if unisolated is None else unisolated
     entries = [
         Tile("calls", number(totals.calls), f"{number(totals.isolated)} isolated"),
-        Tile("ran un-isolated", number(reached), share(reached, totals.calls), "warn" if reached else ""),
+        Tile(
+            "ran un-isolated",
+            number(reached),
+            f"{share(reached, totals.calls)} of the calls" if reached else "",
+            "warn" if reached else "",
+        ),
         Tile("pages granted", number(granted), f"{number(totals.code_faults)} code, {number(totals.data_faults)} data"),
     ]
     if spread:
@@ -111,19 +117,13 @@ def _violation_blocks(kills: tuple[Violation, ...]) -> tuple[Block, ...]:
             f"view {kill.view}" if kill.view else f"policy {kill.policy}",
             shorten(kill.reason, _LONGEST_REASON),
             kill.owner or "",
-            "rolled back" if kill.undone else "no",
+            "rolled back" if kill.undone else "",
         )
         for kill in kills[:_SHOWN]
     ]
     note = f"{number(len(kills) - _SHOWN)} more are in the record." if len(kills) > _SHOWN else ""
-    blocks: list[Block] = [
-        Table(
-            "What was refused and killed, in order",
-            columns("call", "access", "place", "rule", "judged by", "reason", "owner of the page", "undone"),
-            tuple(rows),
-            note,
-        )
-    ]
+    heads = columns("call", "access", "place", "rule", "judged by", "reason", "owner of the page", "undone")
+    blocks: list[Block] = [without_empty(Table("What was refused and killed, in order", heads, tuple(rows), note))]
     by_words = {remedy_of(kill): f"Rule {plain_rule(kill.rule)}" for kill in reversed(kills[:_SHOWN])}
     for remedy, title in reversed(by_words.items()):
         blocks.append(Advice(shorten(title, _LONGEST_REASON), remedy.meaning, remedy.action))
@@ -153,13 +153,9 @@ def _refusal_blocks(run: RunFile) -> tuple[Block, ...]:
         for (call, arguments, disposition, _errno, line, reason), times in groups.most_common(_SHOWN)
     ]
     note = f"{number(len(groups) - _SHOWN)} more kinds are in the record." if len(groups) > _SHOWN else ""
+    heads = columns("call", "argument", "#times", "answer", "#line of the plan", "reason")
     return (
-        Table(
-            "Calls that the plan refused, most often first",
-            columns("call", "argument", "#times", "answer", "#line of the plan", "reason"),
-            tuple(rows),
-            note,
-        ),
+        without_empty(Table("Calls that the plan refused, most often first", heads, tuple(rows), note)),
         Advice("Refused by a plan", REFUSED.meaning, REFUSED.action),
     )
 
@@ -184,4 +180,4 @@ def _plan_blocks(run: RunFile) -> tuple[Block, ...]:
         phases = f"The steady state began with call {marker:,}."
     caption = f"What plan {shorten(run.plan, _SHORT_COMMAND)} made of the calls"
     heads = columns("disposition", "#calls", "#in start-up", "#in steady state", "#faults", "#virtual time")
-    return (Table(caption, heads, tuple(rows), f"{phases} {VIRTUAL_NOTE}"),)
+    return (without_empty(Table(caption, heads, tuple(rows), f"{phases} {VIRTUAL_NOTE}")),)

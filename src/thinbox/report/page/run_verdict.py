@@ -6,7 +6,6 @@ in the headline, not below it.
 
 import signal
 
-from thinbox.isolation.verdict import PLANNED
 from thinbox.report.page.blocks import Headline, count
 from thinbox.report.page.run_file import RunFile
 from thinbox.report.page.visible import shorten
@@ -21,12 +20,11 @@ def headline_of(run: RunFile) -> Headline:
     if kills:
         sentence = shorten(kills[0].sentence(), _LONGEST_SENTENCE)
         more = f" ({count(len(kills) - 1, 'more kill')} below)" if len(kills) > 1 else ""
-        by_plan = all(kill.kind == PLANNED for kill in kills)
-        return Headline("bad", f"Killed{' by the plan' if by_plan else ''}: {sentence}{more}; {ended}{_limits(run)}.")
+        return Headline("bad", f"{sentence}{more}; {ended}{_limits(run)}.")
     if run.refusals:
         first = shorten(run.refusals[0].sentence(), _LONGEST_SENTENCE)
         more = f" ({count(len(run.refusals) - 1, 'more refusal')} below)" if len(run.refusals) > 1 else ""
-        return Headline("warn", f"Refused: {first}{more}; {ended}{_limits(run)}.")
+        return Headline("warn", f"{first}{more}; {ended}{_limits(run)}.")
     if _limits(run):
         return Headline("warn", f"Incomplete: no call was killed; {ended}{_limits(run)}.")
     if not run.totals.isolated:
@@ -54,6 +52,8 @@ def _limits(run: RunFile) -> str:
         found.append(
             "the killed task waits for a lock it holds itself, so the guest was given up and the record ends there"
         )
+    if any(kill.undone for kill in run.violations):
+        found.append("what a killed call had done was rolled back")
     if run.stopped:
         found.append("the run was ended at the violation (--on-violation stop)")
     if run.coverage and run.coverage.lost_blocks:
