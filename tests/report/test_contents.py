@@ -269,6 +269,9 @@ def test_what_gets_through_is_said_first_and_never_an_empty_cell():
         ["succeed", "1", "1"],
     ]
     assert "own-cred does not succeed even unisolated" in root.text
+    assert table(root, "The step at which each attack was stopped, by what, and under which policies")[1] == [
+        "bad-call", "1 lseek: the target", "6b", "f+0x5", "a jump into the middle", "sci (none)", "all",
+    ]  # fmt: skip
     assert all(cell for row in table(root, "View strict: outcome, with the rule that refused") for cell in row)
 
 

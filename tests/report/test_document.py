@@ -137,6 +137,8 @@ def test_sums_that_are_not_those_of_the_parts_are_refused():
 def test_kills_that_were_taken_out_are_noticed():
     record = copy.deepcopy(RECORDS["killed"]) | {"kills": [], "killed": None}
     assert "`totals.killed`" in refusal(data_of(record))
+    record["totals"] |= {"killed": 0}
+    assert "a call's `verdict` is killed" in refusal(data_of(record))
 
 
 def test_numbers_of_64_bits_are_kept():

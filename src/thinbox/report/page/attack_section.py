@@ -5,6 +5,7 @@ Rules of this file: what gets through is written out, never an empty cell; a pol
 
 from thinbox.report.page.attack_file import UNISOLATED, AttackFile, AttackTry
 from thinbox.report.page.blocks import Block, Cell, Headline, Notes, Part, Section, Table, Tone, cells, columns, count
+from thinbox.report.page.remedy import plain_rule
 from thinbox.report.page.visible import shorten
 
 _SHOWN = 600
@@ -108,7 +109,7 @@ def _deaths(found: AttackFile) -> Table:
     groups: dict[tuple[str, ...], list[AttackTry]] = {}
     for row in found.rows:
         if not row.gets_through:
-            groups.setdefault((row.attack, row.step, row.rule or "", row.place, row.reason), []).append(row)
+            groups.setdefault((row.attack, row.step, plain_rule(row.rule or ""), row.place, row.reason), []).append(row)
     rows = []
     for (attack, step, rule, place, reason), tries in list(groups.items())[:_SHOWN]:
         undone = sum(row.undone for row in tries)

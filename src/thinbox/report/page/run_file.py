@@ -189,6 +189,8 @@ class RunFile:
         listed = len(self.violations)
         if self.totals.killed != listed and (self.kills or not self.totals.killed or not listed):
             raise ValueError(f"`totals.killed` says {self.totals.killed}, it lists {listed}")
+        if not listed and any(call.verdict == "killed" for call in self.calls):
+            raise ValueError("a call's `verdict` is killed, and no kill is listed")
 
     @property
     def violations(self) -> tuple[Violation, ...]:
