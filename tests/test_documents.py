@@ -41,6 +41,7 @@ def commands():
         "docs/surface.md",
         "docs/audit.md",
         "docs/plan.md",
+        "docs/report.md",
     ],
 )
 def test_the_python_example_runs(name):

@@ -3,6 +3,8 @@
 import json
 import os
 from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -125,3 +127,28 @@ def test_the_commands_of_the_documents_run(guest, tmp_path):
     done = CliRunner().invoke(group, words)
     assert done.exit_code == 0, (done.output, done.exception)
     assert (out / "batch.stdout").read_bytes() == b"uid=0(root) gid=0(root)\n"
+
+
+def test_tenants_of_the_command_line_run_and_their_record_has_policy_and_view(tmp_path, guest):
+    words = [
+        "run",
+        "-q",
+        "--policy",
+        "live",
+        "--tenant",
+        "a=pwd",
+        "--tenant",
+        "b=sh -c 'exit 3'",
+        "--json",
+        tmp_path / "t.json",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "thinbox", *map(str, words)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (3, "a | /\n"), done.stderr
+    record = json.loads((tmp_path / "t.json").read_text())
+    assert record["schema"] == "thinbox.tenants/1"
+    assert [(name, run["policy"], run["view"], run["exit_code"]) for name, run in record["tenants"].items()] == [
+        ("a", "live", "permissive", 0),
+        ("b", "live", "permissive", 3),
+    ]

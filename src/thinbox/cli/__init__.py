@@ -23,6 +23,7 @@ COMMANDS = {
     "attack": "exploits against isolation policies",
     "cost": "what isolation would cost on real CPUs",
     "plan": "from recorded runs to what each call may do; profiles for container engines",
+    "report": "one page of records, to send around",
     "compare": "the same workload natively, under seccomp, gVisor and thinbox",
     "bench": "thinbox's own speed, side by side with peers",
 }

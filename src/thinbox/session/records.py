@@ -87,6 +87,8 @@ class RunRecord:
     virtual_ns: int = 0
     events: Events = field(default_factory=Events)
     coverage: RunCoverage | None = None
+    view: str = "none"
+    """What is hidden of other tenants' data."""
     plan: str = ""
     """Name of the plan in force, empty without one."""
     refusals: Refusals = field(default_factory=Refusals)
@@ -126,6 +128,7 @@ class RunRecord:
             "schema": SCHEMA,
             "kernel": {"release": self.kernel_release, "sha256": self.kernel_sha256, "slide": self.kernel_slide},
             "policy": self.policy,
+            "view": self.view,
             "command": list(self.command),
             "exit_code": self.exit_code,
             "killed": None if self.killed is None else asdict(self.killed),

@@ -126,7 +126,7 @@ class Session:
         self.view = KernelView(machine, guest.facts)
         self.talk = Conversation(machine)
         self.talk.restore(notes["talk"], self.view)
-        self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command))
+        self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command), view=options.view)
         self.record.kernel_slide = guest.facts.slide
         compat = options.isolate != "none"
         isolation = Isolation(

@@ -110,7 +110,7 @@ class TenantsSession:
             on_machine(machine, self.enforcer)
 
     def _prepare(self, guest: ReadyGuest, spec: TenantSpec, isolation: Isolation) -> _Running:
-        record = RunRecord(guest.facts.release, guest.facts.sha256, isolation.policy.name, spec.command)
+        record = RunRecord(guest.facts.release, guest.facts.sha256, isolation.policy.name, spec.command, view=spec.view)
         record.kernel_slide = self.view.facts.slide
         given = [spec.stdin] if spec.stdin else []
         io = TenantIo(

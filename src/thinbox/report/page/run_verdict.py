@@ -1,0 +1,73 @@
+"""How a run ended, in plain words.
+
+Rules of this file: what thinbox did comes first, what the program did second; whatever makes the record incomplete is
+in the headline, not below it.
+"""
+
+import signal
+
+from thinbox.report.page.blocks import Headline, count
+from thinbox.report.page.run_file import RunFile
+from thinbox.report.page.visible import shorten
+
+_LONGEST_SENTENCE = 600
+
+
+def headline_of(run: RunFile) -> Headline:
+    """Return the verdict of a run."""
+    ended = f"exit {exit_text(run.exit_code)}"
+    kills = run.violations
+    if kills:
+        sentence = shorten(kills[0].sentence(), _LONGEST_SENTENCE)
+        more = f" ({count(len(kills) - 1, 'more kill')} below)" if len(kills) > 1 else ""
+        return Headline("bad", f"{sentence}{more}; {ended}{_limits(run)}.")
+    if run.refusals:
+        first = shorten(run.refusals[0].sentence(), _LONGEST_SENTENCE)
+        more = f" ({count(len(run.refusals) - 1, 'more refusal')} below)" if len(run.refusals) > 1 else ""
+        return Headline("warn", f"{first}{more}; {ended}{_limits(run)}.")
+    if _limits(run):
+        return Headline("warn", f"Incomplete: no call was killed; {ended}{_limits(run)}.")
+    if not run.totals.isolated:
+        return Headline("plain", f"Ran un-isolated, so nothing was judged; {ended}.")
+    plain = run.totals.calls - run.totals.isolated
+    some = f", {count(plain, 'call')} not isolated" if plain else ""
+    return Headline("good", f"Ran to its end, no call killed{some}; {ended}.")
+
+
+def short_verdict(run: RunFile) -> tuple[str, Headline]:
+    """Return the verdict in a word or two, for a row among others, and the whole."""
+    whole = headline_of(run)
+    if run.stuck:
+        return "given up", whole
+    if run.violations:
+        return f"killed {len(run.violations):,}", whole
+    if run.refusals:
+        return f"refused {len(run.refusals):,}", whole
+    return {"warn": "incomplete", "plain": "not judged"}.get(whole.tone, "no kill"), whole
+
+
+def _limits(run: RunFile) -> str:
+    found = []
+    if run.stuck:
+        found.append(
+            "the killed task waits for a lock it holds itself, so the guest was given up and the record ends there"
+        )
+    if any(kill.undone for kill in run.violations):
+        found.append("what a killed call had done was rolled back")
+    if run.stopped:
+        found.append("the run was ended at the violation (--on-violation stop)")
+    if run.coverage and run.coverage.lost_blocks:
+        found.append(f"coverage lost {count(run.coverage.lost_blocks, 'block')}: its figures are lower bounds")
+    if run.events and run.events.references and run.events.references.lost:
+        found.append(f"the trace of pages is cut, {count(run.events.references.lost, 'word')} found no room")
+    return "".join(f"; {text}" for text in found)
+
+
+def exit_text(code: int) -> str:
+    """Return an exit status, with the signal it may stand for."""
+    if code > 128:
+        try:
+            return f"status {code} (128 + {signal.Signals(code - 128).name})"
+        except ValueError:
+            pass
+    return f"status {code}"
