@@ -1,9 +1,13 @@
 """A supervised loop makes its calls, and its supervisor is asked about every one."""
 
+import signal
 import struct
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
+from thinbox.planning.host_process import descendants
 from thinbox.planning.microbench import LOOPS
 from thinbox.planning.supervised import NOTIFY, PTRACE, SUPERVISORS, build_supervised
 
@@ -21,10 +25,40 @@ def test_every_call_of_a_loop_is_asked_about(tmp_path, name, supervisor):
     (asked,) = struct.unpack("<Q", done.stdout)
     calls = len(LOOPS[name][1])
     if supervisor == NOTIFY:
-        # Each call once; the exit of each child; at last that of the loop.
-        expected = TURNS * (calls + (name == "fork+wait")) + 1
+        # Its listener closed; each call once; the exit of each child; at last that of the loop.
+        expected = TURNS * (calls + (name == "fork+wait")) + 2
     else:
         # Each call as it enters and leaves. A child besides: its birth, its first stop, its exit, and SIGCHLD for it.
         assert supervisor == PTRACE
         expected = TURNS * (2 * calls + 4 * (name == "fork+wait")) + 1
     assert asked == expected
+
+
+@pytest.mark.parametrize("supervisor", SUPERVISORS)
+@pytest.mark.parametrize("name", ["getppid", "fork+wait"])
+def test_a_loop_ends_with_its_supervisor(tmp_path, name, supervisor):
+    """As where thinbox is killed: nobody is left to answer for it."""
+    program = tmp_path / "loop"
+    program.write_bytes(build_supervised(name, (1 << 31) - 1, supervisor))
+    program.chmod(0o755)
+    with subprocess.Popen([program], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as watcher:
+        end = time.monotonic() + 30
+        while not (below := descendants(watcher.pid)) or calls_waiting(below[0]) < 1:
+            assert time.monotonic() < end
+        watcher.send_signal(signal.SIGKILL)
+    while any(runs(pid, program) for pid in Path("/proc").glob("[0-9]*")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def runs(process, program):
+    try:
+        return (process / "exe").readlink() == program
+    except OSError:
+        return False
+
+
+def calls_waiting(pid):
+    """How often a process gave the CPU up: not before its calls are supervised."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))

@@ -83,8 +83,8 @@ def build_step(step: Step) -> bytes:
             code += _load(register, value)
     code += _load(_RAX, call_number(step.name)) + b"\x0f\x05"
     if step.name == "fork":
-        # test eax, eax; jnz over the child's exit
-        leave = build_step(Step("exit_group", (0,)))
+        # test eax, eax; jnz over the child's exit; ud2, for that fails where nobody is left to let it go on
+        leave = build_step(Step("exit_group", (0,))) + b"\x0f\x0b"
         code += b"\x85\xc0\x75" + bytes((len(leave),)) + leave
     return code
 

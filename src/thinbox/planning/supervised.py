@@ -50,12 +50,18 @@ def build_supervised(name: str, count: int, supervisor: str) -> bytes:
 
 
 def _ask_to_be_notified() -> bytes:
-    """Load a filter that notifies of every call, and put its listener where the supervisor looks."""
+    """Load a filter that notifies of every call, and put its listener where the supervisor looks.
+
+    Then close it here: the first call that is asked about, so the supervisor has its own by then. Whoever holds one
+    waits for ever where nobody is left to answer. And die with the supervisor.
+    """
     return b"".join(
         (
+            build_step(Step("prctl", (1, 9, 0, 0, 0))),  # PR_SET_PDEATHSIG, SIGKILL
             build_step(Step("prctl", (38, 1, 0, 0, 0))),  # PR_SET_NO_NEW_PRIVS
             build_step(Step("seccomp", (1, 8, 0x410000 + _PROGRAM))),  # SET_MODE_FILTER, NEW_LISTENER
             b"\x89\x04\x25" + struct.pack("<I", _LISTENER),  # mov [listener], eax
+            b"\x89\xc7" + _load(0, call_number("close")) + b"\x0f\x05",  # mov edi, eax
         )
     )
 

@@ -147,13 +147,30 @@ def _scan_all(pieces: list[Piece], thunks: dict[int, GadgetKind], jobs: int) -> 
     from concurrent.futures.process import BrokenProcessPool
 
     fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(jobs, mp_context=fork, initializer=_ignore_interrupts) as pool:
+    # The workers have the pieces from the fork. Sent to them, a piece would not fit into the pipe, and Python before
+    # 3.12 waits for ever where a worker dies meanwhile (CPython issue 94777).
+    with ProcessPoolExecutor(jobs, mp_context=fork, initializer=_take_work, initargs=(pieces, thunks)) as pool:
         try:
-            yield from pool.map(scan_piece, pieces, [thunks] * len(pieces))
+            yield from pool.map(_scan_one, range(len(pieces)))
         except BrokenProcessPool as error:
             raise MachineError("a process that looked for gadgets died; is there enough memory?") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+_work: tuple[list[Piece], dict[int, GadgetKind]] = ([], {})
+"""In a worker: what there is to do."""
+
+
+def _take_work(pieces: list[Piece], thunks: dict[int, GadgetKind]) -> None:
+    global _work  # noqa: PLW0603 - a worker's, which does nothing else
+    _ignore_interrupts()
+    _work = (pieces, thunks)
+
+
+def _scan_one(number: int) -> Found:
+    pieces, thunks = _work
+    return scan_piece(pieces[number], thunks)
 
 
 def _ignore_interrupts() -> None:
