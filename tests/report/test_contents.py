@@ -69,7 +69,7 @@ def test_a_refused_call_is_said_and_so_is_a_run_that_was_not_isolated():
     record.kills, record.killed = [], None
     tone, text = headline(read(record.to_json()))
     assert (tone, text[:42]) == ("warn", "! socket(family=AF_INET) was refused by we")
-    assert "(2 more refusals below)" in text
+    assert "(2 more refusals)" in text
     plain = run_record()
     for call in plain.calls:
         call.isolated = False

@@ -134,6 +134,16 @@ def test_sums_that_are_not_those_of_the_parts_are_refused():
         assert f"`totals.{key}`" in refusal(data_of(record))
 
 
+def test_refusals_beyond_those_listed_are_believed_only_where_the_record_says_it_left_some_out():
+    record = copy.deepcopy(RECORDS["refused"])
+    record["totals"]["refused"] += 5
+    assert "`totals.refused`" in refusal(data_of(record))
+    record["refusals_truncated"] = True
+    assert parse_document(data_of(record), "x.json").totals.refused == 8
+    record["totals"]["refused"] = 2
+    assert "`totals.refused`" in refusal(data_of(record))
+
+
 def test_kills_that_were_taken_out_are_noticed():
     record = copy.deepcopy(RECORDS["killed"]) | {"kills": [], "killed": None}
     assert "`totals.killed`" in refusal(data_of(record))

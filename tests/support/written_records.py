@@ -19,7 +19,8 @@ from thinbox.planning.world_row import EMULATED, HOST, Row, absent
 from thinbox.report.cost_table import costs_json
 from thinbox.sandbox.plan import Answer, Condition, Disposition, OwnedFile, Phase, Plan, Rule
 from thinbox.sandbox.plan_text import render_plan
-from thinbox.session.records import CallRecord, Refusal, RunRecord
+from thinbox.session.records import CallRecord, RunRecord
+from thinbox.session.refusals import Refusal, Refusals
 from thinbox.session.session import RunResult
 from thinbox.surface.gadget_set import GadgetCounts
 from thinbox.surface.residual import Residual
@@ -70,12 +71,10 @@ def killed_record(**more):
 
 
 def refused_record():
-    record = run_record(
-        plan="web",
-        steady_seq=3,
-        refusals=[Refusal("socket", 79, "deny EAFNOSUPPORT", 97, "web.toml", 7, "family=AF_INET", "no rule allows it")]
-        * 3,
-    )
+    refusals = Refusals()
+    for _ in range(3):
+        refusals.add(Refusal("socket", 79, "deny EAFNOSUPPORT", 97, "web.toml", 7, "family=AF_INET", "no rule allows it"))
+    record = run_record(plan="web", steady_seq=3, refusals=refusals)
     for at, each in enumerate(record.calls):
         each.disposition = "isolate" if at else "emulate"
     record.kills = [violation(kind=PLANNED, reason="plan web.toml, line 9: mount", rule="plan")]

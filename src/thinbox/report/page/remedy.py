@@ -87,6 +87,14 @@ REMEDIES = {
         "change it.",
         "Treat it as an attack. Nothing of the kernel's own does this.",
     ),
+    "G3": Remedy(
+        "The task's ids or capabilities changed while it was in no call: an interrupt was made to do it.",
+        "Treat it as an attack. Nothing of the kernel's own does this.",
+    ),
+    "G4": Remedy(
+        "The kernel was about to start, as root, a program that it never starts.",
+        "Treat it as an attack, unless a driver of yours starts programs that thinbox does not know of; report those.",
+    ),
     "P": Remedy(
         "The profile was learned from runs in which this call never used that code.",
         "If the program is trusted, learn again with this input among the runs (`--save-profile`); a profile knows "
@@ -102,6 +110,15 @@ REMEDIES = {
     "V5": Remedy(
         "It cannot be told whose the page is, and view `strict` gives nothing away in doubt.",
         "View `permissive` grants such pages; compare the two before you trust the program less.",
+    ),
+    "V7": Remedy(
+        "A page table of the tenant's own was made to map what is not its to map: another tenant's page, the kernel's, "
+        "or a forged table.",
+        "Treat it as an attack. A driver that maps kernel objects into programs in a way of its own would look alike.",
+    ),
+    "V8": Remedy(
+        "The page cache of a file was written by a task that may not write the file, as Dirty Pipe did.",
+        "Treat it as an attack, unless the task may write by a group or an access list and had not opened the file.",
     ),
     "pool": Remedy(
         "thinbox had no page left for the tenant's page tables: it made more of them than there is room for.",

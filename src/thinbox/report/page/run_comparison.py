@@ -82,7 +82,7 @@ def _figures(group: Sequence[Named], heads: tuple[Column, ...]) -> Table:
         ("calls", lambda run: run.totals.calls),
         ("isolated", lambda run: run.totals.isolated),
         ("ran un-isolated", lambda run: run.totals.reaching_unisolated),
-        ("refused by the plan", lambda run: len(run.refusals) if run.plan else None),
+        ("refused by the plan", lambda run: run.totals.refused if run.plan else None),
         ("code faults", lambda run: run.totals.code_faults),
         ("data faults", lambda run: run.totals.data_faults),
         ("faults of the median isolated call", lambda run: spread.median if (spread := fault_spread(run)) else None),

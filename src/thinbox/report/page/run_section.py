@@ -78,7 +78,7 @@ def _tiles(run: RunFile) -> Tiles:
         entries.append(Tile("faults a call", number(spread.median), f"median; {number(spread.most)} at most"))
     entries.append(Tile("calls killed", number(len(run.violations)), "", "bad" if run.violations else ""))
     if run.plan or run.refusals:
-        entries.append(Tile("calls refused", number(len(run.refusals)), "", "warn" if run.refusals else ""))
+        entries.append(Tile("calls refused", number(run.totals.refused), "", "warn" if run.refusals else ""))
     return Tiles(tuple(entries))
 
 
@@ -137,10 +137,10 @@ def _place(kill: Violation) -> str:
 
 
 def _refusal_blocks(run: RunFile) -> tuple[Block, ...]:
-    groups = Counter(
-        (refusal.call, refusal.arguments, refusal.disposition, refusal.errno, refusal.line, refusal.reason)
-        for refusal in run.refusals
-    )
+    groups = Counter[tuple[str, str, str, int, int, str]]()
+    for refusal in run.refusals:
+        kind = (refusal.call, refusal.arguments, refusal.disposition, refusal.errno, refusal.line, refusal.reason)
+        groups[kind] += refusal.times
     rows = [
         cells(
             Cell(call, code=True),
@@ -153,6 +153,8 @@ def _refusal_blocks(run: RunFile) -> tuple[Block, ...]:
         for (call, arguments, disposition, _errno, line, reason), times in groups.most_common(_SHOWN)
     ]
     note = f"{number(len(groups) - _SHOWN)} more kinds are in the record." if len(groups) > _SHOWN else ""
+    if run.refusals_truncated:
+        note = f"{note} Others were counted only: the record keeps so many kinds of each call.".strip()
     heads = columns("call", "argument", "#times", "answer", "#line of the plan", "reason")
     return (
         without_empty(Table("Calls that the plan refused, most often first", heads, tuple(rows), note)),

@@ -23,7 +23,7 @@ def headline_of(run: RunFile) -> Headline:
         return Headline("bad", f"{sentence}{more}; {ended}{_limits(run)}.")
     if run.refusals:
         first = shorten(run.refusals[0].sentence(), _LONGEST_SENTENCE)
-        more = f" ({count(len(run.refusals) - 1, 'more refusal')} below)" if len(run.refusals) > 1 else ""
+        more = f" ({count(run.totals.refused - 1, 'more refusal')})" if run.totals.refused > 1 else ""
         return Headline("warn", f"{first}{more}; {ended}{_limits(run)}.")
     if _limits(run):
         return Headline("warn", f"Incomplete: no call was killed; {ended}{_limits(run)}.")
@@ -42,7 +42,7 @@ def short_verdict(run: RunFile) -> tuple[str, Headline]:
     if run.violations:
         return f"killed {len(run.violations):,}", whole
     if run.refusals:
-        return f"refused {len(run.refusals):,}", whole
+        return f"refused {run.totals.refused:,}", whole
     return {"warn": "incomplete", "plain": "not judged"}.get(whole.tone, "no kill"), whole
 
 
@@ -56,6 +56,8 @@ def _limits(run: RunFile) -> str:
         found.append("what a killed call had done was rolled back")
     if run.stopped:
         found.append("the run was ended at the violation (--on-violation stop)")
+    if run.refusals_truncated:
+        found.append("not every kind of refusal is listed")
     if run.coverage and run.coverage.lost_blocks:
         found.append(f"coverage lost {count(run.coverage.lost_blocks, 'block')}: its figures are lower bounds")
     if run.events and run.events.references and run.events.references.lost:
