@@ -44,7 +44,8 @@ def commands():
         "docs/report.md",
     ],
 )
-def test_the_python_example_runs(name):
+def test_the_python_example_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         for code in blocks(ROOT / name, "python"):
