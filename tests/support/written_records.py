@@ -73,7 +73,9 @@ def killed_record(**more):
 def refused_record():
     refusals = Refusals()
     for _ in range(3):
-        refusals.add(Refusal("socket", 79, "deny EAFNOSUPPORT", 97, "web.toml", 7, "family=AF_INET", "no rule allows it"))
+        refusals.add(
+            Refusal("socket", 79, "deny EAFNOSUPPORT", 97, "web.toml", 7, "family=AF_INET", "no rule allows it")
+        )
     record = run_record(plan="web", steady_seq=3, refusals=refusals)
     for at, each in enumerate(record.calls):
         each.disposition = "isolate" if at else "emulate"

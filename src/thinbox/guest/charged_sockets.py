@@ -6,7 +6,8 @@ socket that a task of a memory cgroup makes is given the same allocation flag, i
 `accept` makes inherit it. See docs/decisions/0013-charged-sockets.md.
 
 Rules of this file:
-- One word of a new socket is changed, before its maker has it, and nothing else of the guest.
+- One word of a new socket is changed, before its maker has it, and nothing else of the guest. A corrupted kernel can
+  get here with any address: then `may_write` is asked, and what is not mapped is left alone.
 - The flag is read off the kernel's own code, never assumed: what
   `unix_create1` stores, less what `sock_init_data` does.
 
@@ -17,6 +18,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.machine import cpu as registers
@@ -37,15 +39,20 @@ class ChargedSockets:
     """Watches one machine for sockets that tasks of memory cgroups make."""
 
     def __init__(
-        self, machine: "Machine", view: "KernelView", before_write: Callable[[int], None] | None = None
+        self,
+        machine: "Machine",
+        view: "KernelView",
+        before_write: Callable[[int], None] | None = None,
+        may_write: Callable[[int], bool] = lambda _vaddr: True,
     ) -> None:
-        """Begin to watch. `before_write(paddr)`, if given, is told before guest memory is written.
+        """Begin to watch. `before_write(paddr)`, if given, is told before guest memory is written; `may_write(vaddr)`
+        says whether the running call might write there itself.
 
         Raises:
             MachineError: this kernel makes sockets in another way.
         """
         self._memory, self._cpu, self._slot = machine.memory, machine.cpu, machine.slot
-        self._view, self._before_write = view, before_write
+        self._view, self._before_write, self._may_write = view, before_write, may_write
         types = view.facts.types
         try:
             made = view.symbols.address_of(_MADE)
@@ -85,12 +92,23 @@ class ChargedSockets:
         made_by_kernel = regs[registers.R8] & 0xFFFFFFFF
         if made_by_kernel or not view.read_u64(memcg + self._parent_at, root):
             return
-        sock = view.read_u64((regs[registers.RDI] + self._sock_at) & U64, root)
-        flags = view.read_u32(sock + self._flags_at, root) | self.flag
-        for paddr, _count in self._memory.spans(root, to_signed(sock + self._flags_at), 4):
-            if self._before_write is not None:
-                self._before_write(paddr)
-            self._memory.write(paddr, flags.to_bytes(4, "little"))
+        sock_at = self._paddr(regs[registers.RDI] + self._sock_at, root, 8)
+        if sock_at is None:
+            return
+        place = int.from_bytes(self._memory.read(sock_at, 8), "little") + self._flags_at
+        paddr = self._paddr(place, root, 4)
+        if paddr is None or not self._may_write(to_signed(place & U64)):
+            return
+        flags = int.from_bytes(self._memory.read(paddr, 4), "little") | self.flag
+        if self._before_write is not None:
+            self._before_write(paddr)
+        self._memory.write(paddr, flags.to_bytes(4, "little"))
+
+    def _paddr(self, vaddr: int, root: int, size: int) -> int | None:
+        """Return where an aligned word of the kernel's half lies; None if it is none."""
+        vaddr = to_signed(vaddr & U64)
+        paddr = paging.translate(self._memory.quads, self._memory.total_bytes, root, vaddr)
+        return None if vaddr >= 0 or vaddr % size or paddr < 0 else paddr
 
     def _root(self) -> int:
         return self._slot[slots.KERNEL_ROOT] if self._slot[slots.ACTIVE] else self._view.kernel_root

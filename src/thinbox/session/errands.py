@@ -7,8 +7,9 @@ than a hardware interrupt is. Under a view the call therefore leaves its table f
 
 Rules of this file:
 - An errand begins at the first instruction of a named function, only if it was called from a `call` of that function
-  in the kernel's text, and only if each argument that is an address is one the kernel would pass. Else the call
-  stays on its table, and is judged there.
+  in the kernel's text, on a stack the kernel would be on, and only if each argument that is an address or an index is
+  one it would pass. Else the call stays on its table, and is judged there.
+- What a corrupted kernel could change is not asked: nodes and stacks are read before the tenant runs.
 - It ends at the instruction behind that call, with the stack as it was. What the call holds is looked at anew then.
 
 Source: Linux 6.1 mm/vmscan.c, mm/compaction.c, kernel/softirq.c, include/linux/mmzone.h (struct pglist_data).
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
@@ -49,15 +51,16 @@ class Errands:
         """`on_return(state)` is told when a call is on its table again."""
         self._enforcer, self._on_return = enforcer, on_return
         self._cpu, self._slot, self._view = enforcer.cpu, enforcer.slot, enforcer.view
-        self._spans = self._find_spans()
+        self._spans, self._irq_rsp = self._find_spans(), self._find_irq_rsp()
         checks: dict[str, Callable[[], bool]] = {
             "__do_softirq": lambda: True,
-            "try_to_free_pages": lambda: self._is_within(registers.RDI, self._spans.zone_lists),
+            "try_to_free_pages": self._may_free_pages,
             "node_reclaim": lambda: self._is_start(registers.RDI, self._spans.nodes),
             "compact_node": lambda: self._argument(registers.RDI) & 0xFFFFFFFF < len(self._spans.nodes),
             "compact_zone_order": self._may_compact_zone,
         }
         functions = {vaddr: check for name, check in checks.items() if (vaddr := self._view.symbols.find(name))}
+        self._softirq = self._view.symbols.find("__do_softirq")
         self._callers = self._find_callers(tuple(functions))
         for vaddr, check in functions.items():
             self._cpu.add_code_hook(vaddr, partial(self._begin, vaddr, check))
@@ -86,26 +89,58 @@ class Errands:
         size = types.size_of("pglist_data")
         return _Spans(tuple((node, node + size) for node in nodes), part("node_zones"), part("node_zonelists"))
 
+    def _find_irq_rsp(self) -> int:
+        """Return RSP at the first instruction of what `call_on_irqstack` calls (asm/irq_stack.h): below the word
+        `hardirq_stack_ptr` points to, which holds the stack it came from. 0 if this kernel has no such stack."""
+        types, symbols, root = self._view.facts.types, self._view.symbols, self._enforcer.kernel_root
+        hot, own = symbols.find("pcpu_hot"), symbols.find("hardirq_stack_ptr")
+        per_cpu = self._view.read_u64(symbols.address_of("__per_cpu_offset"), root)
+        if hot is not None and types.has_member("pcpu_hot", "hardirq_stack_ptr"):
+            return self._word(per_cpu + hot + types.offset_of("pcpu_hot", "hardirq_stack_ptr")) - 8
+        return 0 if own is None else self._word(per_cpu + own) - 8
+
+    def _word(self, vaddr: int) -> int:
+        """Return a word of kernel memory, 0 where nothing is mapped: the address is a tenant's choice."""
+        memory, end = self._enforcer.memory, self._enforcer.memory.total_bytes
+        paddr = paging.translate(memory.quads, end, self._enforcer.kernel_root, to_signed(vaddr & U64))
+        return 0 if paddr < 0 or paddr & 7 else memory.quads[paddr >> 3] & U64
+
+    def _is_on_stack(self, vaddr: int) -> bool:
+        """Tell whether a word lies on the running task's own stack, as it was when its table was made."""
+        state = self._enforcer.running
+        start = 0 if state is None else state.stack & U64
+        return start != 0 and vaddr & 7 == 0 and start <= vaddr < start + self._view.stack_bytes
+
     def _argument(self, register: int) -> int:
         return self._cpu.regs[register] & U64
-
-    def _is_within(self, register: int, spans: tuple[tuple[int, int], ...]) -> bool:
-        value = self._argument(register)
-        return any(start <= value < end for start, end in spans)
 
     def _is_start(self, register: int, spans: tuple[tuple[int, int], ...]) -> bool:
         value = self._argument(register)
         return any(start == value for start, _end in spans)
 
-    def _may_compact_zone(self) -> bool:
-        """`compact_zone_order(zone, …, capture)`: the last argument, on the stack, is written through."""
+    def _is_element(self, register: int, spans: tuple[tuple[int, int], ...], size: int) -> bool:
+        value = self._argument(register)
+        return any(start <= value < end and (value - start) % size == 0 for start, end in spans)
+
+    def _may_free_pages(self) -> bool:
+        """`try_to_free_pages(zonelist, order, gfp_mask, nodemask)`: the mask is none, or the task's own."""
         types = self._view.facts.types
-        zone_bytes, zone = types.size_of("zone"), self._argument(registers.RDI)
-        is_zone = any(start <= zone < end and (zone - start) % zone_bytes == 0 for start, end in self._spans.zones)
-        root = self._enforcer.kernel_root
-        capture = self._view.read_u64(self._argument(registers.RSP) + 8, root)
-        stack = self._view.stack_of(self._view.current, root)
-        return is_zone and stack <= capture <= stack + self._view.stack_bytes - 8
+        own = self._view.current + types.offset_of("task_struct", "mems_allowed")
+        mask = self._argument(registers.RCX)
+        return mask in (0, own) and self._is_element(registers.RDI, self._spans.zone_lists, types.size_of("zonelist"))
+
+    def _may_compact_zone(self) -> bool:
+        """`compact_zone_order(zone, order, gfp_mask, prio, alloc_flags, highest_zoneidx, capture)`: order and index
+        choose words to read, the last argument, on the stack, is written through."""
+        types = self._view.facts.types
+        orders = types.member_size("zone", "free_area") // types.size_of("free_area")
+        indices = types.member_size("zone", "lowmem_reserve") // 8
+        return (
+            self._is_element(registers.RDI, self._spans.zones, types.size_of("zone"))
+            and self._argument(registers.RSI) & 0xFFFFFFFF < orders
+            and self._argument(registers.R9) & 0xFFFFFFFF < indices
+            and self._is_on_stack(self._word(self._argument(registers.RSP) + 8))
+        )
 
     def _find_callers(self, functions: tuple[int, ...]) -> dict[int, frozenset[int]]:
         """Return for each function the addresses behind its direct calls in the kernel's live text."""
@@ -133,10 +168,13 @@ class Errands:
         state = self._running()
         if state is None or state.call is None or self._slot[slots.ACTIVE] != slots.ON_SCI:
             return
-        rsp = self._cpu.regs[registers.RSP]
-        back = self._view.read_u64(rsp & U64, self._enforcer.kernel_root)
-        if back not in self._callers[function] or not is_sane():
+        rsp = self._argument(registers.RSP)
+        if not self._is_on_stack(rsp) and (rsp != self._irq_rsp or function != self._softirq):
             return
+        if self._word(rsp) not in self._callers[function] or not is_sane():
+            return
+        # What the call holds is looked at behind the errand: all of it.
+        self._enforcer.grants.drain(state, state.call)
         state.call.errand_rsp = to_signed(rsp) + 8
         self._cpu.step_aside()
 

@@ -47,13 +47,22 @@ class Views:
         self._brief: list[tuple[int, int]] = []
         self._mappings = UserMappings(enforcer, self.cgroups)
         Errands(enforcer, self._back_from_errand)
-        ChargedSockets(enforcer.machine, enforcer.view, enforcer.undo.save if enforcer.undo else None)
+        save = enforcer.undo.save if enforcer.undo else None
+        ChargedSockets(enforcer.machine, enforcer.view, save, self._may_write)
 
     def _back_from_errand(self, state: "TaskState") -> None:
         assert state.call is not None
         if self.recheck(state.call):
             self._cpu.load_cr3(self._cpu.cr3)
         self._enforcer.admit_here(state)
+
+    def _may_write(self, vaddr: int) -> bool:
+        """Tell whether the running call might write at `vaddr` by its tenant's view."""
+        state = self._enforcer.running
+        if state is None or state.call is None or not state.call.isolated or not self._slot[slots.VIEW]:
+            return True
+        found = self.check(state.tenant, vaddr, self._cpu.rip, is_write=True)
+        return found is not None and found.verdict.granted
 
     def reset(self) -> None:
         """Begin again after the machine was restored."""
