@@ -147,6 +147,8 @@ LINKING = (
     "release_posix_timer",
     "do_timer_create",
     "__lock_timer",
+    # A signal to another tenant's task, where it may be sent: AppArmor compares the labels that creds point to.
+    "aa_get_task_label",
 )
 """Functions that follow the kernel's own links from one tenant's object to the next one's."""
 
