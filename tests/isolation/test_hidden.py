@@ -70,13 +70,9 @@ def test_every_kind_of_page_under_both_rules(facts, function, permissive, strict
 )
 @pytest.mark.parametrize("rule", [view.PERMISSIVE, view.STRICT])
 def test_what_a_user_page_table_may_map(rule, facts, granted, owner):
-    found = check_mapping(rule, "a", facts, is_shared_by_all=False)
+    found = check_mapping(rule, "a", facts)
     assert (found.verdict.granted, found.owner) == (granted, owner)
     assert granted or found.verdict.rule == "V7"
-
-
-def test_zeros_and_the_vdso_are_for_all_to_map():
-    assert check_mapping(view.STRICT, "a", PageFacts(PageKind.STATIC), is_shared_by_all=True).verdict.granted
 
 
 @pytest.mark.parametrize(

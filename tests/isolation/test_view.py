@@ -131,6 +131,7 @@ def test_in_a_tail_page_objects_are_counted_from_the_head():
         ({"memcg": OWN}, True, True),
         ({"memcg": OTHER}, False, False),
         ({"memcg": ROOT}, True, False),
+        ({"memcg": ROOT, "mapping": OBJECTS + 0x801}, True, True),
         ({"flags": RESERVED, "memcg": OWN}, False, False),
         ({"flags": SLAB, "memcg": VECTOR | 1}, False, False),
         ({"memcg": MINE | 2}, False, False),

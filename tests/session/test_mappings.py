@@ -148,3 +148,57 @@ def test_a_siblings_page_table_is_looked_at_too(writing):
     writing.lab.run(Case("getpid", "test", True, body), isolated=True)
     (kill,) = writing.lab.enforcer.record.kills
     assert (kill.rule, kill.owner) == ("V7", NEIGHBOUR)
+
+
+def word_at(writing, vaddr):
+    """Index of the word at a kernel address."""
+    return writing.frame(vaddr) + (vaddr & 0xFFF) >> 3
+
+
+def test_a_forged_top_level_table_is_refused(writing):
+    """mm->pgd is made to name a page of the tenant's own memory; the next switch to it would load that."""
+
+    def choose(writing, place):
+        kernel, root = writing.kernel, writing.kernel.kernel_root
+        offset = kernel.facts.types.offset_of
+        mm = kernel.read_u64(kernel.current + offset("task_struct", "mm"), root)
+        base = kernel.read_u64(kernel.symbols.address_of("page_offset_base"), root)
+        return word_at(writing, mm + offset("mm_struct", "pgd")), base + writing.frame(place)
+
+    _outcome, kill = writing.run(choose)
+    assert (kill.rule, kill.undone) == ("V7", True)
+
+
+@pytest.mark.parametrize("forged", [0, 0x1234, 0xFFFF_8000_0000_0000])
+def test_a_forged_address_space_is_no_error_of_the_machine(guest, template, forged):
+    lab = Writing(guest, template, "undo")
+
+    def choose(writing, _place):
+        at = writing.kernel.facts.types.offset_of("task_struct", "mm")
+        return word_at(writing, writing.kernel.current + at), forged
+
+    lab.run(choose)
+
+
+def test_a_table_whose_grant_was_taken_back_in_the_call_is_looked_at(writing):
+    """As the kernel's flushes take them (`session.teardown`): what was written before stays written."""
+    enforcer, memory, done = writing.lab.enforcer, writing.memory, []
+
+    def take_back():
+        state = enforcer.running
+        if state is not None and state.call is not None and state.call.isolated and not done:
+            enforcer.grants.drain(state, state.call)
+            for rows in state.call.rows:
+                data = rows[(rows[:, 0] < 0) & (rows[:, 2] & paging.FAULT_FETCH == 0)]
+                memory.words[data[:, 3]] = 0
+            writing.lab.machine.cpu.load_cr3(writing.lab.machine.cpu.cr3)
+            done.append(True)
+
+    remove = writing.lab.machine.cpu.add_code_hook(
+        writing.kernel.symbols.address_of("syscall_exit_to_user_mode"), take_back
+    )
+    try:
+        _outcome, kill = writing.run(FORBIDDEN["the neighbour's memory"])
+    finally:
+        remove()
+    assert done and (kill.rule, kill.owner) == ("V7", NEIGHBOUR)

@@ -253,15 +253,13 @@ def _check_slab(rule: int, own: str, facts: PageFacts, other: str | None, functi
     return _refused("V2", f"it belongs to tenant {facts.here}: {kind_name(facts)}", facts.here, function)
 
 
-def check_mapping(rule: int, own: str, facts: PageFacts, *, is_shared_by_all: bool) -> ViewVerdict:
+def check_mapping(rule: int, own: str, facts: PageFacts) -> ViewVerdict:
     """Judge a user mapping of tenant `own` of the page of `facts`, found in its page table when a call ends (rule V7).
 
-    `is_shared_by_all`: one of the kernel's own pages that every process may map (zeros, vDSO).
+    Preconditions: it is none of the kernel's own pages that every process may map (zeros, vDSO).
     """
     kind = facts.kind
     if kind is PageKind.STATIC:
-        if is_shared_by_all:
-            return _granted("V7", "a page that all may map")
         return _refused("V7", f"a user mapping of {kind.value} data", None, None)
     if kind in (PageKind.SLAB, PageKind.TABLE, PageKind.FREE):
         others = sorted(owner for owner in facts.owners if owner not in (None, own))
@@ -275,7 +273,7 @@ def check_mapping(rule: int, own: str, facts: PageFacts, *, is_shared_by_all: bo
     return _refused("V7", f"a user mapping of a page that is not its own: {found.verdict.reason}", found.owner, None)
 
 
-PLAIN_MAPPING = _granted("V7", "memory of its own, or no memory")
+PLAIN_MAPPING = _granted("V7", "memory of its own, or for all to map")
 TOO_MANY_TABLES = _refused("V7", "more page tables changed in one call than are looked at", None, None)
 
 

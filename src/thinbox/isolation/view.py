@@ -146,15 +146,16 @@ def is_plainly_visible(words: Words, frame_end: int, root: int, view: Words, pad
 
 
 def is_plain_mapping(words: Words, frame_end: int, root: int, view: Words, paddr: int) -> bool:
-    """Tell whether the page of `paddr` is user memory or page cache charged to the tenant, or under `permissive` to no
-    tenant: what a user page table may plainly map (rule V7)."""
+    """Tell whether the page of `paddr` is user memory or page cache charged to the tenant, or user memory (under
+    `permissive` page cache, too) charged to no tenant: what a user page table may plainly map (rule V7)."""
     at = find_page(words, frame_end, root, view, paddr)
     if at < 0 or words[(at + view[FLAGS_AT]) >> 3] & (view[RESERVED] | view[SLAB]):
         return False
     data = words[(at + view[MEMCG_AT]) >> 3]
     if data == 0 or data & DATA_FLAGS:
         return False
-    return bool(data == view[OWN]) or bool(data == view[ROOT] and view[RULE] == PERMISSIVE)
+    is_memory = words[(at + view[MAPPING_AT]) >> 3] & MAPPING_FLAGS
+    return bool(data == view[OWN]) or bool(data == view[ROOT] and (view[RULE] == PERMISSIVE or is_memory))
 
 
 def is_foreign_file(words: Words, frame_end: int, root: int, view: Words, paddr: int) -> bool:

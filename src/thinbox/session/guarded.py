@@ -6,7 +6,7 @@ of the paths has one object less.
 
 from typing import TYPE_CHECKING
 
-from thinbox.address import to_signed
+from thinbox.address import U64, to_signed
 from thinbox.isolation.policies.guard import Guarded
 
 if TYPE_CHECKING:
@@ -37,7 +37,12 @@ class GuardedReader:
         """Return the objects as they are; `root` is the kernel's table."""
         identity = self._view.read_u64(task + self._cred_at, root) + self._first
         read = self._memory.read_virtual
-        found = [Guarded(identity, read(root, to_signed(identity), self._bytes), is_identity=True)]
+        try:
+            content = read(root, to_signed(identity & U64), self._bytes)
+        except LookupError:
+            # A forged pointer: nobody's ids, and so changed ones.
+            content = b""
+        found = [Guarded(identity & U64, content, is_identity=True)]
         found += [
             Guarded(vaddr, read(root, to_signed(vaddr), size).partition(b"\0")[0], is_identity=False)
             for vaddr, size in self._paths
@@ -46,7 +51,11 @@ class GuardedReader:
 
     def read_program(self, info: int, root: int) -> tuple[int, bytes]:
         """Return the address and the bytes of the path in a `struct subprocess_info` (include/linux/umh.h)."""
-        place = self._view.read_u64(info + self._program_at, root)
+        try:
+            raw = self._memory.read_virtual(root, to_signed((info + self._program_at) & U64), 8)
+            place = int.from_bytes(raw, "little")
+        except LookupError:
+            return 0, b""
         try:
             return place, self._memory.read_virtual(root, to_signed(place), _PATH_BYTES).partition(b"\0")[0]
         except LookupError:

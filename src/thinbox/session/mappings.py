@@ -4,8 +4,10 @@ Why it exists: an entry written into a tenant's own page table makes any page it
 reaches no SCI table judges. Which tables a call could write, its grants tell.
 
 Rules of this file:
-- Looked at are the entries that changed since they were last found to be right; a table not seen before, whole.
-- All processes of the tenant are looked at: a call may write a sibling's table too.
+- Nothing is remembered of entries: a page that was the tenant's may be another's now, and its old entry written again.
+- A grant that was taken back during the call counts: it may have been written before.
+- All processes of the tenant are looked at: a call may write a sibling's table too. What the tenant's own structures
+  say may be forged: it is read without trust, and no error of the machine.
 
 Source: Linux 6.1 arch/x86/mm/pgtable.c (pgd_ctor), arch/x86/entry/vdso/vma.c, mm/memory.c (ZERO_PAGE).
 """
@@ -39,11 +41,11 @@ class UserMappings:
         types, root = enforcer.view.facts.types, enforcer.kernel_root
         self._mm_at, self._pgd_at = types.offset_of("task_struct", "mm"), types.offset_of("mm_struct", "pgd")
         self._shared = self._find_shared(root)
-        self._known: dict[int, np.ndarray] = {}
+        self._roots: dict[int, int] = {}
 
     def reset(self) -> None:
         """Begin again after the machine was restored."""
-        self._known.clear()
+        self._roots.clear()
 
     def _find_shared(self, root: int) -> frozenset[int]:
         """Return the frames of the kernel's own that every process may map: zeros, the vDSO and its data."""
@@ -68,51 +70,75 @@ class UserMappings:
         frames = self._written_frames(call)
         if len(frames) == 0:
             return None
-        kernel = self._kernel
-        found = self._cpu.touched_tables(frames, self._roots(state), pti=kernel.uses_pti, most=_MOST_TABLES)
+        own, roots = state.tenant.name, [self._enforcer.kernel_root & paging.FRAME_MASK]
+        for mm in self._mms(state):
+            root = self._pgd_of(mm)
+            if root != self._roots.get(mm):
+                found_root = check_lower_table(
+                    own, self._cgroups.facts(root, self._enforcer.kernel_root), is_typed=False
+                )
+                if not found_root.verdict.granted:
+                    return found_root, (mm + self._pgd_at) & U64
+                self._roots[mm] = root
+            roots.append(root)
+        sought = np.unique(np.array(roots, dtype=np.int64))
+        found = self._cpu.touched_tables(frames, sought, pti=self._kernel.uses_pti, most=_MOST_TABLES)
         if len(found) > _MOST_TABLES:
             return TOO_MANY_TABLES, 0
         for frame, level in found.tolist():
-            refused = self._check_table(state.tenant.name, rule, frame, level)
+            refused = self._check_table(own, rule, frame, level)
             if refused is not None:
                 return refused
         return None
 
     def _written_frames(self, call: "OpenCall") -> np.ndarray:
-        """The pages of kernel data that the call holds writable, ascending."""
+        """The pages of kernel data that the call holds writable, or held and may have written, ascending."""
         if not call.rows:
             return np.zeros(0, dtype=np.int64)
         rows = np.concatenate(call.rows)
         rows = rows[rows[:, fault.LOG_VADDR] < 0]
         entries = self._memory.words[rows[:, fault.LOG_INDEX]]
         wanted = paging.PRESENT | paging.WRITABLE
-        return np.unique(entries[entries & wanted == wanted] & paging.FRAME_MASK)
+        held = entries[entries & wanted == wanted] & paging.FRAME_MASK
+        gone = [self._paddr(vaddr) & ~0xFFF for vaddr in rows[entries & paging.PRESENT == 0, fault.LOG_VADDR].tolist()]
+        return np.unique(np.concatenate((held, np.array([paddr for paddr in gone if paddr >= 0], dtype=np.int64))))
 
-    def _roots(self, state: "TaskState") -> np.ndarray:
-        """The PGDs of the tenant's processes (physical)."""
-        enforcer, read = self._enforcer, self._kernel.read_u64
-        root = enforcer.kernel_root
-        mms = {read(task.task + self._mm_at, root) for task in enforcer.tasks.values() if task.tenant is state.tenant}
-        words, end = self._memory.quads, self._memory.total_bytes
-        found = {paging.translate(words, end, root, to_signed(read(mm + self._pgd_at, root))) for mm in mms - {0}}
-        return np.array(sorted({root & paging.FRAME_MASK, *found} - {-1}), dtype=np.int64)
+    def _paddr(self, vaddr: int) -> int:
+        """Where a kernel address lies; negative if nowhere."""
+        memory = self._memory
+        return paging.translate(memory.quads, memory.total_bytes, self._enforcer.kernel_root, to_signed(vaddr & U64))
+
+    def _word(self, vaddr: int) -> int:
+        """A word of kernel memory, 0 where there is none."""
+        paddr = self._paddr(vaddr)
+        return (
+            0
+            if paddr < 0 or paddr & 7 or paddr + 8 > self._memory.total_bytes
+            else self._memory.quads[paddr >> 3] & U64
+        )
+
+    def _mms(self, state: "TaskState") -> set[int]:
+        """The address spaces of the tenant's processes."""
+        tasks = self._enforcer.tasks.values()
+        return {self._word(task.task + self._mm_at) for task in tasks if task.tenant is state.tenant} - {0}
+
+    def _pgd_of(self, mm: int) -> int:
+        """Where the PGD of an address space lies; 0, which is no page of tables, if nowhere."""
+        paddr = self._paddr(self._word(mm + self._pgd_at))
+        return paddr & ~0xFFF if paddr >= 0 else 0
 
     def _check_table(self, own: str, rule: int, frame: int, level: int) -> tuple[ViewVerdict, int] | None:
-        memory = self._memory
         first = frame >> 3
-        now = memory.words[first : first + paging.ENTRIES_PER_TABLE].copy()
-        before = self._known.get(frame)
-        changed = now.copy() if before is None else np.where(now == before, 0, now)
+        entries = self._memory.words[first : first + paging.ENTRIES_PER_TABLE].copy()
         if level >= mappings.TOP:
             # The kernel's half is every process's alike, and nothing of it is a user's to reach.
-            changed[paging.KERNEL_HALF_FIRST :] = 0
+            entries[paging.KERNEL_HALF_FIRST :] = 0
         judge = self._judge_leaf if level == mappings.LAST else self._judge_entry
-        if level > mappings.LAST or self._cpu.drop_plain(changed, self._enforcer.kernel_root):
-            for at in np.flatnonzero(changed & paging.PRESENT).tolist():
-                found = judge(own, rule, int(changed[at]), level)
+        if level > mappings.LAST or self._cpu.drop_plain(entries, self._enforcer.kernel_root):
+            for at in np.flatnonzero(entries & paging.PRESENT).tolist():
+                found = judge(own, rule, int(entries[at]), level)
                 if not found.verdict.granted:
                     return found, self._direct_map(8 * (first + at))
-        self._known[frame] = now
         return None
 
     def _direct_map(self, paddr: int) -> int:
@@ -121,8 +147,9 @@ class UserMappings:
 
     def _judge_leaf(self, own: str, rule: int, entry: int, _level: int) -> ViewVerdict:
         frame = entry & paging.FRAME_MASK
-        facts = self._cgroups.facts(frame, self._enforcer.kernel_root)
-        return check_mapping(rule, own, facts, is_shared_by_all=frame in self._shared or frame < _LEGACY_END)
+        if frame in self._shared or frame < _LEGACY_END:
+            return PLAIN_MAPPING
+        return check_mapping(rule, own, self._cgroups.facts(frame, self._enforcer.kernel_root))
 
     def _judge_entry(self, own: str, rule: int, entry: int, level: int) -> ViewVerdict:
         """An entry above the last level: the next table, or a large page, each part of which is judged."""

@@ -55,3 +55,9 @@ def test_the_kernel_starts_no_others(path):
     empty = Guarded(0x3000, b"", is_identity=False)
     verdict, vaddr = Guard().check_program(path, (IDENTITY, PATH, empty), 0x4000)
     assert (verdict.granted, verdict.rule, vaddr) == (False, "G4", 0x4000)
+
+
+def test_ids_that_cannot_be_read_any_more_have_changed():
+    lost = Guarded(0x7000, b"", is_identity=True)
+    verdict, _vaddr = Guard().check_end("read", (IDENTITY,), (lost,))
+    assert verdict.rule == "G1"
