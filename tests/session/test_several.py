@@ -3,7 +3,9 @@
 import pytest
 from thinbox.errors import InputError
 from thinbox.isolation.policies.sci import MIDDLE, Sci
+from thinbox.session.session import RunOptions, run
 from thinbox.session.several import TenantSpec, run_tenants
+from support.call_program import DATA, Step, build_program
 
 SCRIPT = "hostname; id -u; cat; echo mine > /tmp/x; sleep 0.01; cat /tmp/x; ls /tmp | wc -l; ls /proc | grep -c '^[0-9]'; echo err >&2"
 
@@ -95,3 +97,42 @@ def test_what_cannot_be_a_tenant_is_said(guest):
 def test_sixteen_tenants_at_once(guest):
     found = run_tenants(guest, [TenantSpec(f"t{number}", ("id", "-u")) for number in range(16)])
     assert [(r.exit_code, r.stdout, r.record.kills) for r in found.values()] == [(0, b"0\n", [])] * 16
+
+
+class KillsAt(Sci):
+    """Policy sci, but these functions are refused: what their call holds then, it holds for ever."""
+
+    name = "kills-at"
+    grants_all_data = True
+
+    def __init__(self, *symbols):
+        self.symbols = symbols
+
+    def check_access(self, access, call):
+        return MIDDLE if access.symbol in self.symbols else super().check_access(access, call)
+
+
+def test_a_lock_that_a_killed_task_took_along_does_not_hang_the_run_of_who_spins_for_it(guest, tmp_path):
+    """Each of five dies in futex() with the lock of one of the kernel's 256 chains; another wakes at 240 addresses."""
+    waits = [Step("clock_gettime", (1, DATA + 64)), Step("futex", (DATA + 1024, 0x80, 0, DATA + 64, 0, 0))]
+    wakes = [Step("futex", (DATA + 1024 + 4 * number, 0x81, 1, 0, 0, 0)) for number in range(240)]
+    specs = []
+    for number in range(6):
+        root = tmp_path / str(number)
+        root.mkdir()
+        (root / "program").write_bytes(build_program(*(wakes if number == 5 else waits)))
+        (root / "program").chmod(0o755)
+        policy = "sci" if number == 5 else KillsAt("plist_add")
+        specs.append(TenantSpec(f"t{number}", ("/program",), policy, rootfs=root))
+    found = run_tenants(guest, specs)
+    killed = [name for name, result in found.items() if result.record.kills]
+    assert killed and all(found[name].record.stuck for name in killed)
+    assert not found["t5"].record.stuck and not found["t5"].record.kills
+
+
+def test_a_folder_that_a_killed_task_left_locked_does_not_hang_the_run(guest):
+    """The second mkdir sleeps for a lock that nobody will give back."""
+    options = RunOptions(policy=KillsAt("shmem_mkdir", "shmem_mknod", "shmem_get_inode"))
+    result = run(guest, ["sh", "-c", "mkdir /tmp/a; mkdir /tmp/b; echo never"], options)
+    assert result.record.stuck and result.stdout == b"" and result.exit_code == 137
+    assert [kill.call for kill in result.record.kills] == ["mkdir"]

@@ -332,7 +332,7 @@ def _report(
         write_record(record, folder)
     _say_what_was_refused(record)
     if record.stuck:
-        click.echo("thinbox: the killed task waits for a lock it holds itself; the guest was given up", err=True)
+        click.echo("thinbox: a lock that the killed task held is waited for; the guest was given up", err=True)
     if not quiet:
         from thinbox.report.summary import render_summary
 

@@ -33,6 +33,7 @@ from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
 from thinbox.session.tenants import Isolation
 from thinbox.session.views import view_rule
+from thinbox.session.wound import Wound
 from thinbox.syscalls.table import call_number
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
 _DOORBELL = b"!"
 _NS = 1_000_000_000
-_DEATH_LIMIT_NS = 10 * _NS
-"""Virtual time a killed task gets to end; it needs milliseconds unless it waits for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +179,10 @@ class Session:
     def run(self) -> RunResult:
         """Run to the tenant's end."""
         started, began_ns = time.perf_counter(), self.machine.now_ns
+        wound = Wound(self.enforcer)
         self.talk.resume(self._work())
         try:
-            self.machine.run(lambda: self.talk.parked or self.record.stopped or self._is_stuck())
+            self.machine.run(lambda: self.talk.parked or self.record.stopped or wound.is_mortal())
         finally:
             self.record.wall_s = time.perf_counter() - started
             self.record.virtual_ns = self.machine.now_ns - began_ns
@@ -213,13 +213,6 @@ class Session:
     def _say(self, line: str) -> None:
         if self._options.progress:
             self._options.progress(line)
-
-    def _is_stuck(self) -> bool:
-        """Whether a killed task cannot end: like any task after an oops, it may wait for a lock it holds."""
-        now = self.machine.now_ns
-        stuck = any(task.killed and now - task.killed_ns > _DEATH_LIMIT_NS for task in self.enforcer.tasks.values())
-        self.record.stuck = stuck
-        return stuck
 
     def _exit_code(self) -> int:
         if self.record.kills:

@@ -32,11 +32,11 @@ from thinbox.session.session import RunResult, choose_policy, parse_isolate
 from thinbox.session.sites import Sites
 from thinbox.session.tenants import Isolation
 from thinbox.session.views import view_rule
+from thinbox.session.wound import Wound
 
 VIOLATIONS = ("undo", "oops", "stop")
 """What a refused access can lead to (`session.consequence`)."""
 _DOORBELL = b"!"
-_DEATH_LIMIT_NS = 10 * 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,8 @@ class TenantsSession:
         started, began_ns = time.perf_counter(), self.machine.now_ns
         self.talk.resume(self._work())
         try:
-            self.machine.run(lambda: self.talk.parked or self._is_over())
+            wound = Wound(self.enforcer)
+            self.machine.run(lambda: self.talk.parked or self._is_stopped() or wound.is_mortal())
         finally:
             for each in self._running:
                 each.record.wall_s = time.perf_counter() - started
@@ -166,13 +167,9 @@ class TenantsSession:
             plans.append(TenantPlan(spec.name, options, each.io, lambda name=spec.name: self._arrived(name), limits))  # type: ignore[misc]
         yield from run_several(self.talk, plans)
 
-    def _is_over(self) -> bool:
-        """Whether a violation stops the run, or a killed task cannot end."""
-        now, over = self.machine.now_ns, False
-        for task in self.enforcer.tasks.values():
-            if task.killed and now - task.killed_ns > _DEATH_LIMIT_NS:
-                task.tenant.record.stuck = over = True
-        return over or any(each.record.stopped for each in self._running)
+    def _is_stopped(self) -> bool:
+        """Whether a violation stops the run."""
+        return any(each.record.stopped for each in self._running)
 
     def _result(self, each: _Running) -> RunResult:
         record, status = each.record, each.io.wait_status or 0

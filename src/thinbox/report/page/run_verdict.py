@@ -50,7 +50,7 @@ def _limits(run: RunFile) -> str:
     found = []
     if run.stuck:
         found.append(
-            "the killed task waits for a lock it holds itself, so the guest was given up and the record ends there"
+            "a lock that the killed task held is waited for, so the guest was given up and the record ends there"
         )
     if any(kill.undone for kill in run.violations):
         found.append("what a killed call had done was rolled back")
