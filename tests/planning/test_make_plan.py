@@ -233,3 +233,13 @@ def test_the_command_makes_exports_and_compares(tmp_path, recorded):
     assert looser.exit_code == 1
     imported = CliRunner().invoke(group, ["plan", f"{place}/run.json", "--import", f"{place}/oci"])
     assert "made and not allowed: none" in imported.output
+
+
+def test_a_bad_export_is_noticed_before_anything_is_written(tmp_path):
+    from click.testing import CliRunner
+
+    (tmp_path / "run.json").write_text(json.dumps(made_run()))
+    words = ["plan", str(tmp_path / "run.json"), "-o", str(tmp_path / "p.toml"), "--export", f"oci={tmp_path}/a"]
+    done = CliRunner().invoke(group, [*words, "--export", "nothing=x"])
+    assert isinstance(done.exception, InputError) and "not 'nothing=x'" in str(done.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

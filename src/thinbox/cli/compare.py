@@ -15,7 +15,12 @@ from thinbox.errors import InputError
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @machine_options
-@click.option("--rootfs", type=click.Path(path_type=Path), metavar="DIR", help="Root file system. [default: busybox]")
+@click.option(
+    "--rootfs",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Root file system; what PROGRAM writes stays. [default: busybox]",
+)
 @click.option("--runs", default=3, show_default=True, metavar="N", help="Host runs, of which the median counts.")
 @click.option("--calls", is_flag=True, help="Instead of a workload: what single calls cost, supervised too.")
 @click.option(

@@ -68,6 +68,7 @@ def plan(
     from thinbox.planning.evidence import RUN_SCHEMA, load_object
 
     require_verify(options)
+    exports = _wanted_exports(options["exports"])
     paths = [Path(name) for name in inputs]
     runs: list[dict[str, Any]] = []
     if all(path.suffix == ".json" for path in paths):
@@ -84,14 +85,14 @@ def plan(
             raise InputError("--import compares a profile with runs: give .json files of `thinbox run --json`")
         from thinbox.sandbox.plan_file import load_plan
 
+        if options["verify"]:
+            raise InputError("--verify runs a recorded workload again: give its run (.json)")
         made = load_plan(inputs[0])
     worse = _diff(options["older"], made) if options["older"] else False
     if runs:
         _write_plan(made, options["output"])
-    _export(made, options)
+    _export(made, exports, options)
     if options["verify"]:
-        if not runs:
-            raise InputError("--verify runs a recorded workload again: give its run (.json)")
         worse |= not verify(made, runs, (kernel_spec, memory, append), options, quiet=quiet)
     if worse:
         raise click.exceptions.Exit(EXIT_FOUND)
@@ -126,15 +127,25 @@ def _write(path: Path, data: bytes) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _export(made: "Plan", options: dict[str, Any]) -> None:
+def _wanted_exports(words: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return (kind, file) of each --export; looked at before anything is written."""
+    from thinbox.planning.exports import EXPORTS
+
+    found = []
+    for word in words:
+        kind, equals, place = word.partition("=")
+        if kind not in EXPORTS or not equals or not place:
+            raise InputError(f"--export takes KIND=FILE with KIND one of {', '.join(EXPORTS)}, not {word!r}")
+        found.append((kind, place))
+    return found
+
+
+def _export(made: "Plan", exports: list[tuple[str, str]], options: dict[str, Any]) -> None:
     from thinbox.planning.exports import EXPORTS, WITHOUT_COMMENTS, render_evidence
     from thinbox.planning.filters import make_filter
     from thinbox.planning.runtime_calls import find_runtimes
 
-    for word in options["exports"]:
-        kind, equals, place = word.partition("=")
-        if kind not in EXPORTS or not equals or not place:
-            raise InputError(f"--export takes KIND=FILE with KIND one of {', '.join(EXPORTS)}, not {word!r}")
+    for kind, place in exports:
         default = {"systemd": ("systemd",), "bpf": ("exec",), "gvisor": ("none",)}.get(kind, ("runc",))
         found = make_filter(made, find_runtimes(options["runtime"] or default), steady_only=options["steady"])
         _write(Path(place), EXPORTS[kind](found))
