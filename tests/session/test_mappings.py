@@ -37,6 +37,17 @@ class Writing:
         cpu.regs[registers.RDI], cpu.regs[registers.RSI], cpu.regs[registers.RDX] = (base + 8 * index) & U64, source, 8
         cpu.jump(self.kernel.symbols.address_of("memcpy"))
 
+    def _hijack_exit(self):
+        """The first instruction of `exit` is run again after the write."""
+        if self.lab.machine.slot[slots.ACTIVE] and self.exiting is not None:
+            self.wanted, self.exiting = self.exiting, None
+            cpu = self.lab.machine.cpu
+            cpu.regs[registers.RSP] -= 8
+            back = struct.pack("<Q", self.kernel.symbols.address_of("__x64_sys_exit"))
+            self.memory.write_virtual(self.lab.enforcer.kernel_root, to_signed(cpu.regs[registers.RSP]), back)
+            self.kept = cpu.regs[registers.RDI]
+            self._hijack()
+
     def run(self, choose):
         """Run a process that has a page at `place`; `choose(self, place)` returns the index of a word, and its value."""
 
@@ -278,3 +289,24 @@ def test_another_top_level_table_in_the_cpu_is_refused(writing):
         writing.remove()
     (kill,) = writing.lab.enforcer.record.kills
     assert done and kill.rule == "V7"
+
+
+@pytest.mark.parametrize("on_violation", ["undo", "oops"])
+def test_a_call_that_ends_with_its_task_is_looked_at_too(guest, template, on_violation):
+    """A child writes the table of its parent in `exit`, which never returns."""
+    writing = Writing(guest, template, on_violation)
+    writing.lab.machine.cpu.add_code_hook(writing.kernel.symbols.address_of("__x64_sys_exit"), writing._hijack_exit)
+
+    def body(process):
+        place = yield from process.must("mmap", 0, PAGE, 3, 0x8022, -1, 0)
+        writing.exiting = (writing.entry(place), writing.secret("memory") | USER_PAGE)
+        process.measure_next()
+        # With undo a thread: more of what a process's end does cannot be undone.
+        flags = 0x10900 if on_violation == "undo" else 17
+        yield from process.fork(lambda child: child.call("exit", 0), flags=flags)
+        yield from process.must("nanosleep", struct.pack("<qq", 0, 5_000_000), 0)
+
+    writing.lab.run(Case("exit", "test", True, body), isolated=True)
+    (kill,) = writing.lab.enforcer.record.kills
+    assert (kill.rule, kill.owner, kill.call) == ("V7", NEIGHBOUR, "exit")
+    assert kill.undone == (on_violation == "undo")

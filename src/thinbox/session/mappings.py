@@ -85,20 +85,23 @@ class UserMappings:
         return frozenset(paging.translate(words, end, root, to_signed(vaddr)) for vaddr in vaddrs)
 
     # -- one call ------------------------------------------------------------------------------------
-    def check(self, state: "TaskState", call: "OpenCall", rule: int) -> tuple[ViewVerdict, int] | None:
+    def check(
+        self, state: "TaskState", call: "OpenCall", rule: int, *, is_dead: bool = False
+    ) -> tuple[ViewVerdict, int] | None:
         """Judge what the call changed in its tenant's page tables; return the first refusal, and where the entry is.
 
-        Preconditions: the call is about to return, its log drained; `slots.VIEW` is its tenant's.
+        Preconditions: the call is about to return (`is_dead`: its task is dead, and has no address space any more), its
+        log drained; `slots.VIEW` is its tenant's.
         """
         own, kernel_root = state.tenant.name, self._enforcer.kernel_root & paging.FRAME_MASK
         space = state.task + self._mm_at
-        if self._pgd_of(self._word(space)) != kernel_root:
+        if not is_dead and self._pgd_of(self._word(space)) != kernel_root:
             # User code would go on in an address space that is not its own; or has none, and borrows the next one's.
             return FORGED_SPACE, space & U64
         frames = self._written_frames(call)
         if len(frames) == 0:
             return None
-        roots = [kernel_root]
+        roots = [] if is_dead else [kernel_root]
         spaces = self._mms(state)
         for task in spaces.pop(0, ()):
             if not self._is_exiting(task):
