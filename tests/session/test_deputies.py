@@ -1,5 +1,6 @@
 """A corrupted call gains nothing by the places where thinbox itself acts for it: errands, and the charge of sockets."""
 
+import contextlib
 import struct
 
 import pytest
@@ -7,6 +8,7 @@ from session.test_errands import TALK, Hijack
 from thinbox.address import U64, to_signed
 from thinbox.audit.lab import make_template
 from thinbox.audit.neighbour import NEIGHBOUR
+from thinbox.isolation import view
 from thinbox.isolation.hidden import PageKind
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
@@ -163,3 +165,45 @@ def test_a_forged_socket_is_no_error_of_the_machine(hijack, forged):
         return hijack.symbols.address_of("security_socket_post_create")
 
     hijack.run(prepare)
+
+
+@pytest.mark.parametrize("forged", [0, 0x1000, 0xFFFF_8000_0000_0000])
+def test_a_task_of_forged_cgroups_is_no_error_of_the_machine(hijack, forged):
+    """`security_socket_post_create` called while `task->cgroups` leads nowhere."""
+
+    def prepare():
+        lab, regs = hijack.lab, hijack.lab.machine.cpu.regs
+        at = lab.view.current + lab.view.facts.types.offset_of("task_struct", "cgroups")
+        lab.machine.memory.write_virtual(lab.enforcer.kernel_root, to_signed(at), struct.pack("<Q", forged))
+        regs[registers.RDI], regs[registers.R8] = regs[registers.RSP] - 256, 0
+        hijack.push(hijack.call_in_text("security_socket_post_create"))
+        return hijack.symbols.address_of("security_socket_post_create")
+
+    with contextlib.suppress(GuestResetError):
+        hijack.run(prepare)
+
+
+def test_a_page_whose_head_is_forged_to_be_a_later_slab_is_no_error_of_the_machine(hijack):
+    """Then the object touched would be one before the slab's first."""
+    seen = {}
+
+    def prepare():
+        lab, pages = hijack.lab, hijack.lab.enforcer.views.cgroups.pages
+        memory, root, words = lab.machine.memory, lab.enforcer.kernel_root, pages.words.tolist()
+        owner_of = lambda memcg: lab.enforcer.views.cgroups.owner_of(memcg, root)
+        page = lambda paddr: words[view.VMEMMAP] + (paddr >> 12) * words[view.PAGE_BYTES]
+        slab = next(
+            paddr
+            for paddr in range(memory.guest_bytes - 4096, 0, -4096)
+            if (facts := pages.facts(paddr, root, owner_of)).kind is PageKind.SLAB and NEIGHBOUR in facts.owners
+        )
+        touched = 64 << 20
+        memory.write_virtual(root, page(touched) + words[view.HEAD_AT], struct.pack("<q", page(slab) | 1))
+        regs = lab.machine.cpu.regs
+        regs[registers.RDI], regs[registers.RSI] = regs[registers.RSP] - 2048, direct(hijack, touched)
+        regs[registers.RDX] = 8
+        seen["facts"] = pages.facts(touched, root, owner_of)
+        return hijack.symbols.address_of("memcpy")
+
+    hijack.run(prepare)
+    assert seen["facts"].kind is PageKind.SLAB and seen["facts"].here is None

@@ -37,6 +37,17 @@ class Writing:
         cpu.regs[registers.RDI], cpu.regs[registers.RSI], cpu.regs[registers.RDX] = (base + 8 * index) & U64, source, 8
         cpu.jump(self.kernel.symbols.address_of("memcpy"))
 
+    def _hijack_exit(self):
+        """The first instruction of `exit` is run again after the write."""
+        if self.lab.machine.slot[slots.ACTIVE] and self.exiting is not None:
+            self.wanted, self.exiting = self.exiting, None
+            cpu = self.lab.machine.cpu
+            cpu.regs[registers.RSP] -= 8
+            back = struct.pack("<Q", self.kernel.symbols.address_of("__x64_sys_exit"))
+            self.memory.write_virtual(self.lab.enforcer.kernel_root, to_signed(cpu.regs[registers.RSP]), back)
+            self.kept = cpu.regs[registers.RDI]
+            self._hijack()
+
     def run(self, choose):
         """Run a process that has a page at `place`; `choose(self, place)` returns the index of a word, and its value."""
 
@@ -202,3 +213,100 @@ def test_a_table_whose_grant_was_taken_back_in_the_call_is_looked_at(writing):
     finally:
         remove()
     assert done and (kill.rule, kill.owner) == ("V7", NEIGHBOUR)
+
+
+def kernel_half(slot, user_pgd=False):
+    """An entry of the kernel's half is made to name a true page table of its own: user memory at a kernel address."""
+
+    def choose(writing, place):
+        upper = writing.memory.quads[writing.upper_entry(place, 4)]
+        return writing.upper_entry(slot << 39, 4, user_pgd), upper | USER_PAGE
+
+    return choose
+
+
+def top(writing, _place):
+    return 8 * writing.upper_entry(0, 4) & ~0xFFF
+
+
+HIDDEN_TABLES = {
+    "its own top table": own_entry(top),
+    "its own top table of user space": own_entry(lambda w, p: top(w, p) + (PAGE if w.kernel.uses_pti else 0)),
+    "its own second table": own_entry(lambda w, p: 8 * w.upper_entry(p, 3) & ~0xFFF),
+    "a table of the kernel's": own_entry(lambda w, _p: kernel_table(w)),
+    "the kernel's half": kernel_half(300),
+    "the kernel's half, the user's table": kernel_half(300, user_pgd=True),
+}
+
+
+def kernel_table(writing):
+    """A table of pages made after boot: what maps the running task's stack (vmalloc)."""
+    stack = writing.kernel.stack_of(writing.kernel.current, writing.kernel.kernel_root)
+    return 8 * writing.entry(to_signed(stack)) & ~0xFFF
+
+
+@pytest.mark.parametrize("name", list(HIDDEN_TABLES))
+def test_tables_the_kernel_does_not_mark_and_its_half_are_not_the_tenants_to_map(writing, name):
+    if "user's table" in name and not writing.kernel.uses_pti:
+        pytest.skip("this kernel runs without page-table isolation")
+    outcome, kill = writing.run(HIDDEN_TABLES[name])
+    assert kill is not None, outcome.problem
+    assert (kill.rule, kill.undone) == ("V7", True)
+
+
+def test_a_task_without_an_address_space_does_not_go_on(writing):
+    """It would borrow the memory of whoever runs before it (kernel/sched/core.c, context_switch)."""
+
+    def choose(writing, _place):
+        at = writing.kernel.facts.types.offset_of("task_struct", "mm")
+        return word_at(writing, writing.kernel.current + at), 0
+
+    _outcome, kill = writing.run(choose)
+    assert (kill.rule, kill.undone) == ("V7", True)
+
+
+def test_another_top_level_table_in_the_cpu_is_refused(writing):
+    """A whole function loads CR3 with a page of the tenant's own, which is a copy of its top-level table."""
+    cpu, done = writing.lab.machine.cpu, []
+
+    def load(place):
+        if not writing.lab.machine.slot[slots.ACTIVE] or done:
+            return
+        done.append(True)
+        cpu.regs[registers.RDI] = place
+        cpu.jump(writing.kernel.symbols.address_of("native_write_cr3"))
+
+    def body(process):
+        place = yield from process.must("mmap", 0, PAGE, 3, 0x8022, -1, 0)
+        frame, old = writing.frame(place), top(writing, place)
+        writing.memory.write(frame, writing.memory.read(old, PAGE))
+        writing.remove = cpu.add_code_hook(writing.kernel.symbols.address_of("__x64_sys_getpid"), lambda: load(frame))
+        yield from process.measure(expect=ANYTHING)
+
+    try:
+        writing.lab.run(Case("getpid", "test", True, body), isolated=True)
+    finally:
+        writing.remove()
+    (kill,) = writing.lab.enforcer.record.kills
+    assert done and kill.rule == "V7"
+
+
+@pytest.mark.parametrize("on_violation", ["undo", "oops"])
+def test_a_call_that_ends_with_its_task_is_looked_at_too(guest, template, on_violation):
+    """A child writes the table of its parent in `exit`, which never returns."""
+    writing = Writing(guest, template, on_violation)
+    writing.lab.machine.cpu.add_code_hook(writing.kernel.symbols.address_of("__x64_sys_exit"), writing._hijack_exit)
+
+    def body(process):
+        place = yield from process.must("mmap", 0, PAGE, 3, 0x8022, -1, 0)
+        writing.exiting = (writing.entry(place), writing.secret("memory") | USER_PAGE)
+        process.measure_next()
+        # With undo a thread: more of what a process's end does cannot be undone.
+        flags = 0x10900 if on_violation == "undo" else 17
+        yield from process.fork(lambda child: child.call("exit", 0), flags=flags)
+        yield from process.must("nanosleep", struct.pack("<qq", 0, 5_000_000), 0)
+
+    writing.lab.run(Case("exit", "test", True, body), isolated=True)
+    (kill,) = writing.lab.enforcer.record.kills
+    assert (kill.rule, kill.owner, kill.call) == ("V7", NEIGHBOUR, "exit")
+    assert kill.undone == (on_violation == "undo")

@@ -7,7 +7,7 @@ from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.audit.case import Case, Expect, all_cases
 from thinbox.audit.lab import Lab, make_template
-from thinbox.audit.neighbour import NEIGHBOUR, SECRET_OFFSET, SECRETS, TENANT
+from thinbox.audit.neighbour import NEIGHBOUR, NEIGHBOUR_FILE, SECRET_OFFSET, SECRETS, TENANT
 from thinbox.audit.pool import audit_case
 from thinbox.isolation import fault, view
 from thinbox.isolation.hidden import PageKind
@@ -298,3 +298,14 @@ def test_with_undo_a_refused_call_is_rolled_back(labs):
 def test_the_names_of_views():
     assert [view_rule(name) for name in ("none", "permissive", "strict")] == [0, 1, 2]
     assert fault.LOG_COLUMNS == 5 and SECRET_OFFSET + 32 <= PAGE
+
+
+def test_who_may_write_whatever_the_mode_says_is_not_killed_for_it(labs):
+    """Root shortens a file that it has not open, and whose mode lets nobody write (fs/namei.c, generic_permission)."""
+
+    def body(process):
+        yield from process.must("chmod", NEIGHBOUR_FILE, 0o444)
+        yield from process.measure(NEIGHBOUR_FILE, 100, expect=Expect(lambda result: result == 0, "0"))
+
+    outcome = labs("permissive").run(body, "truncate")
+    assert outcome.killed is None and outcome.problem is None and outcome.ret == 0

@@ -87,15 +87,12 @@ class ChargedSockets:
 
     def _charge(self) -> None:
         regs, view, root = self._cpu.regs, self._view, self._root()
-        css_set = view.read_u64(view.current + self._cgroups_at, root)
-        memcg = view.read_u64(css_set + self._css_at, root)
+        css_set = self._word(view.current + self._cgroups_at, root)
+        memcg = self._word(css_set + self._css_at, root)
         made_by_kernel = regs[registers.R8] & 0xFFFFFFFF
-        if made_by_kernel or not view.read_u64(memcg + self._parent_at, root):
+        if made_by_kernel or not self._word(memcg + self._parent_at, root):
             return
-        sock_at = self._paddr(regs[registers.RDI] + self._sock_at, root, 8)
-        if sock_at is None:
-            return
-        place = int.from_bytes(self._memory.read(sock_at, 8), "little") + self._flags_at
+        place = self._word(regs[registers.RDI] + self._sock_at, root) + self._flags_at
         paddr = self._paddr(place, root, 4)
         if paddr is None or not self._may_write(to_signed(place & U64)):
             return
@@ -104,11 +101,17 @@ class ChargedSockets:
             self._before_write(paddr)
         self._memory.write(paddr, flags.to_bytes(4, "little"))
 
+    def _word(self, vaddr: int, root: int) -> int:
+        """A word of the kernel's half; 0, which is no pointer, where there is none."""
+        paddr = self._paddr(vaddr, root, 8)
+        return 0 if paddr is None else int.from_bytes(self._memory.read(paddr, 8), "little")
+
     def _paddr(self, vaddr: int, root: int, size: int) -> int | None:
         """Return where an aligned word of the kernel's half lies; None if it is none."""
         vaddr = to_signed(vaddr & U64)
         paddr = paging.translate(self._memory.quads, self._memory.total_bytes, root, vaddr)
-        return None if vaddr >= 0 or vaddr % size or paddr < 0 else paddr
+        is_ram = 0 <= paddr <= self._memory.total_bytes - size
+        return paddr if vaddr < 0 and vaddr % size == 0 and is_ram else None
 
     def _root(self) -> int:
         return self._slot[slots.KERNEL_ROOT] if self._slot[slots.ACTIVE] else self._view.kernel_root

@@ -51,7 +51,7 @@ class HeldFiles:
 
     def may_write(self, mapping: int, inode: int, mode: int, root: int) -> bool:
         """Tell whether the running task may write the file: it has it open for that, or its ids, and the `mode`, let it
-        (fs/namei.c, acl_permission_check; without supplementary groups and access lists)."""
+        (fs/namei.c, generic_permission; without supplementary groups and access lists)."""
         task = self._kernel.current
         for file in self._files(task, root):
             if (
@@ -62,13 +62,12 @@ class HeldFiles:
         cred = self._read(task + self._cred_at, root)
         user, group = (self._u32(cred + at, root) for at in self._ids_at)
         owner, owning_group = (self._u32(inode + at, root) for at in self._owners_at)
+        capable = self._read(cred + self._effective_at, root) >> _CAP_DAC_OVERRIDE & 1
+        if capable and self._read(cred + self._namespace_at, root) == self._first_namespace:
+            return True
         if user == owner:
             return bool(mode & 0o200)
-        if group == owning_group:
-            return bool(mode & 0o020)
-        capable = self._read(cred + self._effective_at, root) >> _CAP_DAC_OVERRIDE & 1
-        is_first = self._read(cred + self._namespace_at, root) == self._first_namespace
-        return bool(mode & 0o002) or bool(capable and is_first)
+        return bool(mode & (0o020 if group == owning_group else 0o002))
 
     def _u32(self, vaddr: int, root: int) -> int:
         return self._read(vaddr & ~7, root) >> 8 * (vaddr & 7) & 0xFFFFFFFF

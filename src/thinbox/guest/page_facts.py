@@ -212,7 +212,7 @@ class PageReader:
             owners.append(named[objcg])
         size = self._pointer(cache + (self._cache_size_at & ~7), root) >> 8 * (self._cache_size_at & 7) & 0xFFFFFFFF
         index = self._index_of(page, paddr) // size if size else 0
-        here = owners[index] if index < len(owners) else None
+        here = owners[index] if 0 <= index < len(owners) else None
         return PageFacts(PageKind.SLAB, frozenset(owners or [None]), here, detail, is_linked=cache in self._linked)
 
     def _index_of(self, page: _Page, paddr: int) -> int:

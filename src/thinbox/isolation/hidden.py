@@ -274,6 +274,9 @@ def check_mapping(rule: int, own: str, facts: PageFacts) -> ViewVerdict:
 
 
 PLAIN_MAPPING = _granted("V7", "memory of its own, or for all to map")
+TABLE_MAPPING = _refused("V7", f"a user mapping of {PageKind.TABLE.value}", None, None)
+FORGED_KERNEL_HALF = _refused("V7", "an entry of a page table's kernel half that is not the kernel's own", None, None)
+FORGED_SPACE = _refused("V7", "the address space that the task has is not the one that is in use", None, None)
 TOO_MANY_TABLES = _refused("V7", "more page tables changed in one call than are looked at", None, None)
 
 

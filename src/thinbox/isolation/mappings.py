@@ -13,6 +13,9 @@ from thinbox.paging import FRAME_MASK, KERNEL_HALF_FIRST, LARGE, PRESENT, Words
 LAST, MIDDLE, UPPER, TOP, TOP_OF_USER = range(1, 6)
 """Levels: tables of pages, of 2 MiB, of 1 GiB; the PGD; and under page-table isolation the PGD of user space."""
 _USER_PGD = 0x1000
+LDT_SLOT = 272
+"""The one entry of a PGD's kernel half that is its process's own (arch/x86/include/asm/pgtable_64_types.h:
+LDT_PGD_ENTRY, -240); with page-table isolation it leads to the tables that map its LDT."""
 
 
 def note_if_among(frames: Words, count: int, frame: int, level: int, out: Words, found: int, most: int) -> int:
@@ -55,8 +58,8 @@ def find_touched(
         found = note_if_among(frames, count, root, TOP, out, found, most)
         if pti:
             found = note_if_among(frames, count, root + _USER_PGD, TOP_OF_USER, out, found, most)
-        for i in range(KERNEL_HALF_FIRST):
-            upper = words[(root >> 3) + i]
+        for i in range(KERNEL_HALF_FIRST + 1):
+            upper = words[(root >> 3) + (i if i < KERNEL_HALF_FIRST else LDT_SLOT)]
             if not upper & PRESENT or (upper & FRAME_MASK) >= frame_end:
                 continue
             found = note_if_among(frames, count, upper & FRAME_MASK, UPPER, out, found, most)

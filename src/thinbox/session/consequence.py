@@ -68,6 +68,16 @@ class Consequence:
         if self._to_undo is None:
             self._cpu.jump(self._enforcer.sites.death)
 
+    def of_dead(self, state: "TaskState", call: "OpenCall", vaddr: int, hidden: ViewVerdict) -> bool:
+        """As `refuse_here`, for a task that is dead and about to leave the CPU: tell whether its call is undone. Else
+        it is only noted: there is nothing left to kill."""
+        undo, access = self._enforcer.undo, Access(vaddr, AccessKind.WRITE, self._cpu.rip, None, 0, 0)
+        if undo is not None and undo.possible and state.tenant.isolation.on_violation == "undo":
+            self.of(state, call, hidden.verdict, access, hidden)
+            return True
+        self._note(state, call, hidden.verdict, access, hidden, undone=False)
+        return False
+
     def left_unseen(self, state: "TaskState", call: "OpenCall") -> bool:
         """A call begins before the end of `call` was seen: its task left the kernel by another way, as exploits do.
 

@@ -271,6 +271,8 @@ class Enforcer:
             return
         call = state.call
         if call is not None:
+            if self._views is not None and self._is_dead(state.task) and self._views.ends_dead(state, call):
+                return  # it is undone, and this never was
             call.record.code_bytes += self._executed() - state.bytes_mark
             call.slept = True
             if call.isolated:
@@ -319,9 +321,12 @@ class Enforcer:
         if self._judge(to_signed(rip), paging.FAULT_FETCH, to_signed(rip), resumed=True) == slots.REDIRECTED:
             self.cpu.jump(self.sites.death)
 
+    def _is_dead(self, task: int) -> bool:
+        return bool(self.view.read_u32(task + self.view.state_offset, self.kernel_root) & self.view.dead_state)
+
     def _free_if_dead(self, task: int) -> None:
         """Rule 8: a dead task has left the CPU for the last time; its table goes back to the pool."""
-        if not self.view.read_u32(task + self.view.state_offset, self.view.kernel_root) & self.view.dead_state:
+        if not self._is_dead(task):
             return
         state = self.tasks.pop(task)
         if state.call is not None:

@@ -103,7 +103,7 @@ class Errands:
         """Return a word of kernel memory, 0 where nothing is mapped: the address is a tenant's choice."""
         memory, end = self._enforcer.memory, self._enforcer.memory.total_bytes
         paddr = paging.translate(memory.quads, end, self._enforcer.kernel_root, to_signed(vaddr & U64))
-        return 0 if paddr < 0 or paddr & 7 else memory.quads[paddr >> 3] & U64
+        return 0 if paddr < 0 or paddr & 7 or paddr + 8 > end else memory.quads[paddr >> 3] & U64
 
     def _is_on_stack(self, vaddr: int) -> bool:
         """Tell whether a word lies on the running task's own stack, as it was when its table was made."""

@@ -7,6 +7,7 @@ of the paths has one object less.
 from typing import TYPE_CHECKING
 
 from thinbox.address import U64, to_signed
+from thinbox.errors import MachineError
 from thinbox.isolation.policies.guard import Guarded
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class GuardedReader:
         read = self._memory.read_virtual
         try:
             content = read(root, to_signed(identity & U64), self._bytes)
-        except LookupError:
+        except (LookupError, MachineError):
             # A forged pointer: nobody's ids, and so changed ones.
             content = b""
         found = [Guarded(identity & U64, content, is_identity=True)]
@@ -54,9 +55,9 @@ class GuardedReader:
         try:
             raw = self._memory.read_virtual(root, to_signed((info + self._program_at) & U64), 8)
             place = int.from_bytes(raw, "little")
-        except LookupError:
+        except (LookupError, MachineError):
             return 0, b""
         try:
             return place, self._memory.read_virtual(root, to_signed(place), _PATH_BYTES).partition(b"\0")[0]
-        except LookupError:
+        except (LookupError, MachineError):
             return place, b""

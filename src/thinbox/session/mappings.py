@@ -8,8 +8,10 @@ Rules of this file:
 - A grant that was taken back during the call counts: it may have been written before.
 - All processes of the tenant are looked at: a call may write a sibling's table too. What the tenant's own structures
   say may be forged: it is read without trust, and no error of the machine.
+- A kernel's half is the kernel's own, entry for entry, or it would be user memory at a kernel address.
 
-Source: Linux 6.1 arch/x86/mm/pgtable.c (pgd_ctor), arch/x86/entry/vdso/vma.c, mm/memory.c (ZERO_PAGE).
+Source: Linux 6.1 arch/x86/mm/pgtable.c (pgd_ctor), arch/x86/include/asm/pgtable.h (clone_pgd_range),
+arch/x86/kernel/ldt.c (map_ldt_struct), arch/x86/entry/vdso/vma.c, mm/memory.c (ZERO_PAGE), kernel/exit.c (exit_mm).
 """
 
 from typing import TYPE_CHECKING
@@ -19,7 +21,17 @@ import numpy as np
 from thinbox import paging
 from thinbox.address import PAGE_BYTES, U64, to_signed
 from thinbox.isolation import fault, mappings
-from thinbox.isolation.hidden import PLAIN_MAPPING, TOO_MANY_TABLES, ViewVerdict, check_lower_table, check_mapping
+from thinbox.isolation.hidden import (
+    FORGED_KERNEL_HALF,
+    FORGED_SPACE,
+    PLAIN_MAPPING,
+    TABLE_MAPPING,
+    TOO_MANY_TABLES,
+    PageKind,
+    ViewVerdict,
+    check_lower_table,
+    check_mapping,
+)
 
 if TYPE_CHECKING:
     from thinbox.session.enforcer import Enforcer
@@ -28,8 +40,11 @@ if TYPE_CHECKING:
 
 _MOST_TABLES = 1 << 14
 _VDSO_IMAGES = ("vdso_image_64", "vdso_image_x32", "vdso_image_32")
+_KERNEL_HALF = slice(paging.KERNEL_HALF_FIRST, paging.ENTRIES_PER_TABLE)
 _LEGACY_END = 1 << 20
 """Below lie a PC's BIOS and video memory, which root may map (drivers/char/mem.c)."""
+_EXITING = 4
+"""PF_EXITING (include/linux/sched.h)."""
 
 
 class UserMappings:
@@ -40,12 +55,20 @@ class UserMappings:
         self._memory, self._cpu, self._kernel = enforcer.memory, enforcer.cpu, enforcer.view
         types, root = enforcer.view.facts.types, enforcer.kernel_root
         self._mm_at, self._pgd_at = types.offset_of("task_struct", "mm"), types.offset_of("mm_struct", "pgd")
+        self._flags_at, self._kernel_top = types.offset_of("task_struct", "flags"), self._find_kernel_top(root)
         self._shared = self._find_shared(root)
         self._roots: dict[int, int] = {}
+        self._sought = np.zeros(0, dtype=np.int64)
+        self._tables: frozenset[int] | None = None
 
     def reset(self) -> None:
         """Begin again after the machine was restored."""
         self._roots.clear()
+
+    def _find_kernel_top(self, root: int) -> int:
+        """Where the kernel's own PGD lies, whose upper half every process's has (`swapper_pg_dir`)."""
+        words, end = self._memory.quads, self._memory.total_bytes
+        return paging.translate(words, end, root, to_signed(self._kernel.symbols.address_of("init_top_pgt")))
 
     def _find_shared(self, root: int) -> frozenset[int]:
         """Return the frames of the kernel's own that every process may map: zeros, the vDSO and its data."""
@@ -62,16 +85,28 @@ class UserMappings:
         return frozenset(paging.translate(words, end, root, to_signed(vaddr)) for vaddr in vaddrs)
 
     # -- one call ------------------------------------------------------------------------------------
-    def check(self, state: "TaskState", call: "OpenCall", rule: int) -> tuple[ViewVerdict, int] | None:
+    def check(
+        self, state: "TaskState", call: "OpenCall", rule: int, *, is_dead: bool = False
+    ) -> tuple[ViewVerdict, int] | None:
         """Judge what the call changed in its tenant's page tables; return the first refusal, and where the entry is.
 
-        Preconditions: the call is about to return, its log drained; `slots.VIEW` is its tenant's.
+        Preconditions: the call is about to return (`is_dead`: its task is dead, and has no address space any more), its
+        log drained; `slots.VIEW` is its tenant's.
         """
+        own, kernel_root = state.tenant.name, self._enforcer.kernel_root & paging.FRAME_MASK
+        space = state.task + self._mm_at
+        if not is_dead and self._pgd_of(self._word(space)) != kernel_root:
+            # User code would go on in an address space that is not its own; or has none, and borrows the next one's.
+            return FORGED_SPACE, space & U64
         frames = self._written_frames(call)
         if len(frames) == 0:
             return None
-        own, roots = state.tenant.name, [self._enforcer.kernel_root & paging.FRAME_MASK]
-        for mm in self._mms(state):
+        roots = [] if is_dead else [kernel_root]
+        spaces = self._mms(state)
+        for task in spaces.pop(0, ()):
+            if not self._is_exiting(task):
+                return FORGED_SPACE, (task + self._mm_at) & U64
+        for mm in spaces:
             root = self._pgd_of(mm)
             if root != self._roots.get(mm):
                 found_root = check_lower_table(
@@ -81,11 +116,14 @@ class UserMappings:
                     return found_root, (mm + self._pgd_at) & U64
                 self._roots[mm] = root
             roots.append(root)
-        sought = np.unique(np.array(roots, dtype=np.int64))
-        found = self._cpu.touched_tables(frames, sought, pti=self._kernel.uses_pti, most=_MOST_TABLES)
+        self._sought, self._tables = np.unique(np.array(roots, dtype=np.int64)), None
+        found = self._cpu.touched_tables(frames, self._sought, pti=self._kernel.uses_pti, most=_MOST_TABLES)
         if len(found) > _MOST_TABLES:
             return TOO_MANY_TABLES, 0
-        for frame, level in found.tolist():
+        tops = found[found[:, 1] >= mappings.TOP, 0]
+        # The kernel marks no table of this level: what it holds is looked at with the entry that names it.
+        pairs = [*found.tolist(), *((frame, mappings.UPPER) for frame in self._below(tops, paging.KERNEL_HALF_FIRST))]
+        for frame, level in pairs:
             refused = self._check_table(own, rule, frame, level)
             if refused is not None:
                 return refused
@@ -117,10 +155,17 @@ class UserMappings:
             else self._memory.quads[paddr >> 3] & U64
         )
 
-    def _mms(self, state: "TaskState") -> set[int]:
-        """The address spaces of the tenant's processes."""
-        tasks = self._enforcer.tasks.values()
-        return {self._word(task.task + self._mm_at) for task in tasks if task.tenant is state.tenant} - {0}
+    def _mms(self, state: "TaskState") -> dict[int, list[int]]:
+        """The address spaces of the tenant's tasks, and the tasks of each."""
+        found: dict[int, list[int]] = {}
+        for task in self._enforcer.tasks.values():
+            if task.tenant is state.tenant:
+                found.setdefault(self._word(task.task + self._mm_at), []).append(task.task)
+        return found
+
+    def _is_exiting(self, task: int) -> bool:
+        at = task + self._flags_at
+        return bool(self._word(at & ~7) >> 8 * (at & 7) & _EXITING)
 
     def _pgd_of(self, mm: int) -> int:
         """Where the PGD of an address space lies; 0, which is no page of tables, if nowhere."""
@@ -131,8 +176,12 @@ class UserMappings:
         first = frame >> 3
         entries = self._memory.words[first : first + paging.ENTRIES_PER_TABLE].copy()
         if level >= mappings.TOP:
-            # The kernel's half is every process's alike, and nothing of it is a user's to reach.
-            entries[paging.KERNEL_HALF_FIRST :] = 0
+            strange = self._strange_entry(entries[_KERNEL_HALF], level)
+            if strange is not None:
+                return FORGED_KERNEL_HALF, self._direct_map(8 * (first + strange))
+            # The one entry there that is a process's own.
+            kept, entries[_KERNEL_HALF] = entries[mappings.LDT_SLOT], 0
+            entries[mappings.LDT_SLOT] = kept
         judge = self._judge_leaf if level == mappings.LAST else self._judge_entry
         if level > mappings.LAST or self._cpu.drop_plain(entries, self._enforcer.kernel_root):
             for at in np.flatnonzero(entries & paging.PRESENT).tolist():
@@ -140,6 +189,39 @@ class UserMappings:
                 if not found.verdict.granted:
                     return found, self._direct_map(8 * (first + at))
         return None
+
+    def _strange_entry(self, entries: np.ndarray, level: int) -> int | None:
+        """The number of an entry in the kernel half of a PGD that is not the kernel's own, None if there is none."""
+        first = self._kernel_top + (PAGE_BYTES if level == mappings.TOP_OF_USER else 0) >> 3
+        own = self._memory.words[first : first + paging.ENTRIES_PER_TABLE][_KERNEL_HALF]
+        differs = (entries ^ own) & ~(paging.ACCESSED | paging.DIRTY) != 0
+        differs &= entries & paging.PRESENT != 0
+        differs[mappings.LDT_SLOT - paging.KERNEL_HALF_FIRST] = False
+        found = np.flatnonzero(differs)
+        return paging.KERNEL_HALF_FIRST + int(found[0]) if len(found) else None
+
+    def _below(self, tables: np.ndarray, end: int = paging.ENTRIES_PER_TABLE) -> list[int]:
+        """The frames of the tables that the first `end` entries of `tables` (frames) name."""
+        rows = self._memory.words.reshape(-1, paging.ENTRIES_PER_TABLE)
+        entries = rows[tables >> 12, :end].ravel()
+        frames = entries[entries & (paging.PRESENT | paging.LARGE) == paging.PRESENT] & paging.FRAME_MASK
+        named: list[int] = np.unique(frames[frames < self._memory.total_bytes]).tolist()
+        return named
+
+    def _unmarked_tables(self) -> frozenset[int]:
+        """Page tables that `struct page` does not show to be some: the tenant's upper ones, and all of the kernel's."""
+        if self._tables is None:
+            step = PAGE_BYTES if self._kernel.uses_pti else 0
+            tops = np.union1d(self._sought, self._sought + step)
+            uppers = self._below(tops)
+            kernels = np.array([self._kernel_top, self._kernel_top + step], dtype=np.int64)
+            halves = set(self._below(kernels)) | set(self._below(tops)) - set(
+                self._below(tops, paging.KERNEL_HALF_FIRST)
+            )
+            middles = self._below(np.array(sorted(halves), dtype=np.int64))
+            lasts = self._below(np.array(middles, dtype=np.int64))
+            self._tables = frozenset((*tops.tolist(), *uppers, *halves, *middles, *lasts))
+        return self._tables
 
     def _direct_map(self, paddr: int) -> int:
         base = self._kernel.read_u64(self._kernel.symbols.address_of("page_offset_base"), self._enforcer.kernel_root)
@@ -149,7 +231,10 @@ class UserMappings:
         frame = entry & paging.FRAME_MASK
         if frame in self._shared or frame < _LEGACY_END:
             return PLAIN_MAPPING
-        return check_mapping(rule, own, self._cgroups.facts(frame, self._enforcer.kernel_root))
+        facts = self._cgroups.facts(frame, self._enforcer.kernel_root)
+        if facts.kind is PageKind.KERNEL and frame in self._unmarked_tables():
+            return TABLE_MAPPING
+        return check_mapping(rule, own, facts)
 
     def _judge_entry(self, own: str, rule: int, entry: int, level: int) -> ViewVerdict:
         """An entry above the last level: the next table, or a large page, each part of which is judged."""

@@ -123,6 +123,14 @@ class Views:
         self._enforcer.consequence.refuse_here(state, call, hidden.verdict, vaddr, hidden)
         return True
 
+    def ends_dead(self, state: "TaskState", call: "OpenCall") -> bool:
+        """As `ends`, of a call whose task is dead and about to leave the CPU; tell whether it is undone."""
+        if not call.isolated or not self._slot[slots.VIEW]:
+            return False
+        self._enforcer.grants.drain(state, call)
+        found = self._mappings.check(state, call, self._words[view.RULE], is_dead=True)
+        return found is not None and self._enforcer.consequence.of_dead(state, call, found[1], found[0])
+
     # -- brief grants ----------------------------------------------------------------------------------
     def entry_before(self, state: "TaskState", vaddr: int) -> int:
         """Return what the table holds for `vaddr` before a brief grant."""
