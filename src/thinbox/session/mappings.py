@@ -57,7 +57,7 @@ class UserMappings:
         self._mm_at, self._pgd_at = types.offset_of("task_struct", "mm"), types.offset_of("mm_struct", "pgd")
         self._flags_at, self._kernel_top = types.offset_of("task_struct", "flags"), self._find_kernel_top(root)
         self._shared = self._find_shared(root)
-        self._roots: dict[int, int] = {}
+        self._roots: dict[str, dict[int, int]] = {}
         self._sought = np.zeros(0, dtype=np.int64)
         self._tables: frozenset[int] | None = None
 
@@ -106,15 +106,17 @@ class UserMappings:
         for task in spaces.pop(0, ()):
             if not self._is_exiting(task):
                 return FORGED_SPACE, (task + self._mm_at) & U64
+        # Of a tenant's address spaces only those that are there now are remembered: another may be made where one was.
+        known, self._roots[own] = self._roots.get(own, {}), {}
         for mm in spaces:
             root = self._pgd_of(mm)
-            if root != self._roots.get(mm):
+            if root != known.get(mm):
                 found_root = check_lower_table(
                     own, self._cgroups.facts(root, self._enforcer.kernel_root), is_typed=False
                 )
                 if not found_root.verdict.granted:
                     return found_root, (mm + self._pgd_at) & U64
-                self._roots[mm] = root
+            self._roots[own][mm] = root
             roots.append(root)
         self._sought, self._tables = np.unique(np.array(roots, dtype=np.int64)), None
         found = self._cpu.touched_tables(frames, self._sought, pti=self._kernel.uses_pti, most=_MOST_TABLES)
