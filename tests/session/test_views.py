@@ -3,6 +3,7 @@
 import struct
 
 import pytest
+
 from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.audit.case import Case, Expect, all_cases
@@ -309,3 +310,25 @@ def test_who_may_write_whatever_the_mode_says_is_not_killed_for_it(labs):
 
     outcome = labs("permissive").run(body, "truncate")
     assert outcome.killed is None and outcome.problem is None and outcome.ret == 0
+
+
+def test_of_the_capabilities_the_one_that_lets_write_is_asked(labs):
+    """capset takes CAP_DAC_OVERRIDE away from the effective set, and leaves it in the permitted one."""
+    reading, seen = labs("permissive"), []
+    header, every, all_but_it = struct.pack("<Ii", 0x20080522, 0), 0xFFFFFFFF, 0xFFFFFFFF & ~(1 << 1)
+
+    def look():
+        kernel = reading.lab.view
+        held, root = reading.lab.enforcer.views.cgroups.pages._held, kernel.kernel_root
+        # Of mode 0, so that nothing but the capability lets.
+        seen.append(held.may_write(0, kernel.current, 0, root))
+
+    def body(process):
+        look()
+        data = struct.pack("<6I", all_but_it, every, 0, 0x1FF, 0x1FF, 0)
+        yield from process.must("capset", process.buffer(header), process.buffer(data))
+        look()
+        yield from process.measure()
+
+    assert reading.run(body).killed is None
+    assert seen == [True, False]

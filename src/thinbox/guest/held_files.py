@@ -62,7 +62,7 @@ class HeldFiles:
         cred = self._read(task + self._cred_at, root)
         user, group = (self._u32(cred + at, root) for at in self._ids_at)
         owner, owning_group = (self._u32(inode + at, root) for at in self._owners_at)
-        capable = self._read(cred + self._effective_at, root) >> _CAP_DAC_OVERRIDE & 1
+        capable = self._u32(cred + self._effective_at, root) >> _CAP_DAC_OVERRIDE & 1
         if capable and self._read(cred + self._namespace_at, root) == self._first_namespace:
             return True
         if user == owner:
