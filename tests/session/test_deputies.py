@@ -4,7 +4,8 @@ import contextlib
 import struct
 
 import pytest
-from session.test_errands import TALK, Hijack
+from support.hijack import TALK, Hijack
+
 from thinbox.address import U64, to_signed
 from thinbox.audit.lab import make_template
 from thinbox.audit.neighbour import NEIGHBOUR
@@ -12,7 +13,6 @@ from thinbox.isolation import view
 from thinbox.isolation.hidden import PageKind
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
-from thinbox.machine.cpu import Cpu
 from thinbox.machine.machine import GuestResetError
 from thinbox.session.several import TenantSpec, run_tenants
 from thinbox.session.views import Views
@@ -25,24 +25,11 @@ def hijack(guest):
     return Hijack(guest, make_template(guest, tenants=True))
 
 
-@pytest.fixture
-def steps_aside(monkeypatch):
-    count, step_aside = [0], Cpu.step_aside
-
-    def counted(cpu):
-        count[0] += 1
-        step_aside(cpu)
-
-    monkeypatch.setattr(Cpu, "step_aside", counted)
-    return count
-
-
 def victim_page(hijack):
     """Physical address of a page of the neighbour's memory."""
     views, root = hijack.lab.enforcer.views, hijack.lab.enforcer.kernel_root
-    owner_of = lambda memcg: views.cgroups.owner_of(memcg, root)
     for paddr in range(0, hijack.lab.machine.memory.guest_bytes, 4096):
-        facts = views.cgroups.pages.facts(paddr, root, owner_of)
+        facts = views.cgroups.facts(paddr, root)
         if facts.kind is PageKind.MEMORY and facts.owners == {NEIGHBOUR}:
             return paddr
     raise AssertionError

@@ -1,31 +1,17 @@
 """Errands: under a view, work for the whole kernel is not a call's own; and nothing else is let off by that."""
 
-import struct
-
 import pytest
 from support.debian_rootfs import rootfs_folder
-from support.call_program import DATA, Step, build_program
-from thinbox.address import U64, to_signed
-from thinbox.audit.case import Case, Expect, all_cases
+from support.futex_tenants import futex_tenants
+from support.hijack import TALK, Hijack
+
+from thinbox.audit.case import all_cases
 from thinbox.audit.lab import Lab, make_template
 from thinbox.audit.neighbour import NEIGHBOUR
 from thinbox.audit.pool import audit_case
 from thinbox.isolation.policies import load_policy
-from thinbox.isolation.policies.sci import Sci
 from thinbox.machine import cpu as registers
-from thinbox.machine import slots
-from thinbox.machine.cpu import Cpu
 from thinbox.session.several import TenantSpec, run_tenants
-
-ANYTHING = Expect(lambda _result: True, "anything")
-TALK = """
-dd if=/dev/zero of=/tmp/big bs=4096 count=40 2>/dev/null
-for port in 9001 9002; do (nc -l -p $port </tmp/big >/tmp/in$port) & done
-sleep 0.1
-for port in 9001 9002; do (cat /tmp/big; sleep 0.05) | nc 127.0.0.1 $port >/tmp/out$port & done
-wait
-cat /tmp/in* /tmp/out* | wc -c
-"""
 
 
 @pytest.fixture(scope="module")
@@ -43,64 +29,9 @@ def test_compaction_by_a_tenants_call_is_the_kernels_own_work(guest, template, o
         assert entry.same and entry.killed is None, (entry.title, entry.killed, entry.reason)
 
 
-class Hijack:
-    """A lab whose isolated getpid goes to a kernel function instead, with the arguments a test gives."""
-
-    def __init__(self, guest, template):
-        self.lab = Lab(guest, template, Sci(), view="permissive")
-        self.symbols = self.lab.view.symbols
-        self.prepare = None
-        self.lab.machine.cpu.add_code_hook(self.symbols.address_of("__x64_sys_getpid"), self._go)
-
-    def word(self, vaddr):
-        return self.lab.view.read_u64(vaddr, self.lab.enforcer.kernel_root)
-
-    def push(self, *words):
-        """Put words on the stack, the last of them on top."""
-        regs, root = self.lab.machine.cpu.regs, self.lab.enforcer.kernel_root
-        for word in words:
-            regs[registers.RSP] -= 8
-            self.lab.machine.memory.write_virtual(root, to_signed(regs[registers.RSP]), struct.pack("<Q", word & U64))
-
-    def _go(self):
-        if self.prepare is not None and self.lab.machine.slot[slots.ACTIVE]:
-            prepare, self.prepare = self.prepare, None
-            self.lab.machine.cpu.jump(prepare())
-
-    def run(self, prepare):
-        def body(process):
-            self.prepare = prepare
-            yield from process.measure(expect=ANYTHING)
-
-        return self.lab.run(Case("getpid", "test", True, body), isolated=True)
-
-    def call_in_text(self, name):
-        """The address behind a direct call of function `name` in the kernel's text."""
-        start, end = self.symbols.text_start, self.symbols.text_end
-        code = self.lab.machine.memory.read_virtual(self.lab.enforcer.kernel_root, start, end - start)
-        target, at = self.symbols.address_of(name) - start, code.find(b"\xe8")
-        while at + 5 + int.from_bytes(code[at + 1 : at + 5], "little", signed=True) != target:
-            at = code.index(b"\xe8", at + 1)
-        return start + at + 5
-
-
 @pytest.fixture(scope="module")
 def hijack(guest, template):
     return Hijack(guest, template)
-
-
-@pytest.fixture
-def steps_aside(monkeypatch):
-    """Counts how often a call leaves its table for an errand."""
-    count = [0]
-    step_aside = Cpu.step_aside
-
-    def counted(cpu):
-        count[0] += 1
-        step_aside(cpu)
-
-    monkeypatch.setattr(Cpu, "step_aside", counted)
-    return count
 
 
 def test_a_jump_to_an_errand_is_none(hijack, steps_aside):
@@ -170,15 +101,7 @@ def test_tenants_that_talk_on_loopback_at_once_are_not_killed(guest, steps_aside
 
 def test_tenants_that_meet_in_the_kernels_hash_of_futexes_are_not_killed(guest, tmp_path):
     """Five wait, the sixth wakes 240 addresses of its own: some of them hash to a chain that another waits in."""
-    waits = [Step("clock_gettime", (1, DATA + 64)), Step("futex", (DATA + 1024, 0x80, 0, DATA + 64, 0, 0))]
-    wakes = [Step("futex", (DATA + 1024 + 4 * number, 0x81, 1, 0, 0, 0)) for number in range(240)]
-    specs = []
-    for number in range(6):
-        root = tmp_path / str(number)
-        root.mkdir()
-        (root / "program").write_bytes(build_program(*(wakes if number == 5 else waits)))
-        (root / "program").chmod(0o755)
-        specs.append(TenantSpec(f"t{number}", ("/program",), rootfs=root, on_violation="stop"))
+    specs = futex_tenants(tmp_path, on_violation="stop")
     found = run_tenants(guest, specs)
     assert [(result.exit_code, result.record.kills) for result in found.values()] == [(0, [])] * 6
 
@@ -204,7 +127,7 @@ print(sum(heard.values()), os.waitpid(child, 0)[1] >> 8)
 
 
 def test_pythons_with_threads_sockets_and_children_side_by_side_are_not_killed(guest):
-    """They meet in timers too: the next one to end may lie on the stack of another tenant's thread."""
+    """Threads, memory, loopback and children of each, at the same time."""
     root = rootfs_folder("python3")
     command = ("/usr/bin/python3", "-S", "-c", PYTHON)
     names = ("one", "two", "three")

@@ -3,6 +3,7 @@
 import struct
 
 import pytest
+
 from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.audit.case import Case, Expect

@@ -1,11 +1,12 @@
 """Several tenants on one guest: apart in what they see, print, may do, and in their records."""
 
 import pytest
+from support.futex_tenants import WAKER, futex_tenants
+
 from thinbox.errors import InputError
 from thinbox.isolation.policies.sci import MIDDLE, Sci
 from thinbox.session.session import RunOptions, run
 from thinbox.session.several import TenantSpec, run_tenants
-from support.call_program import DATA, Step, build_program
 
 SCRIPT = "hostname; id -u; cat; echo mine > /tmp/x; sleep 0.01; cat /tmp/x; ls /tmp | wc -l; ls /proc | grep -c '^[0-9]'; echo err >&2"
 
@@ -114,20 +115,10 @@ class KillsAt(Sci):
 
 def test_a_lock_that_a_killed_task_took_along_does_not_hang_the_run_of_who_spins_for_it(guest, tmp_path):
     """Each of five dies in futex() with the lock of one of the kernel's 256 chains; another wakes at 240 addresses."""
-    waits = [Step("clock_gettime", (1, DATA + 64)), Step("futex", (DATA + 1024, 0x80, 0, DATA + 64, 0, 0))]
-    wakes = [Step("futex", (DATA + 1024 + 4 * number, 0x81, 1, 0, 0, 0)) for number in range(240)]
-    specs = []
-    for number in range(6):
-        root = tmp_path / str(number)
-        root.mkdir()
-        (root / "program").write_bytes(build_program(*(wakes if number == 5 else waits)))
-        (root / "program").chmod(0o755)
-        policy = "sci" if number == 5 else KillsAt("plist_add")
-        specs.append(TenantSpec(f"t{number}", ("/program",), policy, rootfs=root))
-    found = run_tenants(guest, specs)
+    found = run_tenants(guest, futex_tenants(tmp_path, KillsAt("plist_add")))
     killed = [name for name, result in found.items() if result.record.kills]
     assert killed and all(found[name].record.stuck for name in killed)
-    assert not found["t5"].record.stuck and not found["t5"].record.kills
+    assert not found[WAKER].record.stuck and not found[WAKER].record.kills
 
 
 def test_a_folder_that_a_killed_task_left_locked_does_not_hang_the_run(guest):

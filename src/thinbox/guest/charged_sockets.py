@@ -86,13 +86,13 @@ class ChargedSockets:
         return found[0] if len(found) == 1 else None
 
     def _charge(self) -> None:
-        regs, view, root = self._cpu.regs, self._view, self._root()
-        css_set = self._word(view.current + self._cgroups_at, root)
-        memcg = self._word(css_set + self._css_at, root)
+        regs, view, root, word = self._cpu.regs, self._view, self._root(), self._memory.word_at
+        css_set = word(root, view.current + self._cgroups_at)
+        memcg = word(root, css_set + self._css_at)
         made_by_kernel = regs[registers.R8] & 0xFFFFFFFF
-        if made_by_kernel or not self._word(memcg + self._parent_at, root):
+        if made_by_kernel or not word(root, memcg + self._parent_at):
             return
-        place = self._word(regs[registers.RDI] + self._sock_at, root) + self._flags_at
+        place = word(root, regs[registers.RDI] + self._sock_at) + self._flags_at
         paddr = self._paddr(place, root, 4)
         if paddr is None or not self._may_write(to_signed(place & U64)):
             return
@@ -100,11 +100,6 @@ class ChargedSockets:
         if self._before_write is not None:
             self._before_write(paddr)
         self._memory.write(paddr, flags.to_bytes(4, "little"))
-
-    def _word(self, vaddr: int, root: int) -> int:
-        """A word of the kernel's half; 0, which is no pointer, where there is none."""
-        paddr = self._paddr(vaddr, root, 8)
-        return 0 if paddr is None else int.from_bytes(self._memory.read(paddr, 8), "little")
 
     def _paddr(self, vaddr: int, root: int, size: int) -> int | None:
         """Return where an aligned word of the kernel's half lies; None if it is none."""

@@ -128,10 +128,7 @@ class PageReader:
     # -- reading -------------------------------------------------------------------------------------
     def _pointer(self, vaddr: int, root: int | None = None) -> int:
         """Return the word at a kernel address; 0 where nothing is mapped."""
-        memory = self._memory
-        table = self._kernel.kernel_root if root is None else root
-        paddr = paging.translate(memory.quads, memory.total_bytes, table, to_signed(vaddr & U64))
-        return memory.quads[paddr >> 3] & U64 if 0 <= paddr <= memory.total_bytes - 8 else 0
+        return self._memory.word_at(self._kernel.kernel_root if root is None else root, vaddr)
 
     def _find(self, paddr: int, root: int) -> _Page | None:
         memory, words = self._memory, self.words.data

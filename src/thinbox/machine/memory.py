@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from thinbox import paging
-from thinbox.address import PAGE_BYTES
+from thinbox.address import PAGE_BYTES, U64, to_signed
 from thinbox.errors import MachineError
 
 MIB = 1 << 20
@@ -64,6 +64,12 @@ class Memory:
             yield paddr, count
             vaddr += count
             size -= count
+
+    def word_at(self, root: int, vaddr: int) -> int:
+        """Return the word at an aligned guest-virtual address (signed or not), unsigned; 0 where there is none: what
+        leads there may be forged."""
+        paddr = paging.translate(self.quads, self.total_bytes, root, to_signed(vaddr & U64))
+        return 0 if paddr < 0 or paddr & 7 or paddr + 8 > self.total_bytes else self.quads[paddr >> 3] & U64
 
     def read_virtual(self, root: int, vaddr: int, size: int) -> bytes:
         """Return `size` bytes at guest-virtual `vaddr` under the table `root`."""

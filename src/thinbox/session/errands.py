@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
@@ -100,10 +99,7 @@ class Errands:
         return 0 if own is None else self._word(per_cpu + own) - 8
 
     def _word(self, vaddr: int) -> int:
-        """Return a word of kernel memory, 0 where nothing is mapped: the address is a tenant's choice."""
-        memory, end = self._enforcer.memory, self._enforcer.memory.total_bytes
-        paddr = paging.translate(memory.quads, end, self._enforcer.kernel_root, to_signed(vaddr & U64))
-        return 0 if paddr < 0 or paddr & 7 or paddr + 8 > end else memory.quads[paddr >> 3] & U64
+        return self._enforcer.memory.word_at(self._enforcer.kernel_root, vaddr)
 
     def _is_on_stack(self, vaddr: int) -> bool:
         """Tell whether a word lies on the running task's own stack, as it was when its table was made."""

@@ -149,13 +149,7 @@ class UserMappings:
         return paging.translate(memory.quads, memory.total_bytes, self._enforcer.kernel_root, to_signed(vaddr & U64))
 
     def _word(self, vaddr: int) -> int:
-        """A word of kernel memory, 0 where there is none."""
-        paddr = self._paddr(vaddr)
-        return (
-            0
-            if paddr < 0 or paddr & 7 or paddr + 8 > self._memory.total_bytes
-            else self._memory.quads[paddr >> 3] & U64
-        )
+        return self._memory.word_at(self._enforcer.kernel_root, vaddr)
 
     def _mms(self, state: "TaskState") -> dict[int, list[int]]:
         """The address spaces of the tenant's tasks, and the tasks of each."""
