@@ -343,7 +343,7 @@ def test_r9_a_flush_drops_what_the_kernels_table_no_longer_maps_alike(guest, sta
         candidates = [row[3] for row in rows if not row[2] & paging.FAULT_FETCH and words[row[3]] < 0]
         words[candidates[0]] ^= stale
         before = [bool(words[index]) for index in candidates]
-        Teardown(enforcer)._drop_changed()
+        Teardown(enforcer.target, enforcer.task_list, enforcer.grants)._drop_changed()
         assert words[candidates[0]] == 0
         kernel = [paging.walk_leaf(machine.memory.quads, 1 << 40, enforcer.kernel_root, row[0]) for row in rows]
         assert all(kernel)

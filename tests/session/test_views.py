@@ -201,13 +201,15 @@ def test_under_strict_no_page_of_several_tenants_stays_mapped(labs):
 
         paused = resumed = granted = opened
 
-    before, lab.enforcer.watch = lab.enforcer.watch, Look()
+    watches = lab.enforcer.watch._watches
+    before = watches[:]
+    watches[:] = [Look()]
     try:
         for case in all_cases():
             if case.title in EVERYDAY:
                 assert lab.run(case, isolated=True).killed is None
     finally:
-        lab.enforcer.watch = before
+        watches[:] = before
     assert checked > 100
 
 
@@ -272,7 +274,9 @@ def test_a_page_that_changes_hands_while_the_call_sleeps_is_taken_back(labs):
         def closed(self, state, call):
             pass
 
-    before, lab.enforcer.watch = lab.enforcer.watch, Look()
+    watches = lab.enforcer.watch._watches
+    before = watches[:]
+    watches[:] = [Look()]
 
     def body(process):
         yield from process.measure(struct.pack("<qq", 0, 3_000_000), 0)
@@ -280,7 +284,7 @@ def test_a_page_that_changes_hands_while_the_call_sleeps_is_taken_back(labs):
     try:
         reading.run(body, call="nanosleep")
     finally:
-        lab.enforcer.watch = before
+        watches[:] = before
     assert found["after"] == 0
 
 

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from thinbox.coverage.results import RunCoverage
     from thinbox.guest.kernel_view import KernelView
     from thinbox.machine.machine import Machine
+    from thinbox.session.open_call import OpenCall
     from thinbox.session.records import CallRecord
     from thinbox.session.sites import Sites
-    from thinbox.session.tasks import OpenCall, TaskState
+    from thinbox.session.tasks import TaskState
 
 CAPACITY = 1 << 20
 """More blocks than a kernel has: 14 MiB of text at some 15 bytes a block. Pages nobody writes cost nothing."""

@@ -20,9 +20,13 @@ from thinbox.machine.state_bits import IF, NT, TF
 from thinbox.session.undo import SIGKILL
 
 if TYPE_CHECKING:
-    from thinbox.session.enforcer import Enforcer
+    from thinbox.session.call_switch import CallSwitch
+    from thinbox.session.grants import Grants
+    from thinbox.session.open_call import OpenCall
     from thinbox.session.records import CallRecord
-    from thinbox.session.tasks import OpenCall, TaskState
+    from thinbox.session.target import Target
+    from thinbox.session.tasks import TaskList, TaskState
+    from thinbox.session.undo import Undo
 
 SIGSYS = 31
 UNSEEN_END = Verdict(granted=False, rule="4", reason="the call was left by another way than its return")
@@ -30,18 +34,20 @@ _AC, _DF = 1 << 18, 1 << 10
 
 
 class Consequence:
-    """Ends calls and tasks for one enforcer."""
+    """Ends calls and tasks for one guest."""
 
-    def __init__(self, enforcer: "Enforcer") -> None:
-        self._enforcer = enforcer
-        self._cpu, self._slot = enforcer.cpu, enforcer.slot
+    def __init__(
+        self, target: "Target", tasks: "TaskList", switch: "CallSwitch", grants: "Grants", undo: "Undo | None"
+    ) -> None:
+        self._sites, self._tasks, self._switch, self._grants, self._undo = target.sites, tasks, switch, grants, undo
+        self._cpu, self._slot = target.cpu, target.slot
         self._to_undo: tuple[TaskState, OpenCall] | None = None
 
     def reset(self) -> None:
         """Begin again after the machine was restored."""
         self._to_undo = None
-        if self._enforcer.undo:
-            self._enforcer.undo.reset()
+        if self._undo:
+            self._undo.reset()
 
     def of(
         self, state: "TaskState", call: "OpenCall", verdict: Verdict, access: Access, hidden: ViewVerdict | None = None
@@ -50,7 +56,7 @@ class Consequence:
 
         `hidden` is the verdict of the tenant's view, if it was the view that refused.
         """
-        undo = self._enforcer.undo
+        undo = self._undo
         if undo is not None and undo.possible and state.tenant.isolation.on_violation == "undo":
             self._note(state, call, verdict, access, hidden, undone=True)
             self._to_undo = (state, call)
@@ -58,7 +64,7 @@ class Consequence:
             return
         self.kill(state, call, verdict, access, hidden)
         # The guest's own way of ending a task after an oops: rewind its stack, then make_task_dead(SIGKILL).
-        self._cpu.set_rip(self._enforcer.sites.death)
+        self._cpu.set_rip(self._sites.death)
 
     def refuse_here(
         self, state: "TaskState", call: "OpenCall", verdict: Verdict, vaddr: int, hidden: ViewVerdict | None = None
@@ -66,12 +72,12 @@ class Consequence:
         """As `of`, from inside a code hook: what was found at `vaddr` is as if the call had written there."""
         self.of(state, call, verdict, Access(vaddr, AccessKind.WRITE, self._cpu.rip, None, 0, 0), hidden)
         if self._to_undo is None:
-            self._cpu.jump(self._enforcer.sites.death)
+            self._cpu.jump(self._sites.death)
 
     def of_dead(self, state: "TaskState", call: "OpenCall", vaddr: int, hidden: ViewVerdict) -> bool:
         """As `refuse_here`, for a task that is dead and about to leave the CPU: tell whether its call is undone. Else
         it is only noted: there is nothing left to kill."""
-        undo, access = self._enforcer.undo, Access(vaddr, AccessKind.WRITE, self._cpu.rip, None, 0, 0)
+        undo, access = self._undo, Access(vaddr, AccessKind.WRITE, self._cpu.rip, None, 0, 0)
         if undo is not None and undo.possible and state.tenant.isolation.on_violation == "undo":
             self.of(state, call, hidden.verdict, access, hidden)
             return True
@@ -84,11 +90,11 @@ class Consequence:
         For an isolated call that is a violation; it cannot be undone, for the tenant has run since. Tell whether.
         """
         if not call.isolated:
-            self._enforcer.close_call(state, call)
+            self._switch.close(state, call)
             return False
         rip = self._cpu.rip
         self.kill(state, call, UNSEEN_END, Access(rip, AccessKind.FETCH, rip, None, 0, 0))
-        self._cpu.jump(self._enforcer.sites.death)
+        self._cpu.jump(self._sites.death)
         return True
 
     def violate_here(self, verdict: Verdict) -> None:
@@ -98,7 +104,7 @@ class Consequence:
         Raises:
             MachineError: no isolated call is running.
         """
-        running = self._enforcer.running
+        running = self._tasks.running
         if running is None or running.call is None or not running.call.isolated:
             raise MachineError("no isolated call is running")
         access = running.tenant.judge.describe(self._cpu.rip, paging.FAULT_FETCH, self._cpu.rip)
@@ -110,7 +116,7 @@ class Consequence:
     ) -> None:
         """Note the kill, leave the call, and make the registers those of `make_task_dead(SIGKILL)`."""
         self._note(state, call, verdict, access, hidden, undone=False)
-        self._enforcer.close_call(state, call)
+        self._switch.close(state, call)
         self._cpu.regs[registers.RDI] = SIGKILL
         self._cpu.flags = self._cpu.flags & ~(TF | NT | _AC | _DF)
 
@@ -123,19 +129,19 @@ class Consequence:
         self._remember(state, record, violation)
         self._cpu.regs[registers.RDI] = SIGSYS
         self._cpu.flags = self._cpu.flags | IF
-        self._cpu.jump(self._enforcer.sites.undone_death)
+        self._cpu.jump(self._sites.undone_death)
 
     def after_stop(self) -> None:
         """Between two runs of the CPU: roll a killed call back."""
-        undo = self._enforcer.undo
+        undo = self._undo
         if self._to_undo is None or undo is None:
             return
         (state, call), self._to_undo = self._to_undo, None
-        self._enforcer.grants.drain(state, call)
+        self._grants.drain(state, call)
         self._cpu.leave_table()
-        self._enforcer.grants.forget(call)
+        self._grants.forget(call)
         undo.roll_back()
-        self._enforcer.close_call(state, call)
+        self._switch.close(state, call)
         undo.die()
 
     def _note(

@@ -24,15 +24,18 @@ from thinbox.isolation.verdict import Access, AccessKind, Verdict
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.native import hook_address
+from thinbox.session.call_switch import CallSwitch
 from thinbox.session.consequence import Consequence
 from thinbox.session.grants import Grants
 from thinbox.session.guards import Guards
 from thinbox.session.judge import COMPAT_KEY, Judge
+from thinbox.session.open_call import OpenCall
 from thinbox.session.prefault import Prefault
 from thinbox.session.records import CallRecord, RunRecord
 from thinbox.session.sites import Sites
 from thinbox.session.tables import Tables
-from thinbox.session.tasks import OpenCall, TaskState, Watches
+from thinbox.session.target import Target
+from thinbox.session.tasks import TaskList, TaskState, Watches
 from thinbox.session.teardown import Teardown
 from thinbox.session.tenants import Isolation, Tenant
 from thinbox.session.undo import Undo
@@ -57,28 +60,53 @@ class Enforcer:
     def __init__(
         self, machine: "Machine", view: "KernelView", sites: Sites, isolation: Isolation, record: RunRecord
     ) -> None:
+        self.target = target = Target(machine, view, sites)
         self.machine, self.view, self.sites, self.record = machine, view, sites, record
         self.memory, self.cpu, self.slot = machine.memory, machine.cpu, machine.slot
         self.isolation = isolation
         self.watch = Watches()
         self.on_new_task: Callable[[int, int], None] = lambda _parent, _child: None
-        self.tasks: dict[int, TaskState] = {}
-        self.running: TaskState | None = None
+        self.task_list = TaskList()
         self.undo = Undo(machine, sites.undone_death) if isolation.on_violation == "undo" else None
-        self.tables = Tables(self, undo=self.undo is not None)
-        self.consequence = Consequence(self)
-        self.grants, self.guards = Grants(self), Guards(self)
+        self.tables = Tables(target, self.task_list, undo=self.undo is not None)
+        self.grants = Grants(target, self.tables, self.watch, undo=self.undo is not None)
+        self.switch = CallSwitch(target, self.grants, self.watch, self.undo)
+        self.consequence = Consequence(target, self.task_list, self.switch, self.grants, self.undo)
+        self.guards = Guards(target, self.task_list)
         self._views: Views | None = None
-        self.tenants: dict[str, Tenant] = {}
         self.judge = self.add_tenant(isolation, record).judge
         machine.on_stop = self._after_stop
         self._install_hooks()
 
     @property
+    def tasks(self) -> dict[int, TaskState]:
+        """The tenants' tasks by task_struct."""
+        return self.task_list.tasks
+
+    @property
+    def running(self) -> TaskState | None:
+        """The tenants' task on the CPU, if it is one's."""
+        return self.task_list.running
+
+    @running.setter
+    def running(self, state: TaskState | None) -> None:
+        self.task_list.running = state
+
+    @property
+    def tenants(self) -> dict[str, Tenant]:
+        """The tenants by name."""
+        return self.task_list.tenants
+
+    @property
+    def kernel_root(self) -> int:
+        """The kernel's own table now, also while an SCI table is active."""
+        return self.target.kernel_root
+
+    @property
     def views(self) -> Views:
         """What hides tenants from each other; MachineError on a kernel that cannot tell owners of pages."""
         if self._views is None:
-            self._views = Views(self)
+            self._views = Views(self.target, self.task_list, self.grants, self.undo, self.admit_here)
         return self._views
 
     def add_tenant(self, isolation: Isolation, record: RunRecord) -> Tenant:
@@ -91,7 +119,7 @@ class Enforcer:
             raise InputError(f"two tenants are called {isolation.tenant!r}")
         if isolation.on_violation == "undo" and self.undo is None:
             raise InputError("a tenant's calls can only be undone if the first tenant's are")
-        judge = Judge(self, isolation.policy)
+        judge = Judge(self.target, isolation.policy)
         judge.install()
         text_start, known = self.view.symbols.text_start, isolation.prefault
         prefault = Prefault(self.cpu, known, text_start) if known else None
@@ -102,11 +130,13 @@ class Enforcer:
 
     def reset(self, record: RunRecord) -> None:
         """Begin again with `record`, after the machine was restored; what the policy granted for good stays."""
-        self.record, self.tasks, self.running = record, {}, None
+        self.record = record
+        self.task_list.clear()
         self.tenants[self.isolation.tenant].record = record
         for tenant in self.tenants.values():
             tenant.memcg = 0
         self.tables.reset()
+        self.grants.reset()
         self.consequence.reset()
         if self._views is not None:
             self._views.reset()
@@ -130,8 +160,8 @@ class Enforcer:
         for vaddr in sites.switch_in:
             cpu.add_code_hook(vaddr, self._switch_in)
         cpu.add_code_hook(sites.new_task, self._new_task)
-        Teardown(self).install()
-        self.guards.install()
+        Teardown(self.target, self.task_list, self.grants).install()
+        self.guards.install(self.consequence.refuse_here)
         cpu.uc.ctl_flush_tb()
 
     # -- tasks --------------------------------------------------------------------------------------
@@ -145,17 +175,9 @@ class Enforcer:
         return self.running
 
     def _add_task(self, task: int, root: int, tenant: Tenant) -> TaskState:
-        state = TaskState(task, self.view.pid_of(task, root), tenant, bytes_mark=self._executed())
+        state = TaskState(task, self.view.pid_of(task, root), tenant, bytes_mark=self.switch.executed())
         self.tasks[task] = state
         return state
-
-    def _executed(self) -> int:
-        return self.slot[slots.CLOCK] - self.slot[slots.SLEPT]
-
-    @property
-    def kernel_root(self) -> int:
-        """The kernel's own table now, also while an SCI table is active."""
-        return self.slot[slots.KERNEL_ROOT] if self.slot[slots.ACTIVE] else self.view.kernel_root
 
     def _new_task(self) -> None:
         """`wake_up_new_task(p)`: a child of a tenant's task is the tenant's; it starts with no table (9)."""
@@ -199,15 +221,16 @@ class Enforcer:
                 return
         isolated, user_ip = wanted and not state.killed, words[(regs + self.view.ip_offset) >> 3]
         call = OpenCall(record, regs, self.slot[slots.CLOCK], time.perf_counter(), isolated, user_ip)
-        state.call, state.bytes_mark = call, self._executed()
-        if self.guards.begins(state, call):
+        state.call, state.bytes_mark = call, self.switch.executed()
+        found = self.guards.begins(state, call)
+        if found is not None:
+            self._kill_here(state, call, found[0], Access(found[1], AccessKind.WRITE, self.cpu.rip, None, 0, 0))
             return
         if isolated:
             record.isolated, record.verdict = True, "granted"
             if state.root == 0 and not self.tables.make(state, root):
                 access = Access(self.cpu.rip, AccessKind.FETCH, self.cpu.rip, None, 0, 0)
-                self.consequence.kill(state, call, _POOL_EMPTY, access)
-                self.cpu.jump(self.sites.death)
+                self._kill_here(state, call, _POOL_EMPTY, access)
                 return
             self._use_table(state, call)
             if self.undo and isolation.on_violation == "undo":
@@ -234,34 +257,28 @@ class Enforcer:
             return
         call = state.call
         call.record.ret = self.view.result_of(call.regs_paddr, call.user_ip, call.record.name)
-        if not (self._views is not None and self._views.ends(state, call)) and not self.guards.ends(state, call):
-            self.close_call(state, call)
+        seen = None if self._views is None else self._views.ends(state, call)
+        if seen is not None:
+            hidden, vaddr = seen
+            self.consequence.refuse_here(state, call, hidden.verdict, vaddr, hidden)
+            return
+        found = self.guards.ends(state, call)
+        if found is not None:
+            self.consequence.refuse_here(state, call, *found)
+            return
+        self.switch.close(state, call)
 
-    def close_call(self, state: TaskState, call: OpenCall) -> None:
-        """Rule 4 and 7: back to the kernel's table, and forget what the call was granted."""
-        if call.isolated:
-            self.grants.drain(state, call)
-            self._end_brief()
-            self.cpu.leave_table()
-            self.slot[slots.SCI_ROOT] = 0
-            self.slot[slots.RESUME_RSP] = 0
-        self.watch.closed(state, call)
-        self.grants.forget(call)
-        if call.isolated and self.undo:
-            self.undo.end()
-        record = call.record
-        record.code_bytes += self._executed() - state.bytes_mark
-        record.virtual_ns = self.slot[slots.CLOCK] - call.entered_ns
-        if call.isolated and not call.slept and call.granted_pages:
-            state.tenant.record.fault_us.append((time.perf_counter() - call.entered_host_s) * 1e6 / call.granted_pages)
-        state.call = None
+    def _kill_here(self, state: TaskState, call: OpenCall, verdict: Verdict, access: Access) -> None:
+        """From inside a code hook: the task ends here."""
+        self.consequence.kill(state, call, verdict, access)
+        self.cpu.jump(self.sites.death)
 
     def isolated_calls(self) -> list[tuple[TaskState, OpenCall]]:
         """Every isolated call in progress, of running and sleeping tasks, its log drained."""
         running = self.running
         if running is not None and running.call is not None and running.call.isolated:
             self.grants.drain(running, running.call)
-        return [(s, s.call) for s in self.tasks.values() if s.call is not None and s.call.isolated]
+        return self.task_list.isolated()
 
     # -- context switches -----------------------------------------------------------------------------
     def _switch_out(self) -> None:
@@ -271,9 +288,11 @@ class Enforcer:
             return
         call = state.call
         if call is not None:
-            if self._views is not None and self._is_dead(state.task) and self._views.ends_dead(state, call):
-                return  # it is undone, and this never was
-            call.record.code_bytes += self._executed() - state.bytes_mark
+            if self._views is not None and self._is_dead(state.task):
+                seen = self._views.ends(state, call, is_dead=True)
+                if seen is not None and self.consequence.of_dead(state, call, seen[1], seen[0]):
+                    return  # it is undone, and this never was
+            call.record.code_bytes += self.switch.executed() - state.bytes_mark
             call.slept = True
             if call.isolated:
                 self.grants.drain(state, call)
@@ -281,10 +300,7 @@ class Enforcer:
                 call.resume_block = (self.slot[slots.RESUME_BLOCK_START], self.slot[slots.RESUME_BLOCK_END])
                 if self.undo:
                     self.undo.end()
-                self.slot[slots.RESUME_RSP] = 0
-                self._end_brief()
-                self.cpu.leave_table()
-                self.slot[slots.SCI_ROOT] = 0
+                self.switch.leave(state, call)
             self.watch.paused(state, call)
         self.running = None
 
@@ -297,7 +313,7 @@ class Enforcer:
         self.running = state
         if state is None or state.call is None:
             return
-        state.bytes_mark = self._executed()
+        state.bytes_mark = self.switch.executed()
         call = state.call
         if call.isolated:
             self._use_table(state, call)
@@ -344,7 +360,7 @@ class Enforcer:
         self.grants.drain(state, call)
         if self.slot[slots.ACTIVE] == slots.ON_UNDO:
             return self._grant_unasked(vaddr, error, rip)
-        access, verdict = state.tenant.judge.ask(state, call, vaddr, error, rip, resumed=resumed)
+        access, verdict = state.tenant.judge.ask(state.root, call, vaddr, error, rip, resumed=resumed)
         hidden = None
         if self._views is not None and access.kind is not AccessKind.FETCH:
             hidden = self._views.check(state.tenant, vaddr, rip, is_write=access.kind is AccessKind.WRITE)
@@ -364,19 +380,15 @@ class Enforcer:
     def _grant(self, state: TaskState, vaddr: int, error: int, rip: int, *, brief: bool) -> int:
         if not brief:
             return self.cpu.grant_page(vaddr, error, rip)
-        before = self.views.entry_before(state, vaddr)
+        before = self.grants.entry_before(state, vaddr)
         result = self.cpu.grant_page(vaddr, error, rip)
         if result == fault.GRANTED:
-            self.views.make_brief(state, vaddr, before, rip)
+            self.grants.make_brief(state, vaddr, before, rip)
         return result
-
-    def _end_brief(self) -> None:
-        if self._views is not None:
-            self._views.end_brief()
 
     def _after_stop(self) -> None:
         """Between two runs of the CPU."""
-        self._end_brief()
+        self.grants.end_brief()
         self.consequence.after_stop()
 
     def _grant_unasked(self, vaddr: int, error: int, rip: int) -> int:

@@ -27,8 +27,9 @@ from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 
 if TYPE_CHECKING:
-    from thinbox.session.enforcer import Enforcer
-    from thinbox.session.tasks import TaskState
+    from thinbox.session.grants import Grants
+    from thinbox.session.target import Target
+    from thinbox.session.tasks import TaskList, TaskState
 
 _CALL = 0xE8
 _CALL_BYTES = 5
@@ -46,10 +47,12 @@ class _Spans:
 class Errands:
     """Sends the isolated calls of one machine on errands, and fetches them back."""
 
-    def __init__(self, enforcer: "Enforcer", on_return: "Callable[[TaskState], None]") -> None:
+    def __init__(
+        self, target: "Target", tasks: "TaskList", grants: "Grants", on_return: "Callable[[TaskState], None]"
+    ) -> None:
         """`on_return(state)` is told when a call is on its table again."""
-        self._enforcer, self._on_return = enforcer, on_return
-        self._cpu, self._slot, self._view = enforcer.cpu, enforcer.slot, enforcer.view
+        self._target, self._tasks, self._grants, self._on_return = target, tasks, grants, on_return
+        self._cpu, self._slot, self._view = target.cpu, target.slot, target.view
         self._spans, self._irq_rsp = self._find_spans(), self._find_irq_rsp()
         checks: dict[str, Callable[[], bool]] = {
             "__do_softirq": lambda: True,
@@ -69,7 +72,7 @@ class Errands:
     # -- what the kernel would pass ---------------------------------------------------------------------
     def _find_spans(self) -> _Spans:
         """Read `node_data` once: what a corrupted kernel makes of it later is not believed."""
-        types, symbols, root = self._view.facts.types, self._view.symbols, self._enforcer.kernel_root
+        types, symbols, root = self._view.facts.types, self._view.symbols, self._target.kernel_root
         array = symbols.find("node_data")
         nodes: list[int] = []
         if array is not None:
@@ -91,7 +94,7 @@ class Errands:
     def _find_irq_rsp(self) -> int:
         """Return RSP at the first instruction of what `call_on_irqstack` calls (asm/irq_stack.h): below the word
         `hardirq_stack_ptr` points to, which holds the stack it came from. 0 if this kernel has no such stack."""
-        types, symbols, root = self._view.facts.types, self._view.symbols, self._enforcer.kernel_root
+        types, symbols, root = self._view.facts.types, self._view.symbols, self._target.kernel_root
         hot, own = symbols.find("pcpu_hot"), symbols.find("hardirq_stack_ptr")
         per_cpu = self._view.read_u64(symbols.address_of("__per_cpu_offset"), root)
         if hot is not None and types.has_member("pcpu_hot", "hardirq_stack_ptr"):
@@ -99,11 +102,11 @@ class Errands:
         return 0 if own is None else self._word(per_cpu + own) - 8
 
     def _word(self, vaddr: int) -> int:
-        return self._enforcer.memory.word_at(self._enforcer.kernel_root, vaddr)
+        return self._target.memory.word_at(self._target.kernel_root, vaddr)
 
     def _is_on_stack(self, vaddr: int) -> bool:
         """Tell whether a word lies on the running task's own stack, as it was when its table was made."""
-        state = self._enforcer.running
+        state = self._tasks.running
         start = 0 if state is None else state.stack & U64
         return start != 0 and vaddr & 7 == 0 and start <= vaddr < start + self._view.stack_bytes
 
@@ -142,7 +145,7 @@ class Errands:
         """Return for each function the addresses behind its direct calls in the kernel's live text."""
         symbols = self._view.symbols
         start, end = symbols.text_start, symbols.text_end
-        code = self._enforcer.memory.read_virtual(self._enforcer.kernel_root, start, end - start)
+        code = self._target.memory.read_virtual(self._target.kernel_root, start, end - start)
         text = np.frombuffer(code, dtype=np.uint8)
         places = np.flatnonzero(text[: len(text) - _CALL_BYTES + 1] == _CALL).astype(np.int64)
         distances = np.zeros(len(places), dtype=np.uint32)
@@ -155,7 +158,7 @@ class Errands:
     # -- there and back -----------------------------------------------------------------------------------
     def _running(self) -> "TaskState | None":
         """The running task, if it is in an isolated call of a tenant with a view."""
-        state = self._enforcer.running
+        state = self._tasks.running
         if state is None or state.call is None or not state.call.isolated or not self._slot[slots.VIEW]:
             return None
         return state if state.task == self._view.current else None
@@ -170,7 +173,7 @@ class Errands:
         if self._word(rsp) not in self._callers[function] or not is_sane():
             return
         # What the call holds is looked at behind the errand: all of it.
-        self._enforcer.grants.drain(state, state.call)
+        self._grants.drain(state, state.call)
         state.call.errand_rsp = to_signed(rsp) + 8
         self._cpu.step_aside()
 

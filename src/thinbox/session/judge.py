@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from thinbox.image.symbols import Symbol
     from thinbox.isolation.callgraph import CallGraph
     from thinbox.isolation.policies import Policy
-    from thinbox.session.enforcer import Enforcer
-    from thinbox.session.tasks import OpenCall, TaskState
+    from thinbox.session.open_call import OpenCall
+    from thinbox.session.target import Target
 
 APPROVED_SLOTS = 1 << 18
 """Room for four times the 60,000 text symbols of a kernel, so that a probe is short."""
@@ -45,8 +45,8 @@ COMPAT_KEY = 1 << 40
 class SeenCall:
     """The call as a policy sees it (`isolation.policies.CallView`)."""
 
-    def __init__(self, judge: "Judge", state: "TaskState", call: "OpenCall", source: Source | None, rip: int) -> None:
-        self._judge, self._state, self._rip = judge, state, rip
+    def __init__(self, judge: "Judge", root: int, call: "OpenCall", source: Source | None, rip: int) -> None:
+        self._judge, self._root, self._rip = judge, root, rip
         self.granted_pages = call.granted_pages
         self.notes = call.notes
         self.name = call.record.name
@@ -58,7 +58,7 @@ class SeenCall:
 
     def is_executable(self, vaddr: int) -> bool:
         memory = self._judge.memory
-        return pagetable.is_executable(memory.quads, memory.total_bytes, self._state.root, vaddr)
+        return pagetable.is_executable(memory.quads, memory.total_bytes, self._root, vaddr)
 
     @property
     def stack(self) -> Stack:
@@ -95,8 +95,8 @@ class SeenCall:
 class Judge:
     """Asks `policy` about faults on one machine, and fills the tables of what it granted for good."""
 
-    def __init__(self, enforcer: "Enforcer", policy: "Policy") -> None:
-        self.memory, self.cpu, self.slot, self.view = enforcer.memory, enforcer.cpu, enforcer.slot, enforcer.view
+    def __init__(self, target: "Target", policy: "Policy") -> None:
+        self.memory, self.cpu, self.slot, self.view = target.memory, target.cpu, target.slot, target.view
         self.live = LiveSymbols(self.view, self.memory)
         self.policy = policy
         self.text_version = 0
@@ -108,7 +108,7 @@ class Judge:
         self._graph: CallGraph | None = None
         self._fixups: frozenset[int] | None = None
         self._row_kinds = 0
-        self._bottoms = np.array([to_signed(vaddr) for vaddr in enforcer.sites.returns], dtype=np.int64)
+        self._bottoms = np.array([to_signed(vaddr) for vaddr in target.sites.returns], dtype=np.int64)
         keep = self.cpu.keep_array
         self._shared: dict[int, int] = {
             slots.APPROVED: keep(self._approved),
@@ -124,7 +124,7 @@ class Judge:
         if self._judges_stack:
             self._share_unwind_table()
         if getattr(policy, "needs_graph", False):
-            self._graph = _load_graph(enforcer)
+            self._graph = _load_graph(target)
 
     def _share_unwind_table(self) -> None:
         from thinbox.guest.unwind_tables import load_unwind_table
@@ -181,12 +181,12 @@ class Judge:
 
     # -- asking -----------------------------------------------------------------------------------------
     def ask(
-        self, state: "TaskState", call: "OpenCall", vaddr: int, error: int, rip: int, *, resumed: bool = False
+        self, root: int, call: "OpenCall", vaddr: int, error: int, rip: int, *, resumed: bool = False
     ) -> tuple[Access, Verdict]:
-        """Ask the policy about one fault (signed addresses); keep what it grants for good."""
+        """Ask the policy about one fault (signed addresses) on the SCI table `root`; keep what it grants for good."""
         access = self.describe(vaddr & U64, error, rip & U64)
         source = self._source(vaddr, rip) if access.kind is AccessKind.FETCH and not resumed else None
-        seen = SeenCall(self, state, call, source, rip)
+        seen = SeenCall(self, root, call, source, rip)
         verdict = self.policy.check_access(access, seen)
         if verdict.granted and access.kind is AccessKind.FETCH:
             if self._judges_stack:
@@ -279,7 +279,7 @@ def kind_of(error: int) -> AccessKind:
     return AccessKind.WRITE if error & paging.FAULT_WRITE else AccessKind.READ
 
 
-def _load_graph(enforcer: "Enforcer") -> "CallGraph":
+def _load_graph(target: "Target") -> "CallGraph":
     from thinbox.session.live_graph import load_live_graph
 
-    return load_live_graph(enforcer.view, enforcer.memory, tuple(enforcer.sites.entries))
+    return load_live_graph(target.view, target.memory, tuple(target.sites.entries))

@@ -34,8 +34,9 @@ from thinbox.isolation.hidden import (
 )
 
 if TYPE_CHECKING:
-    from thinbox.session.enforcer import Enforcer
-    from thinbox.session.tasks import OpenCall, TaskState
+    from thinbox.session.open_call import OpenCall
+    from thinbox.session.target import Target
+    from thinbox.session.tasks import TaskList, TaskState
     from thinbox.session.tenants import Cgroups
 
 _MOST_TABLES = 1 << 14
@@ -50,10 +51,10 @@ _EXITING = 4
 class UserMappings:
     """The user page tables of the tenants of one machine."""
 
-    def __init__(self, enforcer: "Enforcer", cgroups: "Cgroups") -> None:
-        self._enforcer, self._cgroups = enforcer, cgroups
-        self._memory, self._cpu, self._kernel = enforcer.memory, enforcer.cpu, enforcer.view
-        types, root = enforcer.view.facts.types, enforcer.kernel_root
+    def __init__(self, target: "Target", tasks: "TaskList", cgroups: "Cgroups") -> None:
+        self._target, self._task_list, self._cgroups = target, tasks, cgroups
+        self._memory, self._cpu, self._kernel = target.memory, target.cpu, target.view
+        types, root = target.view.facts.types, target.kernel_root
         self._mm_at, self._pgd_at = types.offset_of("task_struct", "mm"), types.offset_of("mm_struct", "pgd")
         self._flags_at, self._kernel_top = types.offset_of("task_struct", "flags"), self._find_kernel_top(root)
         self._shared = self._find_shared(root)
@@ -93,7 +94,7 @@ class UserMappings:
         Preconditions: the call is about to return (`is_dead`: its task is dead, and has no address space any more), its
         log drained; `slots.VIEW` is its tenant's.
         """
-        own, kernel_root = state.tenant.name, self._enforcer.kernel_root & paging.FRAME_MASK
+        own, kernel_root = state.tenant.name, self._target.kernel_root & paging.FRAME_MASK
         space = state.task + self._mm_at
         if not is_dead and self._pgd_of(self._word(space)) != kernel_root:
             # User code would go on in an address space that is not its own; or has none, and borrows the next one's.
@@ -111,9 +112,7 @@ class UserMappings:
         for mm in spaces:
             root = self._pgd_of(mm)
             if root != known.get(mm):
-                found_root = check_lower_table(
-                    own, self._cgroups.facts(root, self._enforcer.kernel_root), is_typed=False
-                )
+                found_root = check_lower_table(own, self._cgroups.facts(root, self._target.kernel_root), is_typed=False)
                 if not found_root.verdict.granted:
                     return found_root, (mm + self._pgd_at) & U64
             self._roots[own][mm] = root
@@ -146,15 +145,15 @@ class UserMappings:
     def _paddr(self, vaddr: int) -> int:
         """Where a kernel address lies; negative if nowhere."""
         memory = self._memory
-        return paging.translate(memory.quads, memory.total_bytes, self._enforcer.kernel_root, to_signed(vaddr & U64))
+        return paging.translate(memory.quads, memory.total_bytes, self._target.kernel_root, to_signed(vaddr & U64))
 
     def _word(self, vaddr: int) -> int:
-        return self._memory.word_at(self._enforcer.kernel_root, vaddr)
+        return self._memory.word_at(self._target.kernel_root, vaddr)
 
     def _mms(self, state: "TaskState") -> dict[int, list[int]]:
         """The address spaces of the tenant's tasks, and the tasks of each."""
         found: dict[int, list[int]] = {}
-        for task in self._enforcer.tasks.values():
+        for task in self._task_list.tasks.values():
             if task.tenant is state.tenant:
                 found.setdefault(self._word(task.task + self._mm_at), []).append(task.task)
         return found
@@ -179,7 +178,7 @@ class UserMappings:
             kept, entries[_KERNEL_HALF] = entries[mappings.LDT_SLOT], 0
             entries[mappings.LDT_SLOT] = kept
         judge = self._judge_leaf if level == mappings.LAST else self._judge_entry
-        if level > mappings.LAST or self._cpu.drop_plain(entries, self._enforcer.kernel_root):
+        if level > mappings.LAST or self._cpu.drop_plain(entries, self._target.kernel_root):
             for at in np.flatnonzero(entries & paging.PRESENT).tolist():
                 found = judge(own, rule, int(entries[at]), level)
                 if not found.verdict.granted:
@@ -220,14 +219,14 @@ class UserMappings:
         return self._tables
 
     def _direct_map(self, paddr: int) -> int:
-        base = self._kernel.read_u64(self._kernel.symbols.address_of("page_offset_base"), self._enforcer.kernel_root)
+        base = self._kernel.read_u64(self._kernel.symbols.address_of("page_offset_base"), self._target.kernel_root)
         return (base + paddr) & U64
 
     def _judge_leaf(self, own: str, rule: int, entry: int, _level: int) -> ViewVerdict:
         frame = entry & paging.FRAME_MASK
         if frame in self._shared or frame < _LEGACY_END:
             return PLAIN_MAPPING
-        facts = self._cgroups.facts(frame, self._enforcer.kernel_root)
+        facts = self._cgroups.facts(frame, self._target.kernel_root)
         if facts.kind is PageKind.KERNEL and frame in self._unmarked_tables():
             return TABLE_MAPPING
         return check_mapping(rule, own, facts)
@@ -238,8 +237,8 @@ class UserMappings:
         if entry & paging.LARGE and level < mappings.TOP:
             pages = 1 << 9 * (level - 1)
             parts = frame + PAGE_BYTES * np.arange(pages, dtype=np.int64) | paging.PRESENT
-            self._cpu.drop_plain(parts, self._enforcer.kernel_root)
+            self._cpu.drop_plain(parts, self._target.kernel_root)
             judged = (self._judge_leaf(own, rule, part, level) for part in parts[np.flatnonzero(parts)].tolist())
             return next((found for found in judged if not found.verdict.granted), PLAIN_MAPPING)
-        facts = self._cgroups.facts(frame, self._enforcer.kernel_root)
+        facts = self._cgroups.facts(frame, self._target.kernel_root)
         return check_lower_table(own, facts, is_typed=level <= mappings.UPPER)

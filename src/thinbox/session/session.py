@@ -25,7 +25,7 @@ from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
 from thinbox.sandbox.plan import Plan
 from thinbox.session.enforcer import Enforcer
-from thinbox.session.events import EventRecorder
+from thinbox.session.event_recorder import EventRecorder
 from thinbox.session.gate import Gate
 from thinbox.session.input import Input
 from thinbox.session.profile import KnownPages, read_policy_file, require_known_here, require_same_kernel
@@ -179,7 +179,7 @@ class Session:
     def run(self) -> RunResult:
         """Run to the tenant's end."""
         started, began_ns = time.perf_counter(), self.machine.now_ns
-        wound = Wound(self.enforcer)
+        wound = Wound(self.enforcer.target, self.enforcer.task_list)
         self.talk.resume(self._work())
         try:
             self.machine.run(lambda: self.talk.parked or self.record.stopped or wound.is_mortal())

@@ -144,7 +144,7 @@ class TenantsSession:
         started, began_ns = time.perf_counter(), self.machine.now_ns
         self.talk.resume(self._work())
         try:
-            wound = Wound(self.enforcer)
+            wound = Wound(self.enforcer.target, self.enforcer.task_list)
             self.machine.run(lambda: self.talk.parked or self._is_stopped() or wound.is_mortal())
         finally:
             for each in self._running:

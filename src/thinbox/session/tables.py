@@ -18,22 +18,22 @@ from thinbox.machine import slots
 from thinbox.session.undo import RESERVED_BYTES
 
 if TYPE_CHECKING:
-    from thinbox.session.enforcer import Enforcer
-    from thinbox.session.tasks import TaskState
+    from thinbox.session.target import Target
+    from thinbox.session.tasks import TaskList, TaskState
 
 
 class Tables:
-    """Makes and frees tables for one enforcer."""
+    """Makes and frees tables for one guest."""
 
-    def __init__(self, enforcer: "Enforcer", *, undo: bool) -> None:
-        self._enforcer, self._memory, self._undo = enforcer, enforcer.memory, undo
+    def __init__(self, target: "Target", tasks: "TaskList", *, undo: bool) -> None:
+        self._target, self._tasks, self._memory, self._undo = target, tasks, target.memory, undo
         memory = self._memory
         self._pool = np.zeros(1 + (memory.total_bytes - memory.guest_bytes) // 4096, dtype=np.int64)
         frames = range(memory.guest_bytes, memory.total_bytes - (RESERVED_BYTES if undo else 0), 4096)
         self._pool[0] = len(frames)
         self._pool[1 : 1 + len(frames)] = list(reversed(frames))
         self._full = self._pool.copy()
-        enforcer.slot[slots.POOL] = enforcer.cpu.keep_array(self._pool)
+        target.slot[slots.POOL] = target.cpu.keep_array(self._pool)
 
     def reset(self) -> None:
         """All frames are free again, after the machine was restored."""
@@ -41,15 +41,15 @@ class Tables:
 
     def make(self, state: "TaskState", root: int) -> bool:
         """Rules 1 to 3: clone the baseline into a table of the task's own; False when the pool is empty."""
-        enforcer, words, end = self._enforcer, self._memory.quads, self._memory.total_bytes
-        view, record = enforcer.view, state.tenant.record
+        target, words, end = self._target, self._memory.quads, self._memory.total_bytes
+        view, record = target.view, state.tenant.record
         before = int(self._pool[0])
         state.root = pagetable.take_frame(words, self._pool)
         if state.root == 0:
             return False
         record.tables_made += 1
         state.stack = view.stack_of(state.task, root)
-        for vaddr in enforcer.sites.baseline.pages(state.stack, view.stack_bytes):
+        for vaddr in target.sites.baseline.pages(state.stack, view.stack_bytes):
             leaf = paging.walk_leaf(words, end, root, to_signed(vaddr))
             if self._undo:
                 leaf &= ~paging.WRITABLE
@@ -61,7 +61,7 @@ class Tables:
 
     def note_pages(self, state: "TaskState") -> None:
         """Count table pages made since the last look: the pool shrinks only by them."""
-        live = sum(task.pages_made for task in self._enforcer.tasks.values() if task is not state)
+        live = sum(task.pages_made for task in self._tasks.tasks.values() if task is not state)
         now = int(self._full[0]) - int(self._pool[0]) - live
         if state.root and now > state.pages_made:
             state.tenant.record.table_pages_made += now - state.pages_made

@@ -1,39 +1,15 @@
 """The state SCI keeps for each task of a tenant, and for the call it is in."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from thinbox.isolation.verdict import Violation
-from thinbox.session.records import CallRecord
+from thinbox.session.open_call import OpenCall
 
 if TYPE_CHECKING:
-    from thinbox.isolation.policies.guard import Guarded
     from thinbox.session.tenants import Tenant
-
-
-@dataclass(slots=True)
-class OpenCall:
-    """A call that has not returned. `rows` are its grants (arrays with the columns of `isolation.fault`)."""
-
-    record: CallRecord
-    regs_paddr: int
-    entered_ns: int
-    entered_host_s: float
-    isolated: bool
-    user_ip: int = 0
-    rows: list[np.ndarray] = field(default_factory=list)
-    granted_pages: int = 0
-    resume_rsp: int = 0
-    resume_rip: int = 0
-    resume_block: tuple[int, int] = (0, 0)
-    slept: bool = False
-    errand_rsp: int = 0
-    """While the call is on an errand (`session.errands`), RSP behind it, signed; else 0."""
-    guarded: "tuple[Guarded, ...]" = ()
-    """What was guarded when the call began (policy `guard`)."""
-    notes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -64,6 +40,23 @@ class PlannedEntry:
     disposition: str
     line: int
     death: Violation | None = None
+
+
+class TaskList:
+    """The tenants' tasks by task_struct, the one that runs, and the tenants by name."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[int, TaskState] = {}
+        self.running: TaskState | None = None
+        self.tenants: dict[str, Tenant] = {}
+
+    def clear(self) -> None:
+        """Begin again: no task is known."""
+        self.tasks, self.running = {}, None
+
+    def isolated(self) -> list[tuple[TaskState, OpenCall]]:
+        """Every isolated call in progress, of running and sleeping tasks."""
+        return [(s, s.call) for s in self.tasks.values() if s.call is not None and s.call.isolated]
 
 
 class CallWatch(Protocol):

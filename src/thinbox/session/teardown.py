@@ -20,19 +20,21 @@ from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 
 if TYPE_CHECKING:
-    from thinbox.session.enforcer import Enforcer
+    from thinbox.session.grants import Grants
+    from thinbox.session.target import Target
+    from thinbox.session.tasks import TaskList
 
 
 class Teardown:
-    """Watches the kernel's unmap and flush functions for one enforcer."""
+    """Watches the kernel's unmap and flush functions for one guest."""
 
-    def __init__(self, enforcer: "Enforcer") -> None:
-        self._enforcer = enforcer
-        self._memory, self._cpu, self._slot = enforcer.memory, enforcer.cpu, enforcer.slot
+    def __init__(self, target: "Target", tasks: "TaskList", grants: "Grants") -> None:
+        self._target, self._tasks, self._grants = target, tasks, grants
+        self._memory, self._cpu, self._slot = target.memory, target.cpu, target.slot
 
     def install(self) -> None:
         """Hook the functions."""
-        sites = self._enforcer.sites
+        sites = self._target.sites
         for vaddr in sites.range_teardowns:
             self._cpu.add_code_hook(vaddr, self._drop_range)
         for vaddr in sites.whole_teardowns:
@@ -41,16 +43,16 @@ class Teardown:
 
     def _drop_range(self) -> None:
         """`(start, end)` of kernel mappings goes away."""
-        if not self._enforcer.tasks:
+        if not self._tasks.tasks:
             return
         start, end = to_signed(self._cpu.regs[registers.RDI]), to_signed(self._cpu.regs[registers.RSI])
         self._drop(lambda rows: (rows[:, fault.LOG_VADDR] >= start & ~0xFFF) & (rows[:, fault.LOG_VADDR] < end))
 
     def _drop_changed(self) -> None:
         """The kernel flushes everything: keep only what its own table still maps alike."""
-        if not self._enforcer.tasks:
+        if not self._tasks.tasks:
             return
-        kernel_root, words, end = self._enforcer.kernel_root, self._memory.quads, self._memory.total_bytes
+        kernel_root, words, end = self._target.kernel_root, self._memory.quads, self._memory.total_bytes
         compared = paging.FRAME_MASK | paging.WRITABLE | paging.USER
 
         def changed(rows: np.ndarray) -> np.ndarray:
@@ -65,8 +67,10 @@ class Teardown:
         self._drop(changed)
 
     def _drop(self, goes: Callable[[np.ndarray], np.ndarray]) -> None:
-        dropped = False
-        for _state, call in self._enforcer.isolated_calls():
+        dropped, running = False, self._tasks.running
+        if running is not None and running.call is not None and running.call.isolated:
+            self._grants.drain(running, running.call)
+        for _state, call in self._tasks.isolated():
             for rows in call.rows:
                 gone = rows[goes(rows)]
                 if len(gone):

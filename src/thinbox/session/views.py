@@ -24,8 +24,13 @@ from thinbox.session.mappings import UserMappings
 from thinbox.session.tenants import Cgroups, Tenant
 
 if TYPE_CHECKING:
-    from thinbox.session.enforcer import Enforcer
-    from thinbox.session.tasks import OpenCall, TaskState
+    from collections.abc import Callable
+
+    from thinbox.session.grants import Grants
+    from thinbox.session.open_call import OpenCall
+    from thinbox.session.target import Target
+    from thinbox.session.tasks import TaskList, TaskState
+    from thinbox.session.undo import Undo
 
 
 def view_rule(name: str) -> int:
@@ -38,27 +43,33 @@ def view_rule(name: str) -> int:
 class Views:
     """Applies the tenants' views on one machine."""
 
-    def __init__(self, enforcer: "Enforcer") -> None:
-        self._enforcer = enforcer
-        self._memory, self._cpu, self._slot = enforcer.memory, enforcer.cpu, enforcer.slot
-        self.cgroups = Cgroups(enforcer.view, enforcer.memory)
+    def __init__(
+        self,
+        target: "Target",
+        tasks: "TaskList",
+        grants: "Grants",
+        undo: "Undo | None",
+        go_on: "Callable[[TaskState], None]",
+    ) -> None:
+        """`go_on(state)` is told when a call is back from an errand."""
+        self._target, self._tasks, self._grants, self._go_on = target, tasks, grants, go_on
+        self._memory, self._cpu, self._slot = target.memory, target.cpu, target.slot
+        self.cgroups = Cgroups(target.view, target.memory)
         self._words = self.cgroups.pages.words
         self._host_words = self._cpu.keep_array(self._words)
-        self._brief: list[tuple[int, int]] = []
-        self._mappings = UserMappings(enforcer, self.cgroups)
-        Errands(enforcer, self._back_from_errand)
-        save = enforcer.undo.save if enforcer.undo else None
-        ChargedSockets(enforcer.machine, enforcer.view, save, self._may_write)
+        self._mappings = UserMappings(target, tasks, self.cgroups)
+        Errands(target, tasks, grants, self._back_from_errand)
+        ChargedSockets(target.machine, target.view, undo.save if undo else None, self._may_write)
 
     def _back_from_errand(self, state: "TaskState") -> None:
         assert state.call is not None
         if self.recheck(state.call):
             self._cpu.load_cr3(self._cpu.cr3)
-        self._enforcer.admit_here(state)
+        self._go_on(state)
 
     def _may_write(self, vaddr: int) -> bool:
         """Tell whether the running call might write at `vaddr` by its tenant's view."""
-        state = self._enforcer.running
+        state = self._tasks.running
         if state is None or state.call is None or not state.call.isolated or not self._slot[slots.VIEW]:
             return True
         found = self.check(state.tenant, vaddr, self._cpu.rip, is_write=True)
@@ -67,7 +78,6 @@ class Views:
     def reset(self) -> None:
         """Begin again after the machine was restored."""
         self.cgroups.owners.clear()
-        self._brief.clear()
         self._mappings.reset()
         self._slot[slots.VIEW] = 0
 
@@ -105,66 +115,21 @@ class Views:
         if paddr < 0:
             return None
         facts = self.cgroups.facts(paddr, root)
-        symbol = self._enforcer.view.symbols.text_symbol_at(rip & U64)
+        symbol = self._target.view.symbols.text_symbol_at(rip & U64)
         return check_page(rule, tenant.name, facts, None if symbol is None else symbol.name, is_write=is_write)
 
-    def ends(self, state: "TaskState", call: "OpenCall") -> bool:
-        """The call is about to return: look at its tenant's page tables (V7); tell whether that was a violation.
-
-        From inside a code hook.
-        """
+    def ends(self, state: "TaskState", call: "OpenCall", *, is_dead: bool = False) -> tuple[ViewVerdict, int] | None:
+        """The call is about to return (`is_dead`: its task is about to leave the CPU for good): look at its tenant's
+        page tables (V7); return what was found, and where."""
         if not call.isolated or not self._slot[slots.VIEW]:
-            return False
-        self._enforcer.grants.drain(state, call)
-        found = self._mappings.check(state, call, self._words[view.RULE])
-        if found is None:
-            return False
-        hidden, vaddr = found
-        self._enforcer.consequence.refuse_here(state, call, hidden.verdict, vaddr, hidden)
-        return True
-
-    def ends_dead(self, state: "TaskState", call: "OpenCall") -> bool:
-        """As `ends`, of a call whose task is dead and about to leave the CPU; tell whether it is undone."""
-        if not call.isolated or not self._slot[slots.VIEW]:
-            return False
-        self._enforcer.grants.drain(state, call)
-        found = self._mappings.check(state, call, self._words[view.RULE], is_dead=True)
-        return found is not None and self._enforcer.consequence.of_dead(state, call, found[1], found[0])
-
-    # -- brief grants ----------------------------------------------------------------------------------
-    def entry_before(self, state: "TaskState", vaddr: int) -> int:
-        """Return what the table holds for `vaddr` before a brief grant."""
-        words, end = self._memory.quads, self._memory.total_bytes
-        index = paging.entry_index(words, end, state.root, vaddr)
-        return words[index] if index >= 0 else 0
-
-    def make_brief(self, state: "TaskState", vaddr: int, before: int, rip: int) -> None:
-        """The page of `vaddr`, just granted, goes as soon as the block at `rip` has run."""
-        index = paging.entry_index(self._memory.quads, self._memory.total_bytes, state.root, vaddr)
-        self._brief.append((index, before))
-        slot = self._slot
-        # The hook will take back what of the block is to run once more (hooks.uncount_block); the block then
-        # starts before this moment, and the next one does not.
-        now = slot[slots.CLOCK]
-        if slot[slots.BLOCK_START] <= rip < slot[slots.BLOCK_END]:
-            now -= slot[slots.BLOCK_END] - rip
-        slot[slots.DEADLINE] = min(slot[slots.DEADLINE], now + 1)
-        slot[slots.ATTENTION] = min(slot[slots.ATTENTION], now + 1)
-
-    def end_brief(self) -> None:
-        """Take brief grants back: between two runs of the CPU, and whenever the call leaves its table."""
-        if not self._brief:
-            return
-        for index, before in reversed(self._brief):
-            self._memory.words[index] = before
-        self._brief.clear()
-        if self._slot[slots.ACTIVE]:
-            self._cpu.load_cr3(self._cpu.cr3)
+            return None
+        self._grants.drain(state, call)
+        return self._mappings.check(state, call, self._words[view.RULE], is_dead=is_dead)
 
     # -- pages that change hands -------------------------------------------------------------------------
     def recheck(self, call: "OpenCall") -> int:
         """Take back what the call, about to go on, holds and no longer plainly may; return how many pages."""
         if not self._slot[slots.VIEW]:
             return 0
-        root = self._enforcer.kernel_root
+        root = self._target.kernel_root
         return sum(self._cpu.drop_unseen(rows, root) for rows in call.rows)

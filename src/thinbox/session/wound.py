@@ -11,7 +11,8 @@ Rules of this file:
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from thinbox.session.enforcer import Enforcer
+    from thinbox.session.target import Target
+    from thinbox.session.tasks import TaskList
 
 DEATH_LIMIT_NS = 10_000_000_000
 """Virtual time a killed task may take to end, and a task may wait uninterruptibly without a sign of life."""
@@ -23,17 +24,16 @@ _USER = 3
 
 
 class Wound:
-    """Looks, between stretches of CPU, whether the guest of one enforcer still lives."""
+    """Looks, between stretches of CPU, whether the guest of one target still lives."""
 
-    def __init__(self, enforcer: "Enforcer") -> None:
-        self._enforcer = enforcer
+    def __init__(self, target: "Target", tasks: "TaskList") -> None:
+        self._target, self._tasks = target, tasks
         self._seen: tuple[int, int] = (0, 0)
         self._life_ns = 0
 
     def is_mortal(self) -> bool:
         """Tell whether to give the guest up; the records of the tenants that were killed say so then."""
-        enforcer = self._enforcer
-        wounded = [t for t in enforcer.tenants.values() if any(not kill.undone for kill in t.record.kills)]
+        wounded = [t for t in self._tasks.tenants.values() if any(not kill.undone for kill in t.record.kills)]
         if not wounded or not self._is_dead():
             return False
         for tenant in wounded:
@@ -41,18 +41,18 @@ class Wound:
         return True
 
     def _is_dead(self) -> bool:
-        enforcer, now = self._enforcer, self._enforcer.machine.now_ns
-        if any(task.killed and now - task.killed_ns > DEATH_LIMIT_NS for task in enforcer.tasks.values()):
+        tasks, now = self._tasks, self._target.machine.now_ns
+        if any(task.killed and now - task.killed_ns > DEATH_LIMIT_NS for task in tasks.tasks.values()):
             return True
-        seen = sum(len(tenant.record.calls) for tenant in enforcer.tenants.values()), len(enforcer.tasks)
-        if seen != self._seen or (enforcer.running is not None and enforcer.cpu.privilege == _USER):
+        seen = sum(len(tenant.record.calls) for tenant in tasks.tenants.values()), len(tasks.tasks)
+        if seen != self._seen or (tasks.running is not None and self._target.cpu.privilege == _USER):
             self._seen, self._life_ns = seen, now
         quiet_ns = now - self._life_ns
-        if quiet_ns > SPIN_LIMIT_NS and enforcer.running is not None:
+        if quiet_ns > SPIN_LIMIT_NS and tasks.running is not None:
             return True
-        return quiet_ns > DEATH_LIMIT_NS and any(self._waits(task) for task in enforcer.tasks)
+        return quiet_ns > DEATH_LIMIT_NS and any(self._waits(task) for task in tasks.tasks)
 
     def _waits(self, task: int) -> bool:
-        view = self._enforcer.view
-        state = view.read_u32(task + view.state_offset, self._enforcer.kernel_root)
+        view = self._target.view
+        state = view.read_u32(task + view.state_offset, self._target.kernel_root)
         return bool(state & _UNINTERRUPTIBLE)
