@@ -38,7 +38,7 @@ study: $(STAMP) ## measure what isolation does to every call, and write docs/stu
 	$(BIN)/python -m benchmarks.study
 
 rounds: $(STAMP) ## what plans change for the tests' container images: the table of docs/plan.md
-	PYTHONPATH=tests $(BIN)/python -m benchmarks.rounds
+	PYTHONPATH=. $(BIN)/python -m benchmarks.rounds
 
 docs: $(STAMP) ## check that the documents' commands and links hold
 	$(BIN)/python -m pytest tests/test_documents.py

@@ -8,9 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from support.rounds import Round
-from support.service_images import IMAGES
-
+from tests.support.rounds import Round
+from tests.support.service_images import IMAGES
 from thinbox.boot.ready import prepare
 from thinbox.cli.progress import ProgressLine
 from thinbox.sandbox.plan import Disposition

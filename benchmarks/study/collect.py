@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from thinbox.audit.record import AuditEntry, AuditRecord
 from thinbox.audit.run import AuditOptions, audit, implemented_names, touched_in
 from thinbox.boot.ready import ReadyGuest, prepare
 from thinbox.errors import InputError
-from thinbox.session.profile import KnownPages, profile_from, profile_of
+from thinbox.records.audit import AuditEntry, AuditRecord
+from thinbox.records.profile import KnownPages, profile_from, profile_of
 from thinbox.session.session import RunOptions, Session, run
 from thinbox.surface.residual import Grants, Surface
 from thinbox.surface.run_surface import load_surface

@@ -4,15 +4,15 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from thinbox.attacks.arena import Arena
+from thinbox.attacks.exploit_runner import ExploitRunner
 from thinbox.attacks.bug import wrong_registers
 from thinbox.attacks.exploit import Exploit, all_exploits, choose_exploits
 from thinbox.attacks.exploits import rop_clear_smep
 from thinbox.attacks.matrix import MatrixOptions, run_matrix
-from thinbox.attacks.record import AttackRecord, AttackRow
-from thinbox.attacks.siege import Siege, expected_output
+from thinbox.records.attack import AttackRecord, AttackRow
+from thinbox.attacks.kill_stress import KillStress, expected_output
 from thinbox.attacks.attacker import O_RDWR
-from thinbox.attacks.stage import COMMON_TEXT, OPEN_FILE, make_stage
+from thinbox.attacks.scenario import COMMON_TEXT, OPEN_FILE, make_scenario
 from thinbox.cli.attack import attack
 from thinbox.errors import InputError
 from thinbox.isolation.policies import load_policy
@@ -44,13 +44,13 @@ BEST_POLICY, BEST_VIEW = "live+guard", "permissive"
 
 
 @pytest.fixture(scope="module")
-def stage(guest):
-    return make_stage(guest)
+def scenario(guest):
+    return make_scenario(guest)
 
 
 @pytest.fixture(scope="module")
-def arena(guest, stage):
-    return Arena(guest, stage, load_policy("sci"))
+def runner(guest, scenario):
+    return ExploitRunner(guest, scenario, load_policy("sci"))
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +63,10 @@ def test_there_are_at_least_18():
 
 
 @pytest.mark.parametrize("exploit", all_exploits(), ids=lambda exploit: exploit.name)
-def test_each_succeeds_unisolated_and_sci_stops_what_it_is_said_to_stop(arena, exploit):
-    plain = arena.run(exploit, isolated=False)
+def test_each_succeeds_unisolated_and_sci_stops_what_it_is_said_to_stop(runner, exploit):
+    plain = runner.run(exploit, isolated=False)
     assert plain.reached, plain.problem
-    isolated = arena.run(exploit, isolated=True)
+    isolated = runner.run(exploit, isolated=True)
     assert isolated.reached == (exploit.name in THROUGH_SCI)
     if not isolated.reached:
         assert isolated.violation.rule == "6b"
@@ -74,9 +74,9 @@ def test_each_succeeds_unisolated_and_sci_stops_what_it_is_said_to_stop(arena, e
 
 
 @pytest.mark.parametrize("exploit", all_exploits(), ids=lambda exploit: exploit.name)
-def test_without_its_bug_an_attack_reaches_nothing_and_is_not_killed(arena, exploit):
+def test_without_its_bug_an_attack_reaches_nothing_and_is_not_killed(runner, exploit):
     for isolated in (False, True):
-        found = arena.run(exploit, isolated=isolated, with_bugs=False)
+        found = runner.run(exploit, isolated=isolated, with_bugs=False)
         assert not found.reached and found.violation is None
 
 
@@ -87,22 +87,22 @@ def test_with_the_best_policy_and_view_one_attack_is_left(best):
     assert {row.attack for row in best.rows if row.outcome == "detected" and not row.undone} == {"timer-function"}
 
 
-def test_without_the_write_to_cr4_smep_stops_user_code(arena, monkeypatch):
+def test_without_the_write_to_cr4_smep_stops_user_code(runner, monkeypatch):
     """The bit is enforced: the exploit's own way out is left away, and the kernel dies of it."""
     (exploit,) = choose_exploits(("rop-clear-smep",))
     monkeypatch.setattr(rop_clear_smep, "SMEP", 0)
-    found = arena.run(exploit, isolated=False)
+    found = runner.run(exploit, isolated=False)
     assert not found.reached
-    assert b"unable to execute userspace code" in arena.machine.console
+    assert b"unable to execute userspace code" in runner.machine.console
 
 
-def test_a_bug_that_is_never_reached_is_no_success(arena):
+def test_a_bug_that_is_never_reached_is_no_success(runner):
     def body(attacker):
         place, register = attacker.text.indirect_call("ksys_lseek")
         yield from attacker.attack("getuid", bug=wrong_registers(place, {register: 0}))
         return True
 
-    found = arena.run(Exploit("never", "", "", "kernel", False, body), isolated=False)
+    found = runner.run(Exploit("never", "", "", "kernel", False, body), isolated=False)
     assert not found.reached and "did not come to the place of the bug" in found.problem
 
 
@@ -141,9 +141,9 @@ def test_only_the_marked_part_of_a_document_is_replaced():
     assert replace_generated(f"a{BEGIN}old{END}b", "new\n") == f"a{BEGIN}\nnew\n{END}b"
 
 
-def test_a_victim_does_not_feel_kills_that_are_undone(guest, stage):
-    siege = Siege(guest, stage, load_policy("sci"), "undo")
-    calm, attacked = siege.besiege(0, 60), siege.besiege(30, 60)
+def test_a_victim_does_not_feel_kills_that_are_undone(guest, scenario):
+    stress = KillStress(guest, scenario, load_policy("sci"), "undo")
+    calm, attacked = stress.besiege(0, 60), stress.besiege(30, 60)
     assert (attacked.kills, attacked.undone, attacked.is_wounded) == (30, 30, False)
     assert calm.output == attacked.output == expected_output(60)
     assert attacked.victim_ns < 3 * calm.victim_ns
@@ -153,14 +153,14 @@ def test_a_victim_does_not_feel_kills_that_are_undone(guest, stage):
     assert abs(attacked.counts["Slab"] - calm.counts["Slab"]) <= 512
 
 
-def test_as_an_oops_the_first_kill_with_a_lock_held_wounds_the_guest(guest, stage):
-    siege = Siege(guest, stage, load_policy("sci"), "oops")
-    found = siege.besiege(30, 60, 5_000_000_000)
+def test_as_an_oops_the_first_kill_with_a_lock_held_wounds_the_guest(guest, scenario):
+    stress = KillStress(guest, scenario, load_policy("sci"), "oops")
+    found = stress.besiege(30, 60, 5_000_000_000)
     assert found.is_wounded and found.kills < 30 and found.undone == 0
 
 
 @pytest.mark.parametrize("view", ["permissive", "strict"])
-def test_a_file_of_nobodys_is_written_by_who_opened_it_for_that(guest, stage, view):
+def test_a_file_of_nobodys_is_written_by_who_opened_it_for_that(guest, scenario, view):
     """Its page is not the attacker's, the file is: no violation."""
 
     def body(attacker):
@@ -170,6 +170,6 @@ def test_a_file_of_nobodys_is_written_by_who_opened_it_for_that(guest, stage, vi
         back = yield from attacker.attack("pread64", handle, place, 32, 0)
         return (done, back) == (7, 32) and attacker.read(place, 32) == b"written" + COMMON_TEXT[7:]
 
-    arena = Arena(guest, stage, load_policy("live+guard"), view=view)
-    found = arena.run(Exploit("plain", "", "", "tenant", True, body), isolated=True)
+    runner = ExploitRunner(guest, scenario, load_policy("live+guard"), view=view)
+    found = runner.run(Exploit("plain", "", "", "tenant", True, body), isolated=True)
     assert found.reached and found.violation is None, (found.problem, found.violation)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from thinbox.audit.baseline import compare_with_baseline, make_baseline
-from thinbox.audit.record import AuditEntry, AuditRecord
+from thinbox.records.audit import AuditEntry, AuditRecord
 from thinbox.errors import InputError
 
 

@@ -3,15 +3,15 @@
 import pytest
 
 from thinbox.audit import case
-from thinbox.audit.lab import Lab, make_template
+from thinbox.audit.case_runner import CaseRunner, make_checkpoint
 from thinbox.isolation.policies import load_policy
 
 OWN_PARAMETER = (0, b"\xff" * 4)
 
 
 @pytest.fixture(scope="module")
-def lab(guest):
-    return Lab(guest, make_template(guest), load_policy("sci"))
+def runner(guest):
+    return CaseRunner(guest, make_checkpoint(guest), load_policy("sci"))
 
 
 @pytest.fixture
@@ -28,22 +28,22 @@ def made():
     case._CASES.update(before)
 
 
-def test_a_case_passes_when_the_call_wrote_what_it_must(lab, made) -> None:
+def test_a_case_passes_when_the_call_wrote_what_it_must(runner, made) -> None:
     tried = made("sched_getparam", "tried", OWN_PARAMETER, case.ZERO, holds=bytes(4))
     assert tried.success
     for isolated in (False, True):
-        assert lab.run(tried, isolated=isolated).problem is None
+        assert runner.run(tried, isolated=isolated).problem is None
 
 
-def test_a_case_fails_when_the_call_wrote_something_else(lab, made) -> None:
+def test_a_case_fails_when_the_call_wrote_something_else(runner, made) -> None:
     tried = made("sched_getparam", "tried", OWN_PARAMETER, case.ZERO, holds=b"\1\0\0\0")
-    assert "not 00000000" in lab.run(tried, isolated=False).problem
+    assert "not 00000000" in runner.run(tried, isolated=False).problem
 
 
-def test_a_case_that_expects_an_error_is_an_error_path_whatever_its_number(lab, made) -> None:
+def test_a_case_that_expects_an_error_is_an_error_path_whatever_its_number(runner, made) -> None:
     tried = made("rt_sigpending", "tried", (1, 8), case.fails(14))
     assert not tried.success
-    assert lab.run(tried, isolated=True).ret == -14
+    assert runner.run(tried, isolated=True).ret == -14
 
 
 def test_a_case_that_expects_one_number_is_a_success_path(made) -> None:

@@ -64,7 +64,7 @@ def test_a_damaged_journal_is_read_as_far_as_it_goes(tmp_path):
 
 def test_a_profile_is_learned_from_an_audit_and_judges_the_next(guest, tmp_path):
     from thinbox.audit.run import touched_in
-    from thinbox.session.profile import profile_from
+    from thinbox.records.profile import profile_from
 
     path = tmp_path / "profile.json"
     learned = audit(guest, AuditOptions(("getpid",)))

@@ -166,7 +166,7 @@ def test_only_with_kaslr_the_kernel_is_not_told_to_stay():
 
 
 def test_several_tenants_run_with_kaslr_and_their_records_say_where_the_kernel_was(slid):
-    """Under a view, with what a view reads of the kernel: owners, errands, sockets."""
+    """Under a view, with what a view reads of the kernel: owners, deferred work, sockets."""
     script = "(nc -l -p 9001 >/tmp/in) & sleep 0.1; echo $0 | nc 127.0.0.1 9001; wait; cat /tmp/in"
     found = run_tenants(slid, [TenantSpec(name, ("sh", "-c", script, name), view="strict") for name in ("a", "b")])
     assert [(r.exit_code, r.stdout, r.record.kills) for r in found.values()] == [(0, b"a\n", []), (0, b"b\n", [])]

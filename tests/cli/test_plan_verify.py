@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from support.container_image import layer_with, write_docker_archive
-from support.rounds import thinbox
-from support.service_images import busybox_program
+from tests.support.container_image import layer_with, write_docker_archive
+from tests.support.rounds import thinbox
+from tests.support.service_images import busybox_program
 from thinbox.cli import group
 from thinbox.errors import InputError
 

@@ -7,8 +7,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support.page_reader import read_page, table
-from support.written_records import killed_record, run_record
+from tests.support.page_reader import read_page, table
+from tests.support.written_records import killed_record, run_record
 
 ROOT = Path(__file__).resolve().parents[2]
 

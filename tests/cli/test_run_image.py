@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
-from support.container_image import layer_with, write_docker_archive
+from tests.support.container_image import layer_with, write_docker_archive
 from thinbox.boot.ready import ReadyGuest
 from thinbox.cli import group
 from thinbox.container.image import load_image

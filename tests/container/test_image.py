@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.container_image import (
+from tests.support.container_image import (
     GZIP,
     PLAIN,
     ZSTD,
@@ -21,7 +21,7 @@ from support.container_image import (
     write_oci_archive,
     write_oci_layout,
 )
-from support.tar_writer import Member, directory, hard_link, member, require_one_line, symlink, tar_bytes
+from tests.support.tar_writer import Member, directory, hard_link, member, require_one_line, symlink, tar_bytes
 from thinbox.container import store, tree
 from thinbox.container.config import Overrides
 from thinbox.container.image import ContainerImage, load_image

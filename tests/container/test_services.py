@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from support.container_image import layer_with, write_docker_archive
-from support.rounds import CommandRound, Ran, Round
-from support.service_images import IMAGES
+from tests.support.container_image import layer_with, write_docker_archive
+from tests.support.rounds import CommandRound, Ran, Round
+from tests.support.service_images import IMAGES
 from thinbox.boot.ready import ReadyGuest
 from thinbox.container.image import load_image
 from thinbox.image.deb import deb_member, iter_deb_files

@@ -1,7 +1,7 @@
 """One traced run of a program that calls getppid in a loop, for all tests of the cost room."""
 
 import pytest
-from support.tiny_program import loop_command
+from tests.support.tiny_program import loop_command
 from thinbox.cost.workload import workload_of_record
 from thinbox.session.session import RunOptions, run
 

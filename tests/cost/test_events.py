@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from support.tiny_program import loop_command
+from tests.support.tiny_program import loop_command
 from thinbox.cost.workload import workload_of_record
 from thinbox.errors import InputError
 from thinbox.isolation.policies.sci import MIDDLE, Sci
 from thinbox.isolation.verdict import Verdict
 from thinbox.machine import tracing_slots as tracing
-from thinbox.session.profile import KnownPages, Pages
+from thinbox.records.profile import KnownPages, Pages
 from thinbox.session.session import RunOptions, run
 
 from .conftest import GETPPID

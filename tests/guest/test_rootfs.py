@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support.tar_writer import (
+from tests.support.tar_writer import (
     hard_link,
     member,
     require_one_line,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.tar_writer import (
+from tests.support.tar_writer import (
     COMPRESSORS,
     Member,
     collect,

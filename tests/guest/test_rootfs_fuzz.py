@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.tar_writer import (
+from tests.support.tar_writer import (
     COMPRESSORS,
     collect,
     directory,

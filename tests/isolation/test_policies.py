@@ -28,8 +28,8 @@ def fetch(vaddr, symbol="blake2s_compress_generic", start=START):
 def test_sci_grants_data_and_function_starts_for_good():
     data = Sci().check_access(Access(1 << 63, AccessKind.WRITE, START, None, 0, 0), View())
     start = Sci().check_access(fetch(START), View())
-    assert data.granted and data.standing
-    assert start.granted and start.standing and start.rule == "6a"
+    assert data.granted and data.cacheable
+    assert start.granted and start.cacheable and start.rule == "6a"
 
 
 def test_sci_grants_the_next_page_only_if_start_and_page_before_are_mapped():
@@ -38,7 +38,7 @@ def test_sci_grants_the_next_page_only_if_start_and_page_before_are_mapped():
     assert Sci().check_access(fetch(third + 0x10), View(START, second)).granted
     assert not Sci().check_access(fetch(third), View(START)).granted, "a page was skipped"
     assert not Sci().check_access(fetch(third), View(second)).granted, "the start was never reached"
-    assert not Sci().check_access(fetch(second), View(START)).standing, "it holds for this call only"
+    assert not Sci().check_access(fetch(second), View(START)).cacheable, "it holds for this call only"
 
 
 def test_sci_refuses_the_middle_of_a_function_in_its_first_page():

@@ -3,7 +3,7 @@
 import struct
 
 import pytest
-from support.bare_machine import CODE, DATA, HLT, TABLE, BareMachine, mov
+from tests.support.bare_machine import CODE, DATA, HLT, TABLE, BareMachine, mov
 
 NO_EXECUTE = 1 << 63
 PRESENT_WRITABLE_USER_DIRTY = 0x67

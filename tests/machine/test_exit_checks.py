@@ -3,7 +3,7 @@
 import ctypes
 from typing import Any
 
-from support.bare_machine import CODE, DATA, HLT, BareMachine, mov
+from tests.support.bare_machine import CODE, DATA, HLT, BareMachine, mov
 from unicorn import UC_ARCH_X86, UC_HOOK_MEM_READ, UC_MODE_64, Uc, x86_const
 
 from thinbox.machine.exit_checks import ExitChecks, find_exit_check_switch

@@ -5,9 +5,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from planning.workload import COMMAND, EXPECTED
-from support.gvisor_binaries import installed_runsc, newer_runsc
-from thinbox.planning import worlds
+from tests.planning.workload import COMMAND, EXPECTED
+from tests.support.gvisor_binaries import installed_runsc, newer_runsc
+from thinbox.planning import runtimes
 from thinbox.planning.evidence import gather_evidence
 from thinbox.session.session import RunOptions, run
 
@@ -15,7 +15,7 @@ from thinbox.session.session import RunOptions, run
 @pytest.fixture(scope="session")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("root")
-    worlds.make_busybox_root(folder)
+    runtimes.make_busybox_root(folder)
     (folder / "etc" / "hostname").write_text("thinbox\n")
     return folder
 

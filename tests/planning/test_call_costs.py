@@ -9,7 +9,7 @@ from thinbox.planning.call_costs import CallCosts, Column, find_columns, measure
 from thinbox.planning.gvisor_rows import GvisorChoice
 from thinbox.planning.microbench import LOOPS
 from thinbox.planning.runsc import Runsc
-from thinbox.planning.worlds import HostRun
+from thinbox.planning.runtimes import HostRun
 
 SILENT = lambda _text: None
 

@@ -1,9 +1,9 @@
 """Worlds side by side: ratios within one clock only, what is missing says how to get it, loops do what they say."""
 
 import pytest
-from support.gvisor_binaries import installed_runsc
-from thinbox.planning import worlds
-from thinbox.planning.comparison import compare_worlds, render_comparison
+from tests.support.gvisor_binaries import installed_runsc
+from thinbox.planning import runtimes
+from thinbox.planning.comparison import compare_runtimes, render_comparison
 from thinbox.planning.microbench import LOOPS, build_loop
 from thinbox.session.session import RunOptions, run
 
@@ -13,14 +13,14 @@ COMMAND = ["sh", "-c", "echo hello; id -u"]
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("root")
-    worlds.make_busybox_root(folder)
+    runtimes.make_busybox_root(folder)
     return folder
 
 
-def test_every_world_is_in_the_table_and_missing_ones_say_what_to_install(guest, root, monkeypatch):
-    monkeypatch.setattr(worlds.shutil, "which", lambda _name: None)
-    found = compare_worlds(guest, COMMAND, root, 1, lambda _text: None)
-    rows = {row.world: row for row in found.rows}
+def test_every_runtime_is_in_the_table_and_missing_ones_say_what_to_install(guest, root, monkeypatch):
+    monkeypatch.setattr(runtimes.shutil, "which", lambda _name: None)
+    found = compare_runtimes(guest, COMMAND, root, 1, lambda _text: None)
+    rows = {row.runtime: row for row in found.rows}
     assert "apt install bubblewrap" in rows["native, seccomp profile"].note
     for platform, allowed in (("ptrace", 69), ("systrap", 85)):
         row = rows[f"gVisor, {platform}"]
@@ -32,16 +32,16 @@ def test_every_world_is_in_the_table_and_missing_ones_say_what_to_install(guest,
     assert plain.ratio == 1.0 and {plain.clock, isolated.clock, thinned.clock} == {"emulated"}
     text = render_comparison(found)
     assert "Kata, QEMU" in text and "Nabla" in text and "nabla-measurements" in text
-    assert found.to_json()["schema"] == "thinbox.compare/1"
+    assert found.to_json()["schema"] == "thinbox.compare/2"
 
 
 def test_host_rows_are_ratios_to_the_native_run(guest, root):
     try:
-        if worlds.run_native(root, COMMAND).exit_code:
+        if runtimes.run_native(root, COMMAND).exit_code:
             pytest.skip("bubblewrap cannot run here")
     except Exception as error:
         pytest.skip(str(error))
-    rows = {row.world: row for row in compare_worlds(guest, COMMAND, root, 1, lambda _text: None).rows}
+    rows = {row.runtime: row for row in compare_runtimes(guest, COMMAND, root, 1, lambda _text: None).rows}
     assert rows["native"].ratio == 1.0 and rows["native"].clock == rows["seccomp profile"].clock == "host"
     assert rows["native"].exit_code == rows["seccomp profile"].exit_code == 0
     gvisor = rows["gVisor, ptrace"]

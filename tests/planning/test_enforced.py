@@ -1,9 +1,9 @@
 """The compiled program enforced by this machine's own kernel, under bubblewrap; test_engines.py has the other exports."""
 
 import pytest
-from planning.workload import COMMAND, CONNECT, EXPECTED, STRAY, plan_by_hand
+from tests.planning.workload import COMMAND, CONNECT, EXPECTED, STRAY, plan_by_hand
 from thinbox.errors import InputError
-from thinbox.planning import worlds
+from thinbox.planning import runtimes
 from thinbox.planning.exports.bpf import render_bpf
 from thinbox.planning.filters import make_filter
 from thinbox.planning.make_plan import PlanOptions, make_plan
@@ -15,7 +15,7 @@ from thinbox.sandbox.plan_file import parse_plan
 def native(root):
     """Skips where this machine has no bubblewrap, or does not let it make namespaces."""
     try:
-        plain = worlds.run_native(root, COMMAND)
+        plain = runtimes.run_native(root, COMMAND)
     except InputError as error:
         pytest.skip(str(error))
     if plain.exit_code != 7:
@@ -31,21 +31,21 @@ def program(plan):
 def test_the_program_runs_to_its_end_under_its_own_profile(native, evidence, root):
     for strict in (False, True):
         plan = make_plan(evidence, PlanOptions(strict=strict))
-        under = worlds.run_native(root, COMMAND, program=program(plan))
+        under = runtimes.run_native(root, COMMAND, program=program(plan))
         assert (under.exit_code, under.stdout) == (7, EXPECTED), under.stderr
 
 
 def test_a_call_outside_the_profile_fails_as_the_profile_says(native, evidence, root):
-    denied = worlds.run_native(root, STRAY, program=program(make_plan(evidence, PlanOptions())))
+    denied = runtimes.run_native(root, STRAY, program=program(make_plan(evidence, PlanOptions())))
     assert denied.stdout == b"1\non\n" and b"Function not implemented" in denied.stderr
-    killed = worlds.run_native(root, STRAY, program=program(make_plan(evidence, PlanOptions(strict=True))))
+    killed = runtimes.run_native(root, STRAY, program=program(make_plan(evidence, PlanOptions(strict=True))))
     assert killed.stdout == b"159\non\n"
-    assert worlds.run_native(root, STRAY).stdout == b"0\non\n"
+    assert runtimes.run_native(root, STRAY).stdout == b"0\non\n"
 
 
 def test_an_argument_outside_the_profile_fails_as_the_profile_says(native, root):
     inside = plan_by_hand('socket = { do = "isolate", when = { family = "AF_INET" } }')
     unix_only = plan_by_hand('socket = { do = "isolate", when = { family = "AF_UNIX" } }')
     for plan, says in ((inside, b"can't connect"), (unix_only, b"Operation not permitted")):
-        ran = worlds.run_native(root, CONNECT, program=program(parse_plan(plan, "p", None)))
+        ran = runtimes.run_native(root, CONNECT, program=program(parse_plan(plan, "p", None)))
         assert says in ran.stderr, ran.stderr

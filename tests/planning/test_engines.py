@@ -8,9 +8,9 @@ import shutil
 from dataclasses import dataclass
 
 import pytest
-from planning.workload import COMMAND, CONNECT, EXPECTED, STRAY, plan_by_hand
-from support.engine_room import NoRoomError, require_room, run_in_room
-from support.engines import ENGINES, Engine, Job, Ran
+from tests.planning.workload import COMMAND, CONNECT, EXPECTED, STRAY, plan_by_hand
+from tests.support.engine_room import NoRoomError, require_room, run_in_room
+from tests.support.engines import ENGINES, Engine, Job, Ran
 from thinbox.planning.exports import EXPORTS
 from thinbox.planning.filters import make_filter
 from thinbox.planning.make_plan import PlanOptions, make_plan

@@ -5,7 +5,7 @@ import errno
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.seccomp_readers import READERS, read_docker
+from tests.support.seccomp_readers import READERS, read_docker
 from thinbox.errors import InputError
 from thinbox.planning.exports import EXPORTS
 from thinbox.planning.filters import make_filter

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from thinbox.errors import InputError
-from thinbox.planning import gvisor_rows, host_calls, loaded_filter, worlds
+from thinbox.planning import gvisor_rows, host_calls, loaded_filter, runtimes
 from thinbox.planning.call_counter import CallCounter
 from thinbox.planning.classic_bpf import parse_program
 from thinbox.planning.exports.bpf import render_bpf
@@ -48,7 +48,7 @@ def bubblewrap(tmp_path):
     """A root with the program `/bin/loop`, which a test puts there; skips where there is no bubblewrap."""
     make_loop_root(tmp_path, build_loop("getppid", 1))
     try:
-        ran = worlds.run_native(tmp_path, ["/bin/loop"])
+        ran = runtimes.run_native(tmp_path, ["/bin/loop"])
     except InputError as error:
         pytest.skip(str(error))
     if ran.exit_code:
@@ -94,12 +94,12 @@ def test_a_call_a_filter_takes_away_is_not_counted(counting, bubblewrap):
     make_loop_root(bubblewrap, build_loop("stat", 567))
     stat = call_number("stat")
     with CallCounter() as counter:
-        assert worlds.run_native(bubblewrap, ["/bin/loop"]).exit_code == 0
+        assert runtimes.run_native(bubblewrap, ["/bin/loop"]).exit_code == 0
         assert 567 in [counts.all.get(stat) for counts in counter.read().values()]
     for allowed in (True, False):
         program = the_filter(PLAN + 'stat = "isolate"\n' if allowed else PLAN)
         with CallCounter() as counter:
-            assert worlds.run_native(bubblewrap, ["/bin/loop"], program=program).exit_code == 0
+            assert runtimes.run_native(bubblewrap, ["/bin/loop"], program=program).exit_code == 0
             confined = [counts.confined.get(stat, 0) for counts in counter.read().values()]
         assert max(confined) == (567 if allowed else 0)
 
@@ -167,7 +167,7 @@ def test_a_row_says_what_could_not_be_measured_and_marks_the_listed_figure(tmp_p
     monkeypatch.setattr(host_calls, "count_made", refuse)
     monkeypatch.setattr(host_calls, "read_allowed", refuse)
     monkeypatch.setattr(Runsc, "require", lambda *_args: 0.15)
-    monkeypatch.setattr(worlds, "run_gvisor", lambda *_args, **_options: worlds.HostRun(0, b"", b"", 0.3))
+    monkeypatch.setattr(runtimes, "run_gvisor", lambda *_args, **_options: runtimes.HostRun(0, b"", b"", 0.3))
     monkeypatch.setattr(gvisor_rows, "find_runsc", lambda _named: Runsc("runsc", "1", PLATFORMS))
     workload = Workload(("true",), tmp_path, 1, 5, 0.1)
     for row, allowed in zip(gvisor_rows.gvisor_rows(GvisorChoice(), workload, print), (69, 85), strict=True):

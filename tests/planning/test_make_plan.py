@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.call_program import DATA, Step, build_program
+from tests.support.call_program import DATA, Step, build_program
 from thinbox.cli import group
 from thinbox.errors import InputError
 from thinbox.planning.difference import compare_plans, render_changes

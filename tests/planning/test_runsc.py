@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.gvisor_binaries import installed_runsc, newer_runsc
+from tests.support.gvisor_binaries import installed_runsc, newer_runsc
 from thinbox.errors import InputError
 from thinbox.planning.host_process import Start, descendants, program_name, run_bounded, running
 from thinbox.planning.runsc import Runsc, find_runsc, parse_platforms

@@ -4,8 +4,8 @@ import json
 import re
 
 import pytest
-from support.page_reader import read_page, table
-from support.written_records import (
+from tests.support.page_reader import read_page, table
+from tests.support.written_records import (
     audit_record,
     coverage,
     killed_record,
@@ -275,7 +275,7 @@ def test_what_gets_through_is_said_first_and_never_an_empty_cell():
     assert all(cell for row in table(root, "View strict: outcome, with the rule that refused") for cell in row)
 
 
-def test_worlds_stand_by_their_clocks():
+def test_runtimes_stand_by_their_clocks():
     root = read(RECORDS["compare"])
     captions = [each.text for each in root.all("caption")]
     host = table(root, next(each for each in captions if each.startswith("Host clock")))

@@ -9,7 +9,7 @@ import typing
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.written_records import plan_text, written
+from tests.support.written_records import plan_text, written
 from thinbox.errors import InputError
 from thinbox.report.page.contents import contents_of
 from thinbox.report.page.document import WRITERS, load_documents, parse_document
@@ -40,8 +40,23 @@ def test_what_each_writer_writes_is_read(name):
     assert type(document.body) is WRITERS[record["schema"]][0]
 
 
+OLD_SCHEMAS = {"thinbox.compare/1"}
+
+
 def test_every_schema_that_is_read_has_a_writer_here():
-    assert {record["schema"] for record in RECORDS.values()} == set(WRITERS)
+    assert {record["schema"] for record in RECORDS.values()} == set(WRITERS) - OLD_SCHEMAS
+
+
+def test_a_comparison_of_before_the_renaming_is_still_read():
+    """`thinbox.compare/1` called a runtime a world."""
+    record = json.loads(json.dumps(RECORDS["compare"]))
+    record["schema"] = "thinbox.compare/1"
+    for row in record["rows"]:
+        row["world"] = row.pop("runtime")
+    old = parse_document(json.dumps(record).encode(), "old.json")
+    new = parse_document(json.dumps(RECORDS["compare"]).encode(), "new.json")
+    assert [row.name for row in old.body.rows] == [row.name for row in new.body.rows]
+    assert all(row.name for row in old.body.rows)
 
 
 def test_a_plan_is_read_and_nothing_it_names_is_opened_or_imported(tmp_path):

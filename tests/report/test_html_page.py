@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.page_reader import read_page, shape
-from support.written_records import killed_record, plan_text, run_record, written
+from tests.support.page_reader import read_page, shape
+from tests.support.written_records import killed_record, plan_text, run_record, written
 from thinbox.report.page.contents import contents_of
 from thinbox.report.page.document import parse_document
 from thinbox.report.page.html_page import TEMPLATES, render_html

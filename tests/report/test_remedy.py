@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import thinbox
-from support.written_records import violation
+from tests.support.written_records import violation
 from thinbox.isolation.verdict import PLANNED
 from thinbox.report.page.remedy import BY_PLAN, REMEDIES, UNKNOWN, plain_rule, remedy_of
 
@@ -13,7 +13,7 @@ SOURCE = Path(thinbox.__file__).parent
 
 def refusing_rules():
     text = "\n".join(path.read_text() for path in sorted((SOURCE / "isolation").rglob("*.py")))
-    text += (SOURCE / "session/enforcer.py").read_text() + (SOURCE / "session/consequence.py").read_text()
+    text += (SOURCE / "enforcement/enforcer.py").read_text() + (SOURCE / "enforcement/violation_action.py").read_text()
     return {
         *re.findall(r'granted=False,\s*rule="([^"{]+)"', text),
         *re.findall(r'_refused\("(V\d)"', text),

@@ -5,8 +5,8 @@ import hashlib
 import sys
 
 import pytest
-from session.test_compat import INT80, program
-from support.call_program import CODE, DATA, RESULT, Step, build_program, load_word, raw_call, results
+from tests.enforcement.test_compat import INT80, program
+from tests.support.call_program import CODE, DATA, RESULT, Step, build_program, load_word, raw_call, results
 from thinbox.errors import InputError
 from thinbox.sandbox.plan_file import parse_plan
 from thinbox.session.session import RunOptions, run

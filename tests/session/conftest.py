@@ -6,13 +6,13 @@ from thinbox.machine.cpu import Cpu
 
 @pytest.fixture
 def steps_aside(monkeypatch):
-    """Counts how often a call leaves its table for an errand."""
+    """Counts how often a call leaves its table for deferred work."""
     count = [0]
-    step_aside = Cpu.step_aside
+    leave_for_deferred_work = Cpu.leave_for_deferred_work
 
     def counted(cpu):
         count[0] += 1
-        step_aside(cpu)
+        leave_for_deferred_work(cpu)
 
-    monkeypatch.setattr(Cpu, "step_aside", counted)
+    monkeypatch.setattr(Cpu, "leave_for_deferred_work", counted)
     return count

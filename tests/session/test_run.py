@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import thinbox
-from support.debian_rootfs import rootfs_folder
+from tests.support.debian_rootfs import rootfs_folder
 from thinbox.address import to_signed
 from thinbox.attacks.hijack import HijackedCall
 from thinbox.errors import InputError

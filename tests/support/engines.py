@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.container_image import layer_of, write_docker_archive
-from support.engine_room import run_in_room
-from support.seccomp_readers import operator_profile
+from tests.support.container_image import layer_of, write_docker_archive
+from tests.support.engine_room import run_in_room
+from tests.support.seccomp_readers import operator_profile
 
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -3,7 +3,7 @@
 Some of those hash to a chain that another waits in.
 """
 
-from support.call_program import DATA, Step, build_program
+from tests.support.call_program import DATA, Step, build_program
 
 from thinbox.session.several import TenantSpec
 

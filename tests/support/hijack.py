@@ -4,7 +4,7 @@ import struct
 
 from thinbox.address import U64, to_signed
 from thinbox.audit.case import Case, Expect
-from thinbox.audit.lab import Lab
+from thinbox.audit.case_runner import CaseRunner
 from thinbox.isolation.policies.sci import Sci
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
@@ -24,37 +24,39 @@ class Hijack:
     """A lab whose isolated getpid goes to a kernel function instead, with the arguments a test gives."""
 
     def __init__(self, guest, template):
-        self.lab = Lab(guest, template, Sci(), view="permissive")
-        self.symbols = self.lab.view.symbols
+        self.runner = CaseRunner(guest, template, Sci(), view="permissive")
+        self.symbols = self.runner.view.symbols
         self.prepare = None
-        self.lab.machine.cpu.add_code_hook(self.symbols.address_of("__x64_sys_getpid"), self._go)
+        self.runner.machine.cpu.add_code_hook(self.symbols.address_of("__x64_sys_getpid"), self._go)
 
     def word(self, vaddr):
-        return self.lab.view.read_u64(vaddr, self.lab.enforcer.kernel_root)
+        return self.runner.view.read_u64(vaddr, self.runner.enforcer.kernel_root)
 
     def push(self, *words):
         """Put words on the stack, the last of them on top."""
-        regs, root = self.lab.machine.cpu.regs, self.lab.enforcer.kernel_root
+        regs, root = self.runner.machine.cpu.regs, self.runner.enforcer.kernel_root
         for word in words:
             regs[registers.RSP] -= 8
-            self.lab.machine.memory.write_virtual(root, to_signed(regs[registers.RSP]), struct.pack("<Q", word & U64))
+            self.runner.machine.memory.write_virtual(
+                root, to_signed(regs[registers.RSP]), struct.pack("<Q", word & U64)
+            )
 
     def _go(self):
-        if self.prepare is not None and self.lab.machine.slot[slots.ACTIVE]:
+        if self.prepare is not None and self.runner.machine.slot[slots.ACTIVE]:
             prepare, self.prepare = self.prepare, None
-            self.lab.machine.cpu.jump(prepare())
+            self.runner.machine.cpu.jump(prepare())
 
     def run(self, prepare):
         def body(process):
             self.prepare = prepare
             yield from process.measure(expect=ANYTHING)
 
-        return self.lab.run(Case("getpid", "test", True, body), isolated=True)
+        return self.runner.run(Case("getpid", "test", True, body), isolated=True)
 
     def call_in_text(self, name):
         """The address behind a direct call of function `name` in the kernel's text."""
         start, end = self.symbols.text_start, self.symbols.text_end
-        code = self.lab.machine.memory.read_virtual(self.lab.enforcer.kernel_root, start, end - start)
+        code = self.runner.machine.memory.read_virtual(self.runner.enforcer.kernel_root, start, end - start)
         target, at = self.symbols.address_of(name) - start, code.find(b"\xe8")
         while at + 5 + int.from_bytes(code[at + 1 : at + 5], "little", signed=True) != target:
             at = code.index(b"\xe8", at + 1)

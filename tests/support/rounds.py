@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from support.service_images import ServiceImage
+from tests.support.service_images import ServiceImage
 from thinbox.boot.ready import ReadyGuest
 from thinbox.container.image import load_image
 from thinbox.planning.evidence import gather_evidence

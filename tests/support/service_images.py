@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.container_image import (
+from tests.support.container_image import (
     ZSTD,
     layer_of,
     layer_with,
@@ -20,7 +20,7 @@ from support.container_image import (
     write_oci_archive,
     write_oci_layout,
 )
-from support.debian_rootfs import rootfs_folder
+from tests.support.debian_rootfs import rootfs_folder
 from thinbox.image.deb import deb_member
 from thinbox.image.source import fetch_package
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.debian_rootfs import build_rootfs, resolve_closure, rootfs_folder
+from tests.support.debian_rootfs import build_rootfs, resolve_closure, rootfs_folder
 from thinbox.errors import RootfsError, SourceError
 from thinbox.guest.rootfs import open_rootfs
 

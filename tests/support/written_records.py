@@ -3,24 +3,24 @@
 import json
 
 import numpy as np
-from thinbox.attacks.record import AttackRecord, AttackRow
-from thinbox.audit.record import AuditEntry, AuditRecord
+from thinbox.records.attack import AttackRecord, AttackRow
+from thinbox.records.audit import AuditEntry, AuditRecord
 from thinbox.cli.tenants import tenants_json
 from thinbox.cost.model import Model
 from thinbox.cost.modes import MODES
 from thinbox.cost.profiles import cpu_names, find_profile
 from thinbox.cost.workload import workload_of
-from thinbox.coverage.results import NameCoverage, RunCoverage, Use
+from thinbox.records.coverage import NameCoverage, RunCoverage, Use
 from thinbox.isolation.verdict import PLANNED, Violation
 from thinbox.planning.call_costs import CallCosts, Column
 from thinbox.planning.comparison import Comparison
 from thinbox.planning.host_calls import Allowed, HostCalls
-from thinbox.planning.world_row import EMULATED, HOST, Row, absent
+from thinbox.planning.runtime_row import EMULATED, HOST, Row, absent
 from thinbox.report.cost_table import costs_json
 from thinbox.sandbox.plan import Answer, Condition, Disposition, OwnedFile, Phase, Plan, Rule
 from thinbox.sandbox.plan_text import render_plan
-from thinbox.session.records import CallRecord, RunRecord
-from thinbox.session.refusals import Refusal, Refusals
+from thinbox.records.run import CallRecord, RunRecord
+from thinbox.records.refusals import Refusal, Refusals
 from thinbox.session.session import RunResult
 from thinbox.surface.gadget_set import GadgetCounts
 from thinbox.surface.residual import Residual

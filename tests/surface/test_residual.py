@@ -9,7 +9,7 @@ import pytest
 from thinbox.address import PAGE_BYTES, page_start
 from thinbox.isolation.policies.sci import Sci
 from thinbox.isolation.verdict import AccessKind, Verdict
-from thinbox.session.records import CallRecord, FaultRecord, RunRecord
+from thinbox.records.run import CallRecord, FaultRecord, RunRecord
 from thinbox.session.session import RunOptions, Session
 from thinbox.surface.residual import Grants, Surface, grants_of
 from thinbox.surface.run_surface import MEASURES, load_surface, render_surface, tabulate
@@ -27,7 +27,7 @@ class OneMore:
 
     def check_access(self, access, call):
         granted = access.symbol == self.wanted and access.offset == 0 and not call.is_executable(access.vaddr)
-        return Verdict(granted=granted, rule="one", reason="a test", standing=False)
+        return Verdict(granted=granted, rule="one", reason="a test", cacheable=False)
 
 
 def measured(guest, policy="sci", isolate="all", command=SCRIPT):
@@ -152,7 +152,7 @@ def test_a_policy_is_asked_with_fresh_notes_about_starts_only(sci):
     assert count == first.functions_startable - first.functions_in_pages
     assert {granted for _vaddr, granted in asked} == {1}
     watched.measure_call(Grants(data=frozenset({0x2000})))
-    assert len(asked) == count, "a standing verdict is not asked for twice"
+    assert len(asked) == count, "a cacheable verdict is not asked for twice"
 
 
 def test_two_runs_measure_the_same(guest, sci):

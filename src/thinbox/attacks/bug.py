@@ -14,7 +14,7 @@ from thinbox.address import U64, to_signed
 from thinbox.machine import cpu as registers
 
 if TYPE_CHECKING:
-    from thinbox.attacks.arena import Arena
+    from thinbox.attacks.exploit_runner import ExploitRunner
     from thinbox.attacks.payload import LiveText
 
 REGISTERS = {
@@ -34,15 +34,15 @@ class Bug:
     """`happen(arena)` is done once, before the first of the instructions at `places` runs."""
 
     places: tuple[int, ...]
-    happen: "Callable[[Arena], None]"
+    happen: "Callable[[ExploitRunner], None]"
 
 
 def overwritten_return(text: "LiveText", function: str, words: bytes) -> Bug:
     """The return address of `function`, and what lies above it on the stack, is overwritten when it returns (a stack
     overflow that spares or knows the canary, or a write to the stack)."""
 
-    def happen(arena: "Arena") -> None:
-        arena.corrupt(to_signed(arena.machine.cpu.regs[registers.RSP]), words)
+    def happen(runner: "ExploitRunner") -> None:
+        runner.corrupt(to_signed(runner.machine.cpu.regs[registers.RSP]), words)
 
     return Bug(text.returns(function), happen)
 
@@ -51,9 +51,9 @@ def wrong_registers(place: int, values: dict[str, int]) -> Bug:
     """Registers hold what they were loaded with from a corrupted object: a function pointer, its argument, the
     pointer of a copy."""
 
-    def happen(arena: "Arena") -> None:
+    def happen(runner: "ExploitRunner") -> None:
         for name, value in values.items():
-            arena.machine.cpu.regs[REGISTERS[name]] = value & U64
+            runner.machine.cpu.regs[REGISTERS[name]] = value & U64
 
     return Bug((place,), happen)
 
@@ -61,7 +61,7 @@ def wrong_registers(place: int, values: dict[str, int]) -> Bug:
 def corrupted_object(place: int, vaddr: int, data: bytes) -> Bug:
     """An object of the kernel's is overwritten (use after free, overflow of its neighbour) when `place` is reached."""
 
-    def happen(arena: "Arena") -> None:
-        arena.corrupt(to_signed(vaddr), data)
+    def happen(runner: "ExploitRunner") -> None:
+        runner.corrupt(to_signed(vaddr), data)
 
     return Bug((place,), happen)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
+    from thinbox.enforcement.enforcer import Enforcer
     from thinbox.machine.machine import Machine
-    from thinbox.session.enforcer import Enforcer
 
 TARGET_FUNCTION = "hugetlb_reserve_pages"
 TARGET_OFFSET = 0xC5

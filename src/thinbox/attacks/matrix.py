@@ -4,7 +4,7 @@ Why it exists: whether a policy is worth its faults shows only beside the others
 
 Rules of this file:
 - A unit of work is one policy with one view: its arena is made once, and judges all exploits.
-- Workers are forked, so that the stage (the frozen RAM, the live text) is shared, not sent.
+- Workers are forked, so that the scenario (the frozen RAM, the live text) is shared, not sent.
 - Rows do not depend on how many jobs there are.
 """
 
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thinbox.attacks.arena import GUEST_DOWN, Arena, Try
 from thinbox.attacks.exploit import Exploit, choose_exploits
-from thinbox.attacks.record import CONTAINED, DETECTED, SUCCEEDED, UNISOLATED, AttackRecord, AttackRow
-from thinbox.attacks.stage import Stage, make_stage
+from thinbox.attacks.exploit_runner import GUEST_DOWN, ExploitRunner, Try
+from thinbox.attacks.scenario import Scenario, make_scenario
 from thinbox.attacks.views import NO_VIEW, require_view
 from thinbox.errors import InputError, MachineError
 from thinbox.isolation.policies import Policy, load_policy
-from thinbox.session.profile import profile_of, require_same_kernel
+from thinbox.records.attack import CONTAINED, DETECTED, SUCCEEDED, UNISOLATED, AttackRecord, AttackRow
+from thinbox.records.profile import profile_of, require_same_kernel
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
@@ -63,7 +63,7 @@ class _Work:
     """What the workers inherit."""
 
     guest: "ReadyGuest"
-    stage: Stage
+    scenario: Scenario
     exploits: tuple[Exploit, ...]
     policies: dict[str, Policy]
     on_violation: str
@@ -85,10 +85,10 @@ def run_matrix(guest: "ReadyGuest", options: MatrixOptions) -> AttackRecord:
         require_view(view)
     started = time.perf_counter()
     options.say("preparing an attacker and a victim")
-    stage = make_stage(guest)
-    learned = _learn(guest, stage, exploits) if any(LEARNED in _parts(name) for name in options.policies) else b""
+    scenario = make_scenario(guest)
+    learned = _learn(guest, scenario, exploits) if any(LEARNED in _parts(name) for name in options.policies) else b""
     policies = {name: _load(name, learned, guest) for name in options.policies}
-    work = _Work(guest, stage, exploits, policies, options.on_violation)
+    work = _Work(guest, scenario, exploits, policies, options.on_violation)
     # Nothing is isolated under policy none, so no view hides anything.
     pairs = [(policy, view) for policy in options.policies for view in options.views if policy != UNISOLATED]
     if UNISOLATED in options.policies:
@@ -123,14 +123,14 @@ def _read_file(path: str) -> bytes:
         raise InputError(f"cannot read {path}: {error.strerror}; a profile is made by session.profile") from error
 
 
-def _learn(guest: "ReadyGuest", stage: Stage, exploits: tuple[Exploit, ...]) -> bytes:
+def _learn(guest: "ReadyGuest", scenario: Scenario, exploits: tuple[Exploit, ...]) -> bytes:
     """Return a profile of the attacks' calls, made without their bugs."""
-    arena = Arena(guest, stage, load_policy("sci"))
+    runner = ExploitRunner(guest, scenario, load_policy("sci"))
     records = []
     for exploit in exploits:
-        arena.run(exploit, isolated=True, with_bugs=False)
-        if arena.enforcer.record.faults:
-            records.append(arena.enforcer.record)
+        runner.run(exploit, isolated=True, with_bugs=False)
+        if runner.enforcer.record.faults:
+            records.append(runner.enforcer.record)
     return profile_of(records, guest.facts.symbols)
 
 
@@ -167,11 +167,11 @@ def _ignore_interrupts() -> None:
 def _run_unit(pair: tuple[str, str]) -> list[AttackRow]:
     (work,) = _inherited
     policy, view = pair
-    arena = Arena(work.guest, work.stage, work.policies[policy], work.on_violation, view)
+    runner = ExploitRunner(work.guest, work.scenario, work.policies[policy], work.on_violation, view)
     rows = []
     for exploit in work.exploits:
         try:
-            found = arena.run(exploit, isolated=policy != UNISOLATED)
+            found = runner.run(exploit, isolated=policy != UNISOLATED)
         except MachineError as error:
             raise MachineError(f"attack {exploit.name} under policy {policy}: {error}") from error
         rows.append(make_row(exploit, policy, view, found))

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from thinbox.attacks.stage import HOME, PRIVATE_FILE, SECRET_BYTES
+from thinbox.attacks.scenario import HOME, PRIVATE_FILE, SECRET_BYTES
 from thinbox.audit.case import Steps
 
 if TYPE_CHECKING:

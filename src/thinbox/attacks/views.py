@@ -1,7 +1,7 @@
 """Views an attack can be tried under: what of other tenants' data is hidden from the attacker's calls."""
 
 from thinbox.errors import InputError
-from thinbox.isolation.view import NAMES, NONE
+from thinbox.isolation.view_rules import NAMES, NONE
 
 VIEWS = NAMES
 NO_VIEW = NAMES[NONE]

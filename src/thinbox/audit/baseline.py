@@ -10,8 +10,8 @@ Rules of this file:
 
 import json
 
-from thinbox.audit.record import AuditEntry, AuditRecord
 from thinbox.errors import InputError
+from thinbox.records.audit import AuditEntry, AuditRecord
 
 SCHEMA = "thinbox.audit-baseline/1"
 

@@ -1,7 +1,7 @@
 """What a case of the audit is, and the register of all of them.
 
-Why it exists: the corpus is data (call, name, body) that the lab runs twice. A body is a generator in the
-words of `guest.conversation`: it prepares, makes the one measured call, and checks what came of it.
+Why it exists: the corpus is data (call, name, body) that the case runner runs twice. A body is a generator in the
+words of `guest.agent_channel`: it prepares, makes the one measured call, and checks what came of it.
 
 Rules of this file:
 - A case has exactly one measured call, and says what it must return: a corpus that exercises nothing fails.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from thinbox.errors import ThinboxError
 
 if TYPE_CHECKING:
-    from thinbox.audit.process import Process
+    from thinbox.audit.case_process import Process
 
 Steps = Generator[Any, Any, Any]
 Body = Callable[["Process"], Steps]

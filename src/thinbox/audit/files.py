@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from thinbox.audit.case import Body, Steps
 
 if TYPE_CHECKING:
-    from thinbox.audit.process import Process
+    from thinbox.audit.case_process import Process
 
 O_RDONLY, O_WRONLY, O_RDWR, O_CREAT, O_EXCL = 0, 1, 2, 0o100, 0o200
 O_NOCTTY, O_TRUNC, O_APPEND, O_NONBLOCK = 0o400, 0o1000, 0o2000, 0o4000

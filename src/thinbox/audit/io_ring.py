@@ -16,7 +16,7 @@ from thinbox.audit.case import Steps
 from thinbox.audit.files import MAP_SHARED, PROT_RW
 
 if TYPE_CHECKING:
-    from thinbox.audit.process import Process
+    from thinbox.audit.case_process import Process
 
 PARAMS_BYTES, ENTRY_BYTES, END_BYTES = 120, 64, 16
 NOP, READV, WRITEV, FSYNC, READ_FIXED, WRITE_FIXED, POLL_ADD = 0, 1, 2, 3, 4, 5, 6

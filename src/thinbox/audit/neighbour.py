@@ -10,8 +10,8 @@ in pages they were copied through, which the neighbour has overwritten.
 
 import struct
 
+from thinbox.guest.agent_channel import AgentChannel, GuestScript, call, must
 from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
-from thinbox.guest.conversation import Conversation, Work, call, must
 
 TENANT, NEIGHBOUR = "tenant", "neighbour"
 """Names of the two tenants of a lab."""
@@ -35,42 +35,42 @@ _UNIX, _INET = b"", struct.pack("<H", _AF_INET) + struct.pack(">H", _PORT) + byt
 _SETTLE = (0).to_bytes(8, "little") + (50_000_000).to_bytes(8, "little")
 
 
-def start_neighbour(talk: Conversation, area: int, flags: int) -> Work:
+def start_neighbour(agent: AgentChannel, area: int, flags: int) -> GuestScript:
     """By the agent: make both cgroups, start the neighbour in its own, and let it settle."""
     yield from mount_cgroups()
     for name in (TENANT, NEIGHBOUR):
         yield from make_cgroup(name)
-    talk.adopt_next_child(_live(talk, area), area)
+    agent.adopt_next_child(_live(agent, area), area)
     pid = yield from clone_in_cgroup(NEIGHBOUR, flags)
     yield from must("nanosleep", _SETTLE, 0)
     return pid
 
 
-def _live(talk: Conversation, area: int) -> Work:
-    place, ends = talk.scratch + area + _PAGE_BYTES, talk.scratch + area + 2048
+def _live(agent: AgentChannel, area: int) -> GuestScript:
+    place, ends = agent.scratch + area + _PAGE_BYTES, agent.scratch + area + 2048
     memory = yield from must("mmap", 0, _PAGE_BYTES, 3, 0x22, -1, 0)
-    reader, writer = yield from _make_pipe(talk, ends)
-    yield from _send(talk, writer, place, SECRETS["memory"])
+    reader, writer = yield from _make_pipe(agent, ends)
+    yield from _send(agent, writer, place, SECRETS["memory"])
     yield from must("read", reader, memory + SECRET_OFFSET, len(SECRETS["memory"]))
     # The pipe keeps the page it was copied through for the next write (fs/pipe.c, tmp_page): this is the next write.
-    yield from _send(talk, writer, place, SECRETS["pipe"])
+    yield from _send(agent, writer, place, SECRETS["pipe"])
     handle = yield from must("open", NEIGHBOUR_FILE, _O_CREAT_RDWR, 0o600)
-    talk.write(place, SECRETS["file"])
+    agent.write(place, SECRETS["file"])
     yield from must("pwrite64", handle, place, len(SECRETS["file"]), SECRET_OFFSET)
     for name, address in (("unix", _UNIX), ("tcp", _INET), ("udp", _INET)):
-        sender = yield from _connect(talk, ends, _KINDS[name], address)
-        yield from _send(talk, sender, place, SECRETS[name])
-    talk.write(place, bytes(_PAGE_BYTES))
+        sender = yield from _connect(agent, ends, _KINDS[name], address)
+        yield from _send(agent, sender, place, SECRETS[name])
+    agent.write(place, bytes(_PAGE_BYTES))
     while True:
         yield from call("pause")
 
 
-def _connect(talk: Conversation, place: int, kind: tuple[int, int], address: bytes) -> Work:
+def _connect(agent: AgentChannel, place: int, kind: tuple[int, int], address: bytes) -> GuestScript:
     """Make two sockets that are connected; return the one to send through (generator's value)."""
     family, what = kind
     if family == _AF_UNIX:
         yield from must("socketpair", family, what, 0, place)
-        return int.from_bytes(talk.read(place, 4), "little")
+        return int.from_bytes(agent.read(place, 4), "little")
     server = yield from must("socket", family, what, 0)
     yield from must("bind", server, address, len(address))
     if what == _STREAM:
@@ -80,11 +80,11 @@ def _connect(talk: Conversation, place: int, kind: tuple[int, int], address: byt
     return client
 
 
-def _make_pipe(talk: Conversation, ends: int) -> Work:
+def _make_pipe(agent: AgentChannel, ends: int) -> GuestScript:
     yield from must("pipe2", ends, 0)
-    return (int.from_bytes(talk.read(ends + at, 4), "little") for at in (0, 4))
+    return (int.from_bytes(agent.read(ends + at, 4), "little") for at in (0, 4))
 
 
-def _send(talk: Conversation, writer: int, place: int, data: bytes) -> Work:
-    talk.write(place, data)
+def _send(agent: AgentChannel, writer: int, place: int, data: bytes) -> GuestScript:
+    agent.write(place, data)
     yield from must("write", writer, place, len(data))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from thinbox.audit import abi
 from thinbox.audit.case import Steps
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
 
 PORT = 4321
 STREAM, DGRAM, RAW, SEQPACKET = 1, 2, 3, 5

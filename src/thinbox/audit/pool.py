@@ -16,22 +16,22 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
 from thinbox.audit.case import Case
-from thinbox.audit.record import AuditEntry, Grant
 from thinbox.errors import MachineError
+from thinbox.records.audit import AuditEntry, Grant
 
 if TYPE_CHECKING:
-    from thinbox.audit.lab import Lab
+    from thinbox.audit.case_runner import CaseRunner
 
 _PAGE_MASK = ~0xFFF
 
 
-def audit_case(lab: "Lab", case: Case, plain: AuditEntry | None = None) -> AuditEntry:
+def audit_case(runner: "CaseRunner", case: Case, plain: AuditEntry | None = None) -> AuditEntry:
     """Run one case both ways and compare. `plain` has the un-isolated run, if it is known: it is the same under
     every policy."""
-    entry = _run_plain(lab, case) if plain is None or not plain.memory else _copy_plain(plain)
+    entry = _run_plain(runner, case) if plain is None or not plain.memory else _copy_plain(plain)
     if not entry.exercised:
         return entry
-    isolated = lab.run(case, isolated=True)
+    isolated = runner.run(case, isolated=True)
     record = isolated.record
     if record is not None:
         entry.isolated_ret, entry.isolated_virtual_ns = record.ret, record.virtual_ns
@@ -39,7 +39,7 @@ def audit_case(lab: "Lab", case: Case, plain: AuditEntry | None = None) -> Audit
         entry.prefaulted = record.prefaulted
         entry.grants = [
             Grant(fault.vaddr & _PAGE_MASK, fault.kind, fault.symbol)
-            for fault in lab.enforcer.record.faults
+            for fault in runner.enforcer.record.faults
             if fault.seq == record.seq
         ]
     entry.killed = isolated.killed
@@ -57,8 +57,8 @@ def audit_case(lab: "Lab", case: Case, plain: AuditEntry | None = None) -> Audit
     return entry
 
 
-def _run_plain(lab: "Lab", case: Case) -> AuditEntry:
-    plain = lab.run(case, isolated=False)
+def _run_plain(runner: "CaseRunner", case: Case) -> AuditEntry:
+    plain = runner.run(case, isolated=False)
     virtual_ns = plain.record.virtual_ns if plain.record else 0
     entry = AuditEntry(case.call, case.name, case.success, ret=plain.ret, virtual_ns=virtual_ns, memory=plain.memory)
     entry.exercised, entry.reason = plain.problem is None, plain.problem or ""
@@ -80,11 +80,13 @@ def _copy_plain(known: AuditEntry) -> AuditEntry:
 class Worker:
     """One forked process that answers case numbers with entries."""
 
-    def __init__(self, cases: Sequence[Case], make_lab: "Callable[[], Lab]", plain: Mapping[str, AuditEntry]) -> None:
+    def __init__(
+        self, cases: Sequence[Case], make_runner: "Callable[[], CaseRunner]", plain: Mapping[str, AuditEntry]
+    ) -> None:
         context = multiprocessing.get_context("fork")
         self.pipe, theirs = context.Pipe()
         self.case: int | None = None
-        self._process = context.Process(target=_serve, args=(theirs, cases, make_lab, plain), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, cases, make_runner, plain), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -105,11 +107,11 @@ class Worker:
 
 
 def _serve(
-    pipe: Connection, cases: Sequence[Case], make_lab: "Callable[[], Lab]", plain: Mapping[str, AuditEntry]
+    pipe: Connection, cases: Sequence[Case], make_runner: "Callable[[], CaseRunner]", plain: Mapping[str, AuditEntry]
 ) -> None:
     # Ctrl-C is the parent's to handle: it ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    lab = make_lab()
+    runner = make_runner()
     while True:
         try:
             number = pipe.recv()
@@ -117,16 +119,16 @@ def _serve(
             os._exit(0)
         case = cases[number]
         try:
-            entry = audit_case(lab, case, plain.get(case.title))
+            entry = audit_case(runner, case, plain.get(case.title))
         except MachineError as error:
             entry = AuditEntry(case.call, case.name, case.success, reason=f"the machine failed: {error}")
-            lab = make_lab()
+            runner = make_runner()
         pipe.send(entry)
 
 
 def run_cases(
     cases: Sequence[Case],
-    make_lab: "Callable[[], Lab]",
+    make_runner: "Callable[[], CaseRunner]",
     jobs: int,
     todo: Sequence[int],
     plain: Mapping[str, AuditEntry] | None = None,
@@ -137,7 +139,7 @@ def run_cases(
     """
     plain = plain or {}
     queue = list(reversed(todo))
-    workers = [Worker(cases, make_lab, plain) for _ in range(max(1, min(jobs, len(queue))))]
+    workers = [Worker(cases, make_runner, plain) for _ in range(max(1, min(jobs, len(queue))))]
     try:
         for worker in workers:
             worker.give(queue.pop())
@@ -154,7 +156,7 @@ def run_cases(
                     case = cases[number]
                     reason = f"the worker process died ({worker.end()})"
                     entry = AuditEntry(case.call, case.name, case.success, reason=reason)
-                    workers[workers.index(worker)] = worker = Worker(cases, make_lab, plain)
+                    workers[workers.index(worker)] = worker = Worker(cases, make_runner, plain)
                 if queue:
                     worker.give(queue.pop())
                 yield number, entry

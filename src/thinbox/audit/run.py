@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from thinbox.audit.case import Case, all_cases, reasons_not_exercised
-from thinbox.audit.record import AuditEntry, AuditRecord
 from thinbox.errors import InputError
+from thinbox.records.audit import AuditEntry, AuditRecord
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
-    from thinbox.session.profile import KnownPages, Touched
+    from thinbox.records.profile import KnownPages, Touched
 
 Progress = Callable[[str], None]
 
@@ -45,7 +45,7 @@ class AuditOptions:
 
 def touched_in(record: AuditRecord) -> "list[Touched]":
     """Return what each case's measured call touched, killed ones left out: what a profile is learned from."""
-    from thinbox.session.profile import Touched
+    from thinbox.records.profile import Touched
 
     wanted = [entry for entry in record.entries if entry.exercised and entry.killed is None]
     return [Touched(entry.call, tuple((grant.page, grant.kind) for grant in entry.grants)) for entry in wanted]
@@ -73,10 +73,10 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
         InputError: an unknown call or policy.
         MachineError: the machine cannot be prepared. What fails within a case is that case's result.
     """
-    from thinbox.audit.lab import Lab, make_template
+    from thinbox.audit.case_runner import CaseRunner, make_checkpoint
     from thinbox.audit.pool import run_cases
     from thinbox.isolation.policies import load_policy
-    from thinbox.session.profile import read_policy_file, require_known_here, require_same_kernel
+    from thinbox.records.profile import read_policy_file, require_known_here, require_same_kernel
 
     options = options or AuditOptions()
     say = options.progress or (lambda _line: None)
@@ -92,7 +92,7 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
         )
     started = time.perf_counter()
     say("freezing a machine for the audit")
-    template = make_template(guest, tenants=options.view != "none")
+    checkpoint = make_checkpoint(guest, tenants=options.view != "none")
     journal = Journal(_journal_path(guest, f"{options.policy} {options.view} {options.prefault!r}", cases))
     done = journal.read(cases) if options.resume else {}
     todo = [number for number in range(len(cases)) if number not in done]
@@ -102,7 +102,7 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
         if todo:
             for number, entry in run_cases(
                 cases,
-                lambda: Lab(guest, template, policy, view=options.view, prefault=options.prefault),
+                lambda: CaseRunner(guest, checkpoint, policy, view=options.view, prefault=options.prefault),
                 options.jobs,
                 todo,
                 options.plain,

@@ -119,7 +119,7 @@ def _source_hash() -> str:
     for room in ("boot", "guest", "machine"):
         for path in sorted((package / room).rglob("*.py")):
             found.update(path.read_bytes())
-    found.update((package / "session" / "sites.py").read_bytes())
+
     return found.hexdigest()
 
 
@@ -147,17 +147,17 @@ def _store(path: Path, snapshot: "Snapshot") -> None:
 
 def _boot(image: object, facts: "KernelFacts", initramfs: bytes, params: BootParams, say: Progress) -> "Snapshot":
     from thinbox.boot.sequence import boot
+    from thinbox.guest.sites import find_sites
     from thinbox.machine.machine import Machine
     from thinbox.machine.snapshot import take_snapshot
-    from thinbox.session.sites import find_sites
 
     say(f"booting Linux {facts.release}")
     machine = Machine(params.memory_mib)
-    talk = boot(machine, image, facts, initramfs, params, say)  # type: ignore[arg-type]
-    view = talk.require_view()
+    agent = boot(machine, image, facts, initramfs, params, say)  # type: ignore[arg-type]
+    view = agent.require_view()
     notes = {
         "sites": find_sites(view, machine.memory).to_json(),
-        "talk": talk.save(),
+        "agent": agent.save(),
         "pti": view.uses_pti,
         "slide": view.facts.slide,
         "console": machine.console.decode(errors="replace"),

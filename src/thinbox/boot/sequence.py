@@ -15,7 +15,7 @@ from unicorn import x86_const
 from thinbox.boot import layout
 from thinbox.boot.params import BootParams, load_guest
 from thinbox.errors import BootError, MachineError
-from thinbox.guest.conversation import Conversation
+from thinbox.guest.agent_channel import AgentChannel
 from thinbox.guest.kernel_view import KernelView
 from thinbox.guest.setup import prepare_guest
 from thinbox.machine import cpu as registers
@@ -41,25 +41,25 @@ def boot(
     initramfs: bytes,
     params: BootParams,
     progress: Callable[[str], None] | None = None,
-) -> Conversation:
+) -> AgentChannel:
     """Boot to the parked agent; return the conversation with it.
 
     Raises `BootError` with the last lines the kernel printed if it does not get there.
     """
     enter_kernel(machine, load_guest(machine.memory, image, initramfs, params))
-    talk = Conversation(machine)
-    talk.start(prepare_guest(talk), lambda: KernelView(machine, facts))
+    agent = AgentChannel(machine)
+    agent.start(prepare_guest(agent), lambda: KernelView(machine, facts))
     if progress:
         machine.on_console = lambda line: _report(line, progress)
     try:
-        machine.run(lambda: talk.parked or machine.now_ns > BOOT_LIMIT_NS)
+        machine.run(lambda: agent.parked or machine.now_ns > BOOT_LIMIT_NS)
     except (MachineError, RuntimeError) as error:
         raise BootError(f"the kernel did not reach user space: {error}; {last_words(machine)}") from error
     finally:
         machine.on_console = None
-    if not talk.parked:
+    if not agent.parked:
         raise BootError(f"the kernel did not reach user space in {BOOT_LIMIT_NS // 10**9} s; {last_words(machine)}")
-    return talk
+    return agent
 
 
 def enter_kernel(machine: "Machine", entry_paddr: int) -> None:

@@ -12,7 +12,7 @@ from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
-    from thinbox.audit.record import AuditRecord
+    from thinbox.records.audit import AuditRecord
 
 EXIT_FOUND = 1
 
@@ -89,7 +89,7 @@ def audit(
     from thinbox.boot.ready import prepare
 
     choose_cases(calls)
-    from thinbox.session.profile import KnownPages
+    from thinbox.records.profile import KnownPages
 
     known = None if prefault is None else KnownPages.load(prefault)
     progress = ProgressLine(quiet=quiet)

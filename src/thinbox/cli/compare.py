@@ -1,4 +1,4 @@
-"""`thinbox compare`: the same workload in several worlds."""
+"""`thinbox compare`: the same workload in several runtimes."""
 
 import json
 import signal
@@ -52,7 +52,7 @@ def compare(
     thinbox compare --runsc runsc --runsc ./newer/runsc -- true
     thinbox compare --calls --platform systrap
     """
-    from thinbox.planning import call_costs, comparison, worlds
+    from thinbox.planning import call_costs, comparison, runtimes
     from thinbox.planning.gvisor_rows import GvisorChoice
     from thinbox.planning.runsc import PLATFORMS
 
@@ -60,7 +60,7 @@ def compare(
         raise InputError("give a program to compare, or --calls (and not both); --runs is at least 1")
     progress = ProgressLine(quiet=quiet)
     choice = GvisorChoice(binaries, platforms or PLATFORMS)
-    # What runs in other worlds is ended on the way out, so SIGTERM has to take that way too.
+    # What runs in other runtimes is ended on the way out, so SIGTERM has to take that way too.
     kept = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="thinbox-compare-") as made:
@@ -75,13 +75,13 @@ def compare(
                 root = rootfs
                 if root is None:
                     root = Path(made)
-                    worlds.make_busybox_root(root)
+                    runtimes.make_busybox_root(root)
                 elif not root.is_dir():
                     raise InputError(
                         f"{root} is not a directory; compare runs it on this machine too, so unpack it first"
                     )
                 guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
-                found = comparison.compare_worlds(guest, command, root, runs, progress.say, choice)
+                found = comparison.compare_runtimes(guest, command, root, runs, progress.say, choice)
                 text, result = comparison.render_comparison(found), found.to_json()
     except OSError as error:
         raise InputError(f"cannot compare: {error.strerror or error}") from error

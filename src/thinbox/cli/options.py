@@ -11,7 +11,7 @@ from thinbox.errors import InputError
 
 if TYPE_CHECKING:
     from thinbox.image.facts import KernelFacts
-    from thinbox.session.profile import Touched
+    from thinbox.records.profile import Touched
 
 
 def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,7 +45,7 @@ def kaslr_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def save_profile(path: Path, calls: "Sequence[Touched]", facts: "KernelFacts") -> None:
     """Write the profile of these calls, for `--prefault FILE` and `--policy profile:FILE`."""
-    from thinbox.session.profile import profile_from
+    from thinbox.records.profile import profile_from
 
     try:
         path.write_bytes(profile_from(calls, facts.symbols, facts.sha256))

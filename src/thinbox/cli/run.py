@@ -18,9 +18,9 @@ from thinbox.errors import InputError
 if TYPE_CHECKING:
     from thinbox.cli.terminal import UserTerminal
     from thinbox.guest.terminal import Terminal
+    from thinbox.records.profile import KnownPages
+    from thinbox.records.run import RunRecord
     from thinbox.sandbox.plan import Plan
-    from thinbox.session.profile import KnownPages
-    from thinbox.session.records import RunRecord
     from thinbox.session.session import RunResult, Session
     from thinbox.surface.run_surface import RunSurface
 
@@ -161,7 +161,7 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
         _write_json(result.record.coverage.to_json(), options["coverage_path"])
     if options["save_profile"]:
         from thinbox.cli.options import save_profile
-        from thinbox.session.profile import touched_by
+        from thinbox.records.profile import touched_by
 
         save_profile(options["save_profile"], touched_by(result.record), guest.facts)
     surface = tabulate(result.record) if tabulate else None
@@ -227,7 +227,7 @@ def _prepare_surface(session: "Session", progress: ProgressLine) -> "Callable[[R
 
 
 def _known_pages(path: Path | None) -> "KnownPages | None":
-    from thinbox.session.profile import KnownPages
+    from thinbox.records.profile import KnownPages
 
     return None if path is None else KnownPages.load(path)
 

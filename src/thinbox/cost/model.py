@@ -20,7 +20,7 @@ from thinbox.cost.prepopulate import remaining_faults
 from thinbox.cost.profiles import CpuProfile, Figure, load_software, new_state
 from thinbox.cost.workload import Workload
 from thinbox.machine.compiled import compiled
-from thinbox.session.events import PageTrace
+from thinbox.records.events import PageTrace
 
 CAUSES = ("cr3 writes", "tlb misses", "faults", "entry code", "tables")
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from thinbox.errors import InputError
-from thinbox.session.events import PageTrace
-from thinbox.session.records import SCHEMA, RunRecord
+from thinbox.records.events import PageTrace
+from thinbox.records.run import SCHEMA, RunRecord
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ Rules of this file: figures as published, never scaled.
 
 from dataclasses import dataclass
 
-from thinbox.coverage.results import RunCoverage
+from thinbox.records.coverage import RunCoverage
 
 _RERUN = (
     "nabla-containers/nabla-measurements, graph-functions.png of 2019-02-19 (commit a8acce6), read off the graph, "

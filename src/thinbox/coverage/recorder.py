@@ -28,13 +28,13 @@ from thinbox.machine import slots
 from thinbox.machine.native import hook_address
 
 if TYPE_CHECKING:
-    from thinbox.coverage.results import RunCoverage
+    from thinbox.enforcement.open_call import OpenCall
+    from thinbox.enforcement.tasks import TaskState
     from thinbox.guest.kernel_view import KernelView
+    from thinbox.guest.sites import Sites
     from thinbox.machine.machine import Machine
-    from thinbox.session.open_call import OpenCall
-    from thinbox.session.records import CallRecord
-    from thinbox.session.sites import Sites
-    from thinbox.session.tasks import TaskState
+    from thinbox.records.coverage import RunCoverage
+    from thinbox.records.run import CallRecord
 
 CAPACITY = 1 << 20
 """More blocks than a kernel has: 14 MiB of text at some 15 bytes a block. Pages nobody writes cost nothing."""

@@ -17,11 +17,11 @@ import numpy.typing as npt
 from thinbox import paging
 from thinbox.address import PAGE_MASK, U64
 from thinbox.coverage.attribution import BlockMap, Executed, TextMap, traceable
-from thinbox.coverage.results import CallCounts, NameCoverage, RunCoverage, Use
+from thinbox.records.coverage import CallCounts, NameCoverage, RunCoverage, Use
 
 if TYPE_CHECKING:
     from thinbox.image.symbols import SymbolTable
-    from thinbox.session.records import CallRecord
+    from thinbox.records.run import CallRecord
 
 BYTES_BITS = 16
 _Integers = npt.NDArray[np.integer]

@@ -11,7 +11,7 @@ Source: Documentation/admin-guide/cgroup-v2.rst.
 
 from dataclasses import dataclass
 
-from thinbox.guest.conversation import Work, call, must
+from thinbox.guest.agent_channel import GuestScript, call, must
 
 GROUPS = "/run/thinbox-cgroups"
 CONTROLLERS = "+memory +pids"
@@ -26,14 +26,14 @@ class Limits:
     tasks: int | None = None
 
 
-def mount_cgroups() -> Work:
+def mount_cgroups() -> GuestScript:
     """Mount the cgroup file system, with the controllers that are needed; once for a guest."""
     yield from must("mkdir", GROUPS, 0o700)
     yield from must("mount", "cgroup2", GROUPS, "cgroup2", 2 | 4 | 8, "")
     yield from write_file(f"{GROUPS}/cgroup.subtree_control", CONTROLLERS)
 
 
-def make_cgroup(name: str, limits: Limits | None = None) -> Work:
+def make_cgroup(name: str, limits: Limits | None = None) -> GuestScript:
     """Make the cgroup of tenant `name`."""
     yield from must("mkdir", f"{GROUPS}/{name}", 0o755)
     limits = limits or Limits()
@@ -43,7 +43,7 @@ def make_cgroup(name: str, limits: Limits | None = None) -> Work:
         yield from write_file(f"{GROUPS}/{name}/pids.max", str(limits.tasks))
 
 
-def clone_in_cgroup(name: str, flags: int) -> Work:
+def clone_in_cgroup(name: str, flags: int) -> GuestScript:
     """Start a process in the cgroup of tenant `name`, all of it charged there; return its pid (generator's value)."""
     yield from write_file(f"{GROUPS}/{name}/cgroup.procs", "0")
     pid = yield from call("clone", flags, 0, 0, 0, 0)
@@ -51,7 +51,7 @@ def clone_in_cgroup(name: str, flags: int) -> Work:
     return pid
 
 
-def write_file(path: str, text: str) -> Work:
+def write_file(path: str, text: str) -> GuestScript:
     """Write `text`, in one call, to a file that is there."""
     handle = yield from must("open", path, _O_WRONLY, 0)
     data = text.encode()

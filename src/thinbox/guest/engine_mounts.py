@@ -4,7 +4,7 @@ Why it exists: programs of an image expect it. The lists are the defaults of mob
 by itself (libcontainer/rootfs_linux.go); a path this kernel lacks is left out, as runc does.
 """
 
-from thinbox.guest.conversation import Work, call, must
+from thinbox.guest.agent_channel import GuestScript, call, must
 from thinbox.guest.populate import ROOT
 
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
@@ -35,7 +35,7 @@ READ_ONLY = ("proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"
 _FIRST_OPEN_PORT = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
 
-def mount_engine_view() -> Work:
+def mount_engine_view() -> GuestScript:
     """Mount proc, sys and dev in `ROOT`.
 
     Preconditions:
@@ -57,7 +57,7 @@ def mount_engine_view() -> Work:
     yield from _open_low_ports()
 
 
-def _make_dev() -> Work:
+def _make_dev() -> GuestScript:
     dev = f"{ROOT}/dev"
     yield from must("mount", "tmpfs", dev, "tmpfs", _NOSUID | _STRICTATIME, "mode=755,size=64m")
     for name, (major, minor) in DEVICES.items():
@@ -73,7 +73,7 @@ def _make_dev() -> Work:
     yield from call("mount", "mqueue", f"{dev}/mqueue", "mqueue", _NOSUID | _NODEV | _NOEXEC, 0)
 
 
-def _open_low_ports() -> Work:
+def _open_low_ports() -> GuestScript:
     """Let users other than root listen on ports below 1024, as moby does since 20.10."""
     handle = yield from call("open", _FIRST_OPEN_PORT, _O_WRONLY, 0)
     if handle >= 0:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from thinbox.errors import InputError
-from thinbox.guest.conversation import Conversation, Work
+from thinbox.guest.agent_channel import AgentChannel, GuestScript
 from thinbox.guest.in_root import read_in_root
 
 _LARGEST_ID = (1 << 31) - 1
@@ -29,13 +29,13 @@ class Identity:
     home: str = "/root"
 
 
-def find_identity(talk: Conversation, root: str, user: str) -> Work:
+def find_identity(agent: AgentChannel, root: str, user: str) -> GuestScript:
     """Return the `Identity` that `user` (name or number, with :group if wanted; "" is 0) is in `root`.
 
     Raises InputError for a name that is not there and a number out of range.
     """
-    passwd = yield from read_in_root(talk, root, "/etc/passwd", _FILE_LIMIT_BYTES)
-    group = yield from read_in_root(talk, root, "/etc/group", _FILE_LIMIT_BYTES)
+    passwd = yield from read_in_root(agent, root, "/etc/passwd", _FILE_LIMIT_BYTES)
+    group = yield from read_in_root(agent, root, "/etc/group", _FILE_LIMIT_BYTES)
     return resolve_identity(user, passwd, group)
 
 

@@ -7,7 +7,7 @@ Why it exists: from outside the root a symlink such as `/bin -> /usr/bin` leads 
 import errno
 import struct
 
-from thinbox.guest.conversation import Conversation, Work, call
+from thinbox.guest.agent_channel import AgentChannel, GuestScript, call
 
 O_PATH, O_CLOEXEC = 0o10000000, 0o2000000
 _RESOLVE_IN_ROOT = 0x10
@@ -15,7 +15,7 @@ _READ_AT = 256 << 10
 _READ_BYTES = 64 << 10
 
 
-def open_in_root(root: str, path: str, flags: int) -> Work:
+def open_in_root(root: str, path: str, flags: int) -> GuestScript:
     """Open `path` as seen in `root`; return the descriptor or a negative errno (as a generator's value)."""
     handle = yield from call("open", root, O_PATH | O_CLOEXEC, 0)
     if handle < 0:
@@ -29,18 +29,18 @@ def open_in_root(root: str, path: str, flags: int) -> Work:
     return result
 
 
-def read_in_root(talk: Conversation, root: str, path: str, limit_bytes: int) -> Work:
+def read_in_root(agent: AgentChannel, root: str, path: str, limit_bytes: int) -> GuestScript:
     """Return the first `limit_bytes` of a file as seen in `root`, b"" if it cannot be read (as a generator's value)."""
     o_nonblock = 0o4000  # a fifo of that name must not stop us
     handle = yield from open_in_root(root, path, o_nonblock)
     if handle < 0:
         return b""
     data = bytearray()
-    place = talk.area() + _READ_AT
+    place = agent.area() + _READ_AT
     while len(data) < limit_bytes:
         count = yield from call("read", handle, place, min(_READ_BYTES, limit_bytes - len(data)))
         if count <= 0:
             break
-        data += talk.read(place, count)
+        data += agent.read(place, count)
     yield from call("close", handle)
     return bytes(data)

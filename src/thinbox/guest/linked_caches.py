@@ -1,8 +1,8 @@
 """Slab caches whose objects the kernel chains across tenants in tables of the whole machine, found by who uses them.
 
-Why it exists: `isolation.hidden.LINKED_CACHES` names such caches, but the allocator merges caches of one size, and then
-a slab bears the name of whichever came first (mm/slab_common.c, `find_mergeable`). The pointer to the cache is told by
-the variable its user keeps it in.
+Why it exists: `isolation.page_ownership.LINKED_CACHES` names such caches, but the allocator merges caches of one size,
+and then a slab bears the name of whichever came first (mm/slab_common.c, `find_mergeable`). The pointer to the cache is
+told by the variable its user keeps it in.
 
 Source: Linux 6.1 include/net/inet_hashtables.h (struct inet_hashinfo), include/net/sock.h (struct proto),
 net/core/net_namespace.c (`net_cachep`, the list of all network namespaces).

@@ -21,8 +21,8 @@ from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.guest.held_files import HeldFiles
 from thinbox.guest.linked_caches import find_linked_caches
-from thinbox.isolation import view
-from thinbox.isolation.hidden import PageFacts, PageKind
+from thinbox.isolation import view_rules
+from thinbox.isolation.page_ownership import PageFacts, PageKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,30 +82,30 @@ class PageReader:
             raise MachineError(f"this kernel does not keep owners of pages as a view needs it: {error}") from error
 
     def _find_layout(self) -> np.ndarray:
-        """Return the words of `isolation.view` for this kernel; rule and owner are 0."""
+        """Return the words of `isolation.view_rules` for this kernel; rule and owner are 0."""
         types, symbols = self._kernel.facts.types, self._kernel.symbols
-        words = np.zeros(view.WORD_COUNT, dtype=np.int64)
-        for name, value in (("MEMCG_DATA_OBJCGS", view.DATA_OBJCGS), ("MEMCG_DATA_KMEM", view.DATA_KMEM)):
+        words = np.zeros(view_rules.WORD_COUNT, dtype=np.int64)
+        for name, value in (("MEMCG_DATA_OBJCGS", view_rules.DATA_OBJCGS), ("MEMCG_DATA_KMEM", view_rules.DATA_KMEM)):
             if types.enum_value(name) != value:
                 raise KeyError(name)
         count_at = types.offset_of("page", "_refcount")
         objects_bit, objects_bits = types.bits_of("slab", "objects")
-        words[view.ROOT] = to_signed(self._pointer(symbols.address_of("root_mem_cgroup")))
-        words[view.VMEMMAP] = to_signed(self._pointer(symbols.address_of("vmemmap_base")))
-        words[view.PAGE_BYTES] = types.size_of("page")
-        words[view.HEAD_AT] = types.offset_of("page", "compound_head")
-        words[view.FLAGS_AT] = types.offset_of("page", "flags")
-        words[view.MEMCG_AT] = types.offset_of("page", "memcg_data")
-        words[view.COUNT_AT], words[view.COUNT_SHIFT] = count_at & ~7, 8 * (count_at & 7)
-        words[view.OBJECTS_AT] = objects_bit // 64 * 8
-        words[view.OBJECTS_SHIFT], words[view.OBJECTS_MASK] = objects_bit % 64, (1 << objects_bits) - 1
-        words[view.MAPPING_AT] = types.offset_of("page", "mapping")
-        words[view.RESERVED] = 1 << types.enum_value("PG_reserved")
-        words[view.SLAB] = 1 << types.enum_value("PG_slab")
-        words[view.CACHE_AT] = types.offset_of("slab", "slab_cache")
+        words[view_rules.ROOT] = to_signed(self._pointer(symbols.address_of("root_mem_cgroup")))
+        words[view_rules.VMEMMAP] = to_signed(self._pointer(symbols.address_of("vmemmap_base")))
+        words[view_rules.PAGE_BYTES] = types.size_of("page")
+        words[view_rules.HEAD_AT] = types.offset_of("page", "compound_head")
+        words[view_rules.FLAGS_AT] = types.offset_of("page", "flags")
+        words[view_rules.MEMCG_AT] = types.offset_of("page", "memcg_data")
+        words[view_rules.COUNT_AT], words[view_rules.COUNT_SHIFT] = count_at & ~7, 8 * (count_at & 7)
+        words[view_rules.OBJECTS_AT] = objects_bit // 64 * 8
+        words[view_rules.OBJECTS_SHIFT], words[view_rules.OBJECTS_MASK] = objects_bit % 64, (1 << objects_bits) - 1
+        words[view_rules.MAPPING_AT] = types.offset_of("page", "mapping")
+        words[view_rules.RESERVED] = 1 << types.enum_value("PG_reserved")
+        words[view_rules.SLAB] = 1 << types.enum_value("PG_slab")
+        words[view_rules.CACHE_AT] = types.offset_of("slab", "slab_cache")
         size_at = types.offset_of("kmem_cache", "size")
-        words[view.CACHE_SIZE_AT], words[view.CACHE_SIZE_SHIFT] = size_at & ~7, 8 * (size_at & 7)
-        words[view.OBJCG_MEMCG_AT] = types.offset_of("obj_cgroup", "memcg")
+        words[view_rules.CACHE_SIZE_AT], words[view_rules.CACHE_SIZE_SHIFT] = size_at & ~7, 8 * (size_at & 7)
+        words[view_rules.OBJCG_MEMCG_AT] = types.offset_of("obj_cgroup", "memcg")
         return words
 
     def _find_table_type(self, root: int) -> int:
@@ -132,9 +132,9 @@ class PageReader:
 
     def _find(self, paddr: int, root: int) -> _Page | None:
         memory, words = self._memory, self.words.data
-        vaddr = words[view.VMEMMAP] + (paddr >> 12) * words[view.PAGE_BYTES]
+        vaddr = words[view_rules.VMEMMAP] + (paddr >> 12) * words[view_rules.PAGE_BYTES]
         at = paging.translate(memory.quads, memory.total_bytes, root, vaddr)
-        head = view.find_page(memory.quads, memory.total_bytes, root, words, paddr)
+        head = view_rules.find_page(memory.quads, memory.total_bytes, root, words, paddr)
         return None if at < 0 or head < 0 else _Page(at, head)
 
     def _word(self, paddr: int) -> int:
@@ -166,13 +166,13 @@ class PageReader:
         if page is None:
             return PageFacts(PageKind.UNKNOWN)
         words, head = self.words.data, page.head
-        flags, data = self._word(head + words[view.FLAGS_AT]), self._word(head + words[view.MEMCG_AT])
-        if flags & words[view.RESERVED]:
+        flags, data = self._word(head + words[view_rules.FLAGS_AT]), self._word(head + words[view_rules.MEMCG_AT])
+        if flags & words[view_rules.RESERVED]:
             return PageFacts(PageKind.STATIC)
-        if flags & words[view.SLAB]:
+        if flags & words[view_rules.SLAB]:
             return self._slab_facts(page, paddr, data, root, owner_of)
-        pointer = data & ~view.DATA_FLAGS
-        if data & view.DATA_KMEM:
+        pointer = data & ~view_rules.DATA_FLAGS
+        if data & view_rules.DATA_KMEM:
             kind = PageKind.TABLE if self._type(head) == self._table_type else PageKind.KERNEL
             return PageFacts(kind, frozenset({owner_of(self._memcg_of(pointer, root))}))
         mapping = self._word(head + self._mapping_at)
@@ -181,13 +181,13 @@ class PageReader:
             if mapping & _ANON or not mapping & ~_MAPPING_FLAGS:
                 return PageFacts(PageKind.MEMORY, owners)
             return self._file_facts(mapping & ~_MAPPING_FLAGS, owners, root)
-        if (self._word(head + words[view.COUNT_AT]) >> words[view.COUNT_SHIFT]) & 0xFFFFFFFF == 0:
+        if (self._word(head + words[view_rules.COUNT_AT]) >> words[view_rules.COUNT_SHIFT]) & 0xFFFFFFFF == 0:
             return self._unreferenced_facts(paddr, root, owner_of)
         return PageFacts(PageKind.KERNEL)
 
     def _memcg_of(self, objcg: int, root: int) -> int:
         memory = self._memory
-        found = view.memcg_of_objcg(memory.quads, memory.total_bytes, root, self.words.data, to_signed(objcg))
+        found = view_rules.memcg_of_objcg(memory.quads, memory.total_bytes, root, self.words.data, to_signed(objcg))
         return found & U64
 
     def _slab_facts(
@@ -196,10 +196,12 @@ class PageReader:
         words = self.words.data
         cache = self._word(page.head + self._cache_at)
         detail = self._string(self._pointer(cache + self._cache_name_at, root), root)
-        if not data & view.DATA_OBJCGS:
+        if not data & view_rules.DATA_OBJCGS:
             return PageFacts(PageKind.SLAB, detail=detail)
-        count = (self._word(page.head + words[view.OBJECTS_AT]) >> words[view.OBJECTS_SHIFT]) & words[view.OBJECTS_MASK]
-        vector = data & ~view.DATA_FLAGS
+        count = (self._word(page.head + words[view_rules.OBJECTS_AT]) >> words[view_rules.OBJECTS_SHIFT]) & words[
+            view_rules.OBJECTS_MASK
+        ]
+        vector = data & ~view_rules.DATA_FLAGS
         named: dict[int, str | None] = {0: None}
         owners = []
         for i in range(count):
@@ -215,7 +217,7 @@ class PageReader:
     def _index_of(self, page: _Page, paddr: int) -> int:
         """Return the bytes from the start of a compound page to `paddr`."""
         # Struct pages of one compound page lie in one run of the array, and its physical pages likewise.
-        return (page.paddr - page.head) // self.words.data[view.PAGE_BYTES] * 4096 + (paddr & 0xFFF)
+        return (page.paddr - page.head) // self.words.data[view_rules.PAGE_BYTES] * 4096 + (paddr & 0xFFF)
 
     def _string(self, vaddr: int, root: int) -> str:
         try:
@@ -256,8 +258,8 @@ class PageReader:
         before = self._find((number & ~1) << 12, root) if number & 1 else None
         if before is None:
             return PageFacts(PageKind.UNKNOWN)
-        data = self._word(before.paddr + words[view.MEMCG_AT])
-        owner = owner_of(self._memcg_of(data & ~view.DATA_FLAGS, root)) if data & view.DATA_KMEM else None
+        data = self._word(before.paddr + words[view_rules.MEMCG_AT])
+        owner = owner_of(self._memcg_of(data & ~view_rules.DATA_FLAGS, root)) if data & view_rules.DATA_KMEM else None
         mm = self._word(before.paddr + self._pgd_mm_at)
         if mm and self._pointer(mm + self._pgd_at, root) == (self._direct_map + ((number & ~1) << 12)) & U64:
             return PageFacts(PageKind.TABLE, frozenset({owner}))

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable
 
 from thinbox.errors import RootfsError
-from thinbox.guest.conversation import Conversation, Work, call, must
+from thinbox.guest.agent_channel import AgentChannel, GuestScript, call, must
 from thinbox.guest.rootfs_entry import EntryKind, RootfsEntry, show_path
 
 ROOT = "/mnt/tenant"
@@ -31,10 +31,10 @@ _FREE_AT = 40
 """Offset of `freeram` in struct sysinfo (include/uapi/linux/sysinfo.h); `mem_unit` is 1 on 64-bit machines."""
 
 
-def require_room(talk: Conversation, need_bytes: int, memory_mib: int, maximum_mib: int) -> Work:
+def require_room(agent: AgentChannel, need_bytes: int, memory_mib: int, maximum_mib: int) -> GuestScript:
     """Raise RootfsError, with the --memory to give, unless `need_bytes` of files leave `WORKING_BYTES` free."""
     yield from must("sysinfo", bytes(112))
-    (free_bytes,) = struct.unpack("<Q", talk.read(talk.area() + _FREE_AT, 8))
+    (free_bytes,) = struct.unpack("<Q", agent.read(agent.area() + _FREE_AT, 8))
     lacking = need_bytes + WORKING_BYTES - free_bytes
     if lacking <= 0:
         return
@@ -47,7 +47,9 @@ def require_room(talk: Conversation, need_bytes: int, memory_mib: int, maximum_m
     raise RootfsError(f"{said}, and {free_bytes >> 20} MiB are free; use --memory {steps * _MEMORY_STEP_MIB}")
 
 
-def populate_root(talk: Conversation, entries: Iterable[RootfsEntry], root: str = ROOT, first_id: int = 0) -> Work:
+def populate_root(
+    agent: AgentChannel, entries: Iterable[RootfsEntry], root: str = ROOT, first_id: int = 0
+) -> GuestScript:
     """Make a tmpfs at `root` and fill it with `entries`.
 
     `first_id` is added to every user and group: the first of a tenant's user namespace.
@@ -57,13 +59,13 @@ def populate_root(talk: Conversation, entries: Iterable[RootfsEntry], root: str 
     yield from must("mkdir", root, 0o755)
     yield from must("mount", "tmpfs", root, "tmpfs", 0, "size=90%,nr_inodes=0,mode=0755")
     for entry in entries:
-        result = yield from _make(talk, entry, root, first_id)
+        result = yield from _make(agent, entry, root, first_id)
         if result < 0:
             hint = "; use a larger --memory" if result in (-errno.ENOSPC, -errno.ENOMEM) else ""
             raise RootfsError(f"cannot put {show_path(entry.path)} into the guest: {os.strerror(-result)}{hint}")
 
 
-def share_mounts(root: str = ROOT) -> Work:
+def share_mounts(root: str = ROOT) -> GuestScript:
     """Show the guest's own proc, sys and dev in the root, and make tmp and run if they are missing."""
     for name in ("proc", "sys", "dev", "tmp", "run"):
         yield from call("mkdir", f"{root}/{name}", 0o1777 if name == "tmp" else 0o755)
@@ -75,7 +77,7 @@ def _target(entry: RootfsEntry, root: str) -> bytes:
     return root.encode() + b"/" + entry.path + b"\0"
 
 
-def _make(talk: Conversation, entry: RootfsEntry, root: str, first_id: int) -> Work:
+def _make(agent: AgentChannel, entry: RootfsEntry, root: str, first_id: int) -> GuestScript:
     target = _target(entry, root)
     if entry.replaces:
         yield from call("unlink", target)
@@ -84,7 +86,7 @@ def _make(talk: Conversation, entry: RootfsEntry, root: str, first_id: int) -> W
         if result == -errno.EEXIST:
             result = 0
     elif entry.kind is EntryKind.FILE:
-        result = yield from _write_file(talk, entry, target)
+        result = yield from _write_file(agent, entry, target)
     elif entry.kind is EntryKind.SYMLINK:
         yield from call("unlink", target)
         result = yield from call("symlink", (entry.link_target or b"") + b"\0", target)
@@ -112,15 +114,15 @@ def _make(talk: Conversation, entry: RootfsEntry, root: str, first_id: int) -> W
     return 0
 
 
-def _write_file(talk: Conversation, entry: RootfsEntry, target: bytes) -> Work:
+def _write_file(agent: AgentChannel, entry: RootfsEntry, target: bytes) -> GuestScript:
     handle = yield from call("open", target, _O_WRONLY_CREAT_TRUNC, 0o600)
     if handle < 0:
         return handle
-    place = talk.area() + _BUFFER_AT
+    place = agent.area() + _BUFFER_AT
     for chunk in entry.read_chunks(CHUNK_BYTES):
         done = 0
         while done < len(chunk):
-            talk.write(place, chunk[done:])
+            agent.write(place, chunk[done:])
             count = yield from call("write", handle, place, len(chunk) - done)
             if count <= 0:
                 yield from call("close", handle)

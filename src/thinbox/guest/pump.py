@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from thinbox.guest.conversation import Conversation, Work, call, must
+from thinbox.guest.agent_channel import AgentChannel, GuestScript, call, must
 from thinbox.guest.setup import DOORBELL_FD
 from thinbox.guest.terminal import END_OF_INPUT, resize
 
@@ -64,17 +64,17 @@ class TenantEnds:
 class Pump:
     """Serves one tenant until it is done."""
 
-    def __init__(self, talk: Conversation, io: TenantIo, ends: TenantEnds) -> None:
-        self._talk, self._io, self._ends = talk, io, ends
+    def __init__(self, agent: AgentChannel, io: TenantIo, ends: TenantEnds) -> None:
+        self._agent, self._io, self._ends = agent, io, ends
         self._outputs = dict(ends.outputs)
         self._waiting_input = b""
         self._last_input = b"\n"
         self._stdin_open = True
         self._done = False
 
-    def run(self) -> Work:
+    def run(self) -> GuestScript:
         """Poll, move, repeat; ends when the first process has ended and the pipes are empty."""
-        yield from run_pumps(self._talk, [self])
+        yield from run_pumps(self._agent, [self])
 
     @property
     def is_done(self) -> bool:
@@ -92,30 +92,30 @@ class Pump:
         writable = [(self._ends.stdin, POLLOUT)] if self._stdin_open and self._waiting_input else []
         return [(self._ends.handle, POLLIN), *writable]
 
-    def serve(self, ready: set[int]) -> Work:
+    def serve(self, ready: set[int]) -> GuestScript:
         """Carry what is ready, and reap the first process if it has ended."""
         yield from self.carry_all(ready)
         if not self._done and self._ends.handle in ready:
             yield from self._reap()
 
-    def carry_all(self, ready: set[int]) -> Work:
+    def carry_all(self, ready: set[int]) -> GuestScript:
         """Carry the output that is ready; return whether there was any (as a generator's value)."""
         found = [descriptor for descriptor in self._outputs if descriptor in ready]
         for descriptor in found:
             yield from self._carry(descriptor)
         return bool(found)
 
-    def _carry(self, descriptor: int) -> Work:
-        place = self._talk.area() + BUFFER_AT + _TABLES_AT
+    def _carry(self, descriptor: int) -> GuestScript:
+        place = self._agent.area() + BUFFER_AT + _TABLES_AT
         count = yield from must("read", descriptor, place, READ_BYTES)
         if count == 0:
             yield from must("close", descriptor)
             del self._outputs[descriptor]
             return
         target = self._outputs[descriptor]
-        self._io.output(target, self._talk.read(place, count))
+        self._io.output(target, self._agent.read(place, count))
 
-    def feed(self) -> Work:
+    def feed(self) -> GuestScript:
         """Give the tenant what stdin has; at the end close its pipe, or type Ctrl-D on its terminal."""
         while self._stdin_open and not self._done:
             self._take()
@@ -125,9 +125,9 @@ class Pump:
                     self._stdin_open = False
                     yield from must("close", self._ends.stdin)
                 return
-            place = self._talk.area() + BUFFER_AT + _TABLES_AT
+            place = self._agent.area() + BUFFER_AT + _TABLES_AT
             chunk = self._waiting_input[:WRITE_BYTES]
-            self._talk.write(place, chunk)
+            self._agent.write(place, chunk)
             count = yield from call("write", self._ends.stdin, place, len(chunk))
             if count == -errno.EAGAIN:
                 return
@@ -149,7 +149,7 @@ class Pump:
         elif data:
             self._waiting_input, self._last_input = data, data[-1:]
 
-    def answer_doorbell(self) -> Work:
+    def answer_doorbell(self) -> GuestScript:
         """Do what the user asked for by the doorbell: another size of the terminal, signals."""
         if self._io.window and self._ends.terminal >= 0:
             (rows, columns), self._io.window = self._io.window, None
@@ -157,29 +157,29 @@ class Pump:
         while self._io.signals:
             yield from call("kill", -(self._io.leader or self._ends.child), self._io.signals.pop(0))
 
-    def _reap(self) -> Work:
-        place = self._talk.area() + BUFFER_AT
+    def _reap(self) -> GuestScript:
+        place = self._agent.area() + BUFFER_AT
         yield from must("wait4", self._ends.child, place, 0, 0)
-        self._io.wait_status = int.from_bytes(self._talk.read(place, 4), "little")
+        self._io.wait_status = int.from_bytes(self._agent.read(place, 4), "little")
         self._done = True
 
 
-def run_pumps(talk: Conversation, pumps: list[Pump]) -> Work:
+def run_pumps(agent: AgentChannel, pumps: list[Pump]) -> GuestScript:
     """Serve every pump until all first processes have ended and their pipes are empty."""
     while not all(pump.is_done for pump in pumps):
         for pump in pumps:
             yield from pump.feed()
         outputs = [entry for pump in pumps for entry in pump.outputs()]
         others = [entry for pump in pumps for entry in pump.others()]
-        ready = yield from _poll(talk, [*outputs, (DOORBELL_FD, POLLIN), *others], -1)
+        ready = yield from _poll(agent, [*outputs, (DOORBELL_FD, POLLIN), *others], -1)
         if DOORBELL_FD in ready:
-            yield from call("read", DOORBELL_FD, talk.area() + BUFFER_AT, 256)
+            yield from call("read", DOORBELL_FD, agent.area() + BUFFER_AT, 256)
             for pump in pumps:
                 yield from pump.answer_doorbell()
         for pump in pumps:
             yield from pump.serve(ready)
     while left := [entry for pump in pumps for entry in pump.outputs()]:
-        ready = yield from _poll(talk, left, 0)
+        ready = yield from _poll(agent, left, 0)
         carried = False
         for pump in pumps:
             carried |= yield from pump.carry_all(ready)
@@ -187,13 +187,13 @@ def run_pumps(talk: Conversation, pumps: list[Pump]) -> Work:
             return
 
 
-def _poll(talk: Conversation, wanted: list[tuple[int, int]], timeout: int) -> Work:
+def _poll(agent: AgentChannel, wanted: list[tuple[int, int]], timeout: int) -> GuestScript:
     """Return the set of ready descriptors (as a generator's value)."""
     table = b"".join(struct.pack("<ihh", descriptor, events, 0) for descriptor, events in wanted)
-    place = talk.area() + _TABLES_AT
-    talk.write(place, table)
+    place = agent.area() + _TABLES_AT
+    agent.write(place, table)
     yield from must("poll", place, len(wanted), timeout)
-    raw = talk.read(place, len(table))
+    raw = agent.read(place, len(table))
     return {descriptor for descriptor, _events, back in struct.iter_unpack("<ihh", raw) if back}
 
 

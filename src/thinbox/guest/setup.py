@@ -2,7 +2,7 @@
 
 import struct
 
-from thinbox.guest.conversation import CHILD_AREA, SCRATCH_BYTES, Conversation, Park, Work, call, must
+from thinbox.guest.agent_channel import CHILD_AREA, SCRATCH_BYTES, AgentChannel, GuestScript, Park, call, must
 
 O_RDWR, O_NONBLOCK, O_NOCTTY, O_CLOEXEC = 0o2, 0o4000, 0o400, 0o2000000
 SIGCHLD = 17
@@ -29,10 +29,10 @@ _MOUNTS = (
 )
 
 
-def prepare_guest(talk: Conversation) -> Work:
+def prepare_guest(agent: AgentChannel) -> GuestScript:
     """Run by the agent once, up to where the snapshot is taken."""
     scratch = yield from must("mmap", 0, SCRATCH_BYTES, _PROT_RW, _MAP_SHARED_ANON_POPULATE, -1, 0)
-    talk.set_scratch(scratch)
+    agent.set_scratch(scratch)
     for source, target, kind, flags, data in _MOUNTS:
         yield from must("mount", source, target, kind, flags, data)
     yield from must("mkdir", "/dev/pts", 0o755)
@@ -42,7 +42,7 @@ def prepare_guest(talk: Conversation) -> Work:
     for name, target in _LINKS:
         yield from must("symlink", target, name)
     yield from must("sethostname", b"thinbox", 7)
-    yield from _install_busybox(talk)
+    yield from _install_busybox(agent)
     bell = yield from must("open", "/dev/ttyS1", O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0)
     yield from must("dup3", bell, DOORBELL_FD, O_CLOEXEC)
     yield from must("close", bell)
@@ -51,29 +51,29 @@ def prepare_guest(talk: Conversation) -> Work:
     yield Park()
 
 
-def _install_busybox(talk: Conversation) -> Work:
-    talk.adopt_next_child(_become_busybox(talk))
+def _install_busybox(agent: AgentChannel) -> GuestScript:
+    agent.adopt_next_child(_become_busybox(agent))
     child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
-    yield from must("wait4", child, talk.area(), 0, 0)
-    status = int.from_bytes(talk.read(talk.area(), 4), "little")
+    yield from must("wait4", child, agent.area(), 0, 0)
+    status = int.from_bytes(agent.read(agent.area(), 4), "little")
     if status:
         raise RuntimeError(f"busybox --install ended with {status:#x}")
 
 
-def _become_busybox(talk: Conversation) -> Work:
-    area = talk.area(child=True)
+def _become_busybox(agent: AgentChannel) -> GuestScript:
+    area = agent.area(child=True)
     words = (b"/bin/busybox\0", b"--install\0", b"-s\0")
     places, at = [], area + 256
     for word in words:
-        talk.write(at, word)
+        agent.write(at, word)
         places.append(at)
         at += 32
-    talk.write(area + 128, struct.pack("<4Q", *places, 0))
+    agent.write(area + 128, struct.pack("<4Q", *places, 0))
     yield from call("execve", places[0], area + 128, 0)
     yield from call("exit_group", 127)
 
 
-def raise_loopback() -> Work:
+def raise_loopback() -> GuestScript:
     """Bring up the loopback device of the caller's network namespace."""
     handle = yield from must("socket", _AF_INET, _SOCK_DGRAM, 0)
     yield from must("ioctl", handle, _SIOCSIFFLAGS, struct.pack("<16sH22x", b"lo", _IFF_UP_RUNNING))

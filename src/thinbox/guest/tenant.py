@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from thinbox.errors import InputError
+from thinbox.guest.agent_channel import CHILD_AREA, AgentChannel, GuestScript, Park, call, must
 from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
-from thinbox.guest.conversation import CHILD_AREA, Conversation, Park, Work, call, must
 from thinbox.guest.identity import Identity, find_identity
 from thinbox.guest.in_root import O_PATH, open_in_root
 from thinbox.guest.pump import BUFFER_AT, Pump, TenantEnds, TenantIo
@@ -76,16 +76,16 @@ class Start:
     identity: Identity | None = None
 
 
-def run_tenant(talk: Conversation, options: TenantOptions, io: TenantIo) -> Work:
+def run_tenant(agent: AgentChannel, options: TenantOptions, io: TenantIo) -> GuestScript:
     """Run the tenant to its end; the status goes to `io.wait_status`; then park."""
     identity = None
     if options.user is not None:
-        identity = yield from find_identity(talk, options.root, options.user)
+        identity = yield from find_identity(agent, options.root, options.user)
         if not any(pair.startswith("HOME=") for pair in options.environment):
             options = replace(options, environment=(*options.environment, f"HOME={identity.home}"))
-    program = yield from find_program(talk, options)
-    stdio = yield from open_stdio(talk, options.terminal)
-    talk.adopt_next_child(become_tenant(talk, Start(options, program, stdio, identity), io))
+    program = yield from find_program(agent, options)
+    stdio = yield from open_stdio(agent, options.terminal)
+    agent.adopt_next_child(become_tenant(agent, Start(options, program, stdio, identity), io))
     if options.cgroup is None:
         child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
     else:
@@ -97,13 +97,13 @@ def run_tenant(talk: Conversation, options: TenantOptions, io: TenantIo) -> Work
         if descriptor >= 0:
             yield from must("close", descriptor)
     master = stdio.terminal.reader if stdio.terminal else -1
-    yield from Pump(talk, io, TenantEnds(child, handle, stdio.outputs, stdio.stdin, master)).run()
-    yield from end_tenants(talk, io.has_tasks)
+    yield from Pump(agent, io, TenantEnds(child, handle, stdio.outputs, stdio.stdin, master)).run()
+    yield from end_tenants(agent, io.has_tasks)
 
 
-def end_tenants(talk: Conversation, has_tasks: Callable[[], bool]) -> Work:
+def end_tenants(agent: AgentChannel, has_tasks: Callable[[], bool]) -> GuestScript:
     """Kill and reap what is left of all tenants, then park."""
-    yield from _sweep(talk)
+    yield from _sweep(agent)
     # A reaped task still has its last context switch before it (a preemptible kernel lets us see that).
     for _ in range(_LAST_SWITCH_TRIES):
         if not has_tasks():
@@ -112,28 +112,28 @@ def end_tenants(talk: Conversation, has_tasks: Callable[[], bool]) -> Work:
     yield Park()
 
 
-def open_stdio(talk: Conversation, terminal: Terminal | None) -> Work:
+def open_stdio(agent: AgentChannel, terminal: Terminal | None) -> GuestScript:
     """Make pipes, or a terminal, for the tenant's stdio; return `Stdio` (as a generator's value)."""
     if terminal is None:
-        (stdin_r, stdin_w) = yield from open_pipe(talk)
-        (stdout_r, stdout_w) = yield from open_pipe(talk)
-        (stderr_r, stderr_w) = yield from open_pipe(talk)
+        (stdin_r, stdin_w) = yield from open_pipe(agent)
+        (stdout_r, stdout_w) = yield from open_pipe(agent)
+        (stderr_r, stderr_w) = yield from open_pipe(agent)
         yield from must("fcntl", stdin_w, 4, O_NONBLOCK)
         return Stdio((stdin_r, stdout_w, stderr_w), None, {stdout_r: 1, stderr_r: 2}, stdin_w)
-    pty = yield from open_pty(talk, terminal)
+    pty = yield from open_pty(agent, terminal)
     if terminal.stderr:
         return Stdio((-1, -1, -1), pty, {pty.reader: 1}, pty.writer)
-    (stderr_r, stderr_w) = yield from open_pipe(talk)
+    (stderr_r, stderr_w) = yield from open_pipe(agent)
     return Stdio((-1, -1, stderr_w), pty, {pty.reader: 1, stderr_r: 2}, pty.writer)
 
 
-def open_pipe(talk: Conversation) -> Work:
+def open_pipe(agent: AgentChannel) -> GuestScript:
     """Return a pipe's two ends (as a generator's value)."""
-    yield from must("pipe2", talk.area() + BUFFER_AT, O_CLOEXEC)
-    return struct.unpack("<2i", talk.read(talk.area() + BUFFER_AT, 8))
+    yield from must("pipe2", agent.area() + BUFFER_AT, O_CLOEXEC)
+    return struct.unpack("<2i", agent.read(agent.area() + BUFFER_AT, 8))
 
 
-def find_program(talk: Conversation, options: TenantOptions) -> Work:
+def find_program(agent: AgentChannel, options: TenantOptions) -> GuestScript:
     """Find what execvp would find, inside the tenant's root; return its path (as a generator's value)."""
     name = options.command[0]
     path = next((e[5:] for e in options.environment if e.startswith("PATH=")), "/bin:/usr/bin")
@@ -145,7 +145,7 @@ def find_program(talk: Conversation, options: TenantOptions) -> Work:
         if handle < 0:
             continue
         yield from must("fstat", handle, bytes(144))
-        (mode,) = struct.unpack("<I", talk.read(talk.area() + _STAT_MODE_AT, 4))
+        (mode,) = struct.unpack("<I", agent.read(agent.area() + _STAT_MODE_AT, 4))
         yield from must("close", handle)
         if mode & _S_IFMT == _S_IFDIR:
             reason = "is a directory"
@@ -156,7 +156,7 @@ def find_program(talk: Conversation, options: TenantOptions) -> Work:
     raise InputError(f"cannot run {name}: it {reason}; see `thinbox run --help` for --rootfs")
 
 
-def become_tenant(talk: Conversation, start: Start, io: TenantIo) -> Work:
+def become_tenant(agent: AgentChannel, start: Start, io: TenantIo) -> GuestScript:
     """In the new process: take root, folder, stdio and identity, become the program."""
     options, program = start.options, start.program
     yield from must("setsid")
@@ -168,26 +168,26 @@ def become_tenant(talk: Conversation, start: Start, io: TenantIo) -> Work:
     yield from _take_stdio(start.stdio)
     if start.identity is not None:
         yield from _take_identity(start.identity)
-    area = talk.area(child=True) + 4096
+    area = agent.area(child=True) + 4096
     at, arrays = area + 32768, []
     for words in (options.command, options.environment):
         places = []
         for word in words:
             data = word.encode("utf-8", "surrogateescape") + b"\0"
-            talk.write(at, data)
+            agent.write(at, data)
             places.append(at)
             at += len(data)
         arrays.append(places)
     argv, envp = area + 1024, area + 1024 + 8 * (len(arrays[0]) + 1)
-    talk.write(argv, struct.pack(f"<{len(arrays[0]) + 1}Q", *arrays[0], 0))
-    talk.write(envp, struct.pack(f"<{len(arrays[1]) + 1}Q", *arrays[1], 0))
-    talk.write(area, program.encode("utf-8", "surrogateescape") + b"\0")
+    agent.write(argv, struct.pack(f"<{len(arrays[0]) + 1}Q", *arrays[0], 0))
+    agent.write(envp, struct.pack(f"<{len(arrays[1]) + 1}Q", *arrays[1], 0))
+    agent.write(area, program.encode("utf-8", "surrogateescape") + b"\0")
     io.adopt()
     result = yield from call("execve", area, argv, envp)
     raise InputError(f"cannot run {program}: {_reason(-result)}")
 
 
-def _take_stdio(stdio: Stdio) -> Work:
+def _take_stdio(stdio: Stdio) -> GuestScript:
     """In the child: make the three descriptors 0, 1 and 2. They may be among those already: by way of unused ones."""
     # Behind chroot, so that the name the kernel knows the terminal by is the tenant's own.
     slave = -1 if stdio.terminal is None else (yield from take_terminal(stdio.terminal.path))
@@ -201,7 +201,7 @@ def _take_stdio(stdio: Stdio) -> Work:
         yield from must("close", descriptor)
 
 
-def _take_identity(identity: Identity) -> Work:
+def _take_identity(identity: Identity) -> GuestScript:
     """In the child: become that user. Groups go first, for setting them needs root; the last step gives that up."""
     for descriptor in range(3):
         # As runc: a program that opens /dev/stdout by name must be allowed to.
@@ -223,11 +223,11 @@ def _reason(number: int) -> str:
     return os.strerror(number)
 
 
-def _sweep(talk: Conversation) -> Work:
+def _sweep(agent: AgentChannel) -> GuestScript:
     """Kill what the tenant left running, and reap it, so that every task's end is seen."""
     yield from call("kill", -1, SIGKILL)
     while True:
-        result = yield from call("wait4", -1, talk.area() + BUFFER_AT, 0x40000000, 0)
+        result = yield from call("wait4", -1, agent.area() + BUFFER_AT, 0x40000000, 0)
         if result < 0:
             return
 

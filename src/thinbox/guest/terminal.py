@@ -11,7 +11,7 @@ Rules of this file:
 import struct
 from dataclasses import dataclass
 
-from thinbox.guest.conversation import Conversation, Work, must
+from thinbox.guest.agent_channel import AgentChannel, GuestScript, must
 
 _O_RDWR, _O_NOCTTY, _O_NONBLOCK, _O_CLOEXEC = 0o2, 0o400, 0o4000, 0o2000000
 _F_DUPFD_CLOEXEC = 1030
@@ -54,16 +54,16 @@ class Pty:
         return f"/dev/pts/{self.number}"
 
 
-def open_pty(talk: Conversation, window: Terminal) -> Work:
+def open_pty(agent: AgentChannel, window: Terminal) -> GuestScript:
     """Make a pseudo-terminal of the size of `window`; return its `Pty` (as a generator's value)."""
     reader = yield from must("open", "/dev/ptmx", _O_RDWR | _O_NOCTTY | _O_NONBLOCK | _O_CLOEXEC, 0)
     yield from must("ioctl", reader, _TIOCSPTLCK, bytes(4))
     yield from must("ioctl", reader, _TIOCGPTN, bytes(4))
-    number = int.from_bytes(talk.read(talk.area(), 4), "little")
+    number = int.from_bytes(agent.read(agent.area(), 4), "little")
     slave = yield from must("ioctl", reader, _TIOCGPTPEER, _O_RDWR | _O_NOCTTY | _O_CLOEXEC)
     # Erasing takes whole characters: the tenant's LANG is C.UTF-8.
     yield from must("ioctl", slave, _TCGETS, bytes(_TERMIOS_BYTES))
-    settings = talk.read(talk.area(), _TERMIOS_BYTES)
+    settings = agent.read(agent.area(), _TERMIOS_BYTES)
     input_flags = int.from_bytes(settings[:4], "little") | _IUTF8
     yield from must("ioctl", slave, _TCSETS, input_flags.to_bytes(4, "little") + settings[4:])
     yield from resize(reader, window.rows, window.columns)
@@ -72,12 +72,12 @@ def open_pty(talk: Conversation, window: Terminal) -> Work:
     return Pty(reader, writer, number)
 
 
-def resize(master: int, rows: int, columns: int) -> Work:
+def resize(master: int, rows: int, columns: int) -> GuestScript:
     """Set the window's size; the kernel sends SIGWINCH to the foreground job if it changed."""
     yield from must("ioctl", master, _TIOCSWINSZ, struct.pack("<4H", rows, columns, 0, 0))
 
 
-def take_terminal(path: str) -> Work:
+def take_terminal(path: str) -> GuestScript:
     """In the child, a session leader: make `path` its controlling terminal; return a descriptor (generator's value)."""
     slave = yield from must("open", path, _O_RDWR | _O_NOCTTY | _O_CLOEXEC, 0)
     yield from must("ioctl", slave, _TIOCSCTTY, 0)

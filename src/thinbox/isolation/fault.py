@@ -2,7 +2,7 @@
 
 Why it exists: this runs some sixty times in every isolated call, so it is compiled; the decisions that
 need thought (`ASK`) are handed to the policy. A fault is answered here without asking only where the
-policy has said, for good, that it would be granted: `standing data` and the table of approved fetch addresses.
+policy has said, for good, that it would be granted: `cacheable data` and the table of approved fetch addresses.
 
 Rules of this file:
 - The subset of Python that Numba compiles.
@@ -160,14 +160,14 @@ def needs_judgement(
     kernel_root: int,
     approved: Words,
     approved_mask: int,
-    standing_data: int,
+    cacheable_data: int,
     vaddr: int,
     error: int,
 ) -> bool:
     """Tell whether the policy must be asked, or has answered for good already."""
     if error & FAULT_FETCH:
         return bool(approved[approved_slot(approved, approved_mask, vaddr)] != vaddr)
-    if not standing_data:
+    if not cacheable_data:
         return True
     # A supervisor access to a page that is mapped for users in the kernel half: not "kernel data".
     return bool(walk_leaf(words, frame_end, kernel_root, vaddr) & USER)

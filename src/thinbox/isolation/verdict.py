@@ -6,6 +6,8 @@ Why it exists: a killed tenant is a result, and this is its wording.
 import enum
 from dataclasses import dataclass
 
+from thinbox import paging
+
 PLANNED = "call"
 """`Violation.kind` of a call that a plan kills: no access was judged."""
 
@@ -51,17 +53,17 @@ class Access:
 class Verdict:
     """`granted`, by which `rule`, and the reason in words.
 
-    `standing` means: the same access would be granted in any call at any time, so it need not be asked again.
-    Two qualifications of it: `only_from_here`, if it comes from the same block of code (until the kernel
-    patches its text); `only_in_this_call`, if it happens in a call of the same number.
+    `cacheable` means: the same access would be granted in any call at any time, so it need not be asked again.
+    Two qualifications of it: `per_source`, if it comes from the same block of code (until the kernel
+    patches its text); `per_syscall`, if it happens in a call of the same number.
     """
 
     granted: bool
     rule: str
     reason: str
-    standing: bool = False
-    only_from_here: bool = False
-    only_in_this_call: bool = False
+    cacheable: bool = False
+    per_source: bool = False
+    per_syscall: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +93,10 @@ class Violation:
         place = f"{self.symbol}+{self.offset:#x} ({self.vaddr:#x})" if self.symbol else f"{self.vaddr:#x}"
         by = f"policy {self.policy}" if self.view is None else f"view {self.view}"
         return f"{self.call} was killed: {self.kind} at {place} refused by rule {self.rule} of {by}: {self.reason}"
+
+
+def kind_of(error: int) -> AccessKind:
+    """Return what the CPU was doing, from the page fault's error code."""
+    if error & paging.FAULT_FETCH:
+        return AccessKind.FETCH
+    return AccessKind.WRITE if error & paging.FAULT_WRITE else AccessKind.READ

@@ -129,7 +129,7 @@ class Cpu:
         self._call_inject = self._exported(hook_address("inject"), None, 1)
         self._call_enter = self._exported(hook_address("enter_table"), None, 0)
         self._call_leave = self._exported(hook_address("leave_table"), None, 0)
-        self._call_aside = self._exported(hook_address("step_aside"), None, 0)
+        self._call_aside = self._exported(hook_address("leave_for_deferred_work"), None, 0)
         self._call_prefault = self._exported(hook_address("prefault"), None, 2)
         self._call_grant = self._exported(hook_address("grant_page"), ctypes.c_int64, 3)
         self._call_drop = self._exported(hook_address("drop_unseen"), ctypes.c_int64, 3)
@@ -330,8 +330,8 @@ class Cpu:
         """Switch back to the kernel's table."""
         self._call_leave(self._handle, self.core.ctypes.data)
 
-    def step_aside(self) -> None:
-        """Leave the SCI table in the middle of a call, for work that is not its own (`session.errands`)."""
+    def leave_for_deferred_work(self) -> None:
+        """Leave the SCI table in the middle of a call, for work that is not its own (`enforcement.deferred_work`)."""
         self._call_aside(self._handle, self.core.ctypes.data)
 
     def grant_page(self, vaddr: int, error: int, rip: int) -> int:

@@ -13,7 +13,7 @@ from thinbox.machine import slots
 from thinbox.machine.compiled import compiled
 from thinbox.machine.delivery import mark_touched, native, save_for_undo, walk_leaf, write_cr3
 from thinbox.machine.intrinsics import words_at
-from thinbox.machine.viewing import is_others_file, is_visible
+from thinbox.machine.view_hooks import is_others_file, is_visible
 
 grant = compiled(fault.grant)
 entry_index = compiled(paging.entry_index)

@@ -49,7 +49,7 @@ from thinbox.machine.delivery import (
 from thinbox.machine.granting import active_root, grant_now, prefault_page
 from thinbox.machine.intrinsics import call3, load32, load64, store32, store64, words_at
 from thinbox.machine.state_bits import HF_CS64, HF_INHIBIT_IRQ, IF, RF
-from thinbox.machine.viewing import is_others_file, may_touch
+from thinbox.machine.view_hooks import is_others_file, may_touch
 
 classify = compiled(fault.classify)
 classify_user = compiled(fault.classify_user)
@@ -148,11 +148,11 @@ def isolated_fault(uc, core, error, rip):
     if kind == fault.GUEST:
         return slots.DELIVER
     kernel_root, approved = core[slots.KERNEL_ROOT], words_at(core[slots.APPROVED])
-    mask, standing = core[slots.APPROVED_MASK], core[slots.STANDING_DATA]
+    mask, cacheable = core[slots.APPROVED_MASK], core[slots.CACHEABLE_DATA]
     root, asked = core[slots.SCI_ROOT], False
     if kind != fault.USER_PAGE and core[slots.ACTIVE] == slots.ON_SCI:
         known = undo_mode and is_write_upgrade(words, end, root, kernel_root, vaddr, error)
-        asked = not known and needs_judgement(words, end, kernel_root, approved, mask, standing, vaddr, error)
+        asked = not known and needs_judgement(words, end, kernel_root, approved, mask, cacheable, vaddr, error)
         if error & paging.FAULT_FETCH:
             if asked and core[slots.ROW_KINDS]:
                 asked = fetch_needs_judgement(core, vaddr, rip)
@@ -327,7 +327,7 @@ def leave_table(uc, core):
 
 
 @cfunc(types.void(types.int64, types.CPointer(types.int64)))
-def step_aside(uc, core):
+def leave_for_deferred_work(uc, core):
     """The running call leaves its SCI table for work that is not its own, as for an interrupt: to the kernel's table,
     or with undo to the table that saves what is written."""
     write_cr3(uc, core, core[slots.KERNEL_ROOT])

@@ -28,7 +28,7 @@ _HOOK_MODULES = (
     "thinbox.machine.hooks",
     "thinbox.machine.coherence",
     "thinbox.machine.coverage_hooks",
-    "thinbox.machine.viewing",
+    "thinbox.machine.view_hooks",
     "thinbox.machine.tracing_hooks",
 )
 _NEVER_CALLED = (

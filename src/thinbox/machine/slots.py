@@ -60,8 +60,8 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     POOL,  # host address of the pool of free table frames
     APPROVED,  # host address of the table of approved fetch addresses
     APPROVED_MASK,
-    STANDING_DATA,  # 1 if the policy grants kernel data for good
-    VIEW,  # host address of the words of `isolation.view`, 0 if the current tenant's view hides nothing
+    CACHEABLE_DATA,  # 1 if the policy grants kernel data for good
+    VIEW,  # host address of the words of `isolation.view_rules`, 0 if the current tenant's view hides nothing
     # undo (isolation.undo)
     UNDO_MODE,  # 1: pages are granted read-only at first, the user half is mapped on demand
     UNDO,  # 1 while the log of the current call is whole

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from thinbox.errors import InputError
-from thinbox.planning import worlds
+from thinbox.planning import runtimes
 from thinbox.planning.gvisor_rows import GvisorChoice
 from thinbox.planning.microbench import LOOPS, build_loop
 from thinbox.planning.runsc import find_runsc, make_loop_root
+from thinbox.planning.runtime_row import NATIVE
 from thinbox.planning.supervised import NOTIFY, PTRACE, build_supervised
-from thinbox.planning.world_row import NATIVE
 
 SCHEMA = "thinbox.compare-calls/1"
 FILE = Path(__file__).parent.parent / "data" / "gvisor.toml"
@@ -38,7 +38,7 @@ class Column:
     before: str
     count: int = 0
     build: Callable[[str, int], bytes] = build_loop
-    run: Callable[[Path], worlds.HostRun] | None = None
+    run: Callable[[Path], runtimes.HostRun] | None = None
     missing: str = ""
 
 
@@ -153,12 +153,12 @@ def _seconds(root: Path, name: str, column: Column, turns: int) -> float:
     return ran.wall_s
 
 
-def _run_natively(root: Path) -> worlds.HostRun:
-    return worlds.run_native(root, ["/bin/loop"])
+def _run_natively(root: Path) -> runtimes.HostRun:
+    return runtimes.run_native(root, ["/bin/loop"])
 
 
-def _run_gvisor(root: Path, runsc: Any, platform: str) -> worlds.HostRun:
-    return worlds.run_gvisor(root, ["/bin/loop"], runsc, platform)
+def _run_gvisor(root: Path, runsc: Any, platform: str) -> runtimes.HostRun:
+    return runtimes.run_gvisor(root, ["/bin/loop"], runsc, platform)
 
 
 def measured_before() -> tuple[str, dict[str, Mapping[str, Any]]]:

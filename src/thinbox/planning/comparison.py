@@ -4,7 +4,7 @@ thinned.
 Why it exists: a thinner sandbox is an answer only beside the others.
 
 Rules of this file:
-- Wall time is a ratio within one world: host runs to the native run, emulated runs to the un-isolated emulated run.
+- Wall time is a ratio within one runtime: host runs to the native run, emulated runs to the un-isolated emulated run.
 - A figure that was not measured here is marked with its source.
 """
 
@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinbox.errors import InputError
-from thinbox.planning import worlds
+from thinbox.planning import runtimes
 from thinbox.planning.evidence import gather_evidence
 from thinbox.planning.exports.bpf import render_bpf
 from thinbox.planning.filters import make_filter
 from thinbox.planning.gvisor_rows import GvisorChoice, Workload, gvisor_rows
 from thinbox.planning.make_plan import PlanOptions, make_plan
 from thinbox.planning.runtime_calls import RUNTIMES
-from thinbox.planning.world_row import EMULATED, HOST, NATIVE, Row, absent
+from thinbox.planning.runtime_row import EMULATED, HOST, NATIVE, Row, absent
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
     from thinbox.session.session import RunResult
 
-SCHEMA = "thinbox.compare/1"
+SCHEMA = "thinbox.compare/2"
 Say = Callable[[str], None]
 
 
@@ -43,10 +43,10 @@ class Comparison:
         return {"schema": SCHEMA, "command": list(self.command), "rows": [row.to_json() for row in self.rows]}
 
 
-def compare_worlds(
+def compare_runtimes(
     guest: "ReadyGuest", command: Sequence[str], root: Path, runs: int, say: Say, choice: GvisorChoice | None = None
 ) -> Comparison:
-    """Run `command` in every world; `root` is a directory with its root file system."""
+    """Run `command` in every runtime; `root` is a directory with its root file system."""
     from thinbox.session.session import RunOptions, run
 
     options = RunOptions(rootfs=root, coverage=True)
@@ -59,7 +59,7 @@ def compare_worlds(
     thinned = run(guest, command, replace(options, plan=plan))
     total = len(plain.record.calls)
     rows = _host_rows(plan, command, root, runs, total, say)
-    native_s = next((row.wall_s for row in rows if row.world == NATIVE), None)
+    native_s = next((row.wall_s for row in rows if row.runtime == NATIVE), None)
     workload = Workload(tuple(command), root, runs, total, native_s)
     rows += gvisor_rows(choice or GvisorChoice(), workload, say)
     base = plain.record.wall_s
@@ -76,10 +76,10 @@ def compare_worlds(
 def _host_rows(plan: Any, command: Sequence[str], root: Path, runs: int, total: int, say: Say) -> list[Row]:
     try:
         say("natively")
-        native = worlds.run_native(root, command, runs=runs)
+        native = runtimes.run_native(root, command, runs=runs)
         say("under its seccomp profile")
         made = make_filter(plan, (RUNTIMES["exec"],))
-        under = worlds.run_native(root, command, program=render_bpf(made), runs=runs)
+        under = runtimes.run_native(root, command, program=render_bpf(made), runs=runs)
     except InputError as error:
         return [absent("native, seccomp profile", str(error))]
     counted = "calls as counted in thinbox"
@@ -89,7 +89,7 @@ def _host_rows(plan: Any, command: Sequence[str], root: Path, runs: int, total: 
         shared,
         replace(
             shared,
-            world="seccomp profile",
+            runtime="seccomp profile",
             exit_code=under.exit_code,
             host_calls=allowed,
             ratio=round(under.wall_s / native.wall_s, 3),
@@ -99,11 +99,11 @@ def _host_rows(plan: Any, command: Sequence[str], root: Path, runs: int, total: 
     ]
 
 
-def _emulated(world: str, result: "RunResult", base: float, note: str) -> Row:
+def _emulated(runtime: str, result: "RunResult", base: float, note: str) -> Row:
     record = result.record
     reaching = [call for call in record.calls if call.reaches_kernel]
     return Row(
-        world,
+        runtime,
         EMULATED,
         result.exit_code,
         len(record.calls),
@@ -120,13 +120,13 @@ def render_comparison(found: Comparison) -> str:
     """Return Markdown: the table, then the published figures with their sources."""
     from thinbox.coverage.published import PUBLISHED
 
-    names = "world,status,calls,reach the kernel,un-isolated,functions entered,host calls allowed,made,wall ratio"
+    names = "runtime,status,calls,reach the kernel,un-isolated,functions entered,host calls allowed,made,wall ratio"
     lines = [f"| {names.replace(',', ' | ')} | note |", f"|---|{'---:|' * 8}---|"]
     for row in found.rows:
         values = [row.exit_code, row.calls, row.reaching, row.unisolated, row.functions, row.host_calls, row.host_made]
         shown = ["" if value is None else f"{value:,}" for value in values]
         ratio = "" if row.ratio is None else f"{row.ratio:.2f} ({row.clock})"
-        lines.append(f"| {row.world} | {' | '.join(shown)} | {ratio} | {row.note} |")
+        lines.append(f"| {row.runtime} | {' | '.join(shown)} | {ratio} | {row.note} |")
     lines += [
         "",
         "Ratios are to the first row of the same clock: host time is never set against emulated time.",

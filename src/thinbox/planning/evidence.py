@@ -24,7 +24,7 @@ RUN_SCHEMA, ATTACK_SCHEMA = "thinbox.run/1", "thinbox.attack/1"
 MARKERS = ("accept", "accept4", "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6")
 """Calls a server waits in: the first of them begins the steady state, unless another marker is given."""
 MARKER_FD = 0xFFFFFFFF
-"""`write` to descriptor -1 marks a phase in any program (`session.gate`)."""
+"""`write` to descriptor -1 marks a phase in any program (`session.plan_gate`)."""
 _HALF = 0xFFFFFFFF
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from thinbox.errors import InputError
-from thinbox.planning import worlds
+from thinbox.planning import runtimes
 from thinbox.planning.host_calls import HostCalls, measure_host_calls
 from thinbox.planning.runsc import PLATFORMS, Runsc, find_runsc
-from thinbox.planning.world_row import HOST, Row, absent
+from thinbox.planning.runtime_row import HOST, Row, absent
 from thinbox.sandbox.plan import Plan
 from thinbox.sandbox.plan_file import load_plan
 
@@ -51,18 +51,18 @@ def gvisor_rows(choice: GvisorChoice, workload: Workload, say: Callable[[str], N
             rows += [_unmeasured(f"gVisor, {platform}", platform, str(error)) for platform in choice.platforms]
             continue
         for platform in choice.platforms:
-            world = f"gVisor, {platform}" + (f" ({runsc.version})" if len(choice.binaries) > 1 else "")
-            say(f"under {world}")
+            runtime = f"gVisor, {platform}" + (f" ({runsc.version})" if len(choice.binaries) > 1 else "")
+            say(f"under {runtime}")
             try:
-                rows.append(_row(world, runsc, platform, workload))
+                rows.append(_row(runtime, runsc, platform, workload))
             except InputError as error:
-                rows.append(_unmeasured(world, platform, str(error)))
+                rows.append(_unmeasured(runtime, platform, str(error)))
     return rows
 
 
-def _row(world: str, runsc: Runsc, platform: str, workload: Workload) -> Row:
+def _row(runtime: str, runsc: Runsc, platform: str, workload: Workload) -> Row:
     empty_s = runsc.require(platform)
-    ran = worlds.run_gvisor(workload.root, workload.command, runsc, platform, runs=workload.runs)
+    ran = runtimes.run_gvisor(workload.root, workload.command, runsc, platform, runs=workload.runs)
     host = measure_host_calls(runsc, platform, workload.root, workload.command)
     notes = [f"runsc {runsc.version}; {empty_s * 1000:.0f} ms of it from start to exit of an empty program"]
     notes += [*_describe(host, platform), *host.missing]
@@ -71,7 +71,7 @@ def _row(world: str, runsc: Runsc, platform: str, workload: Workload) -> Row:
     if sentry is None and listed:
         notes.append(f"host calls allowed: not read here, {listed.source} ({listed.date})")
     return Row(
-        world,
+        runtime,
         HOST,
         ran.exit_code,
         workload.calls,
@@ -106,12 +106,12 @@ def _describe(host: HostCalls, platform: str) -> list[str]:
     return notes
 
 
-def _unmeasured(world: str, platform: str, why: str) -> Row:
+def _unmeasured(runtime: str, platform: str, why: str) -> Row:
     listed = _list_of(platform)
     if listed is None:
-        return absent(world, why)
+        return absent(runtime, why)
     note = f"{why}; host calls allowed: {listed.source} ({listed.date})"
-    return replace(absent(world, note), host_calls=len(listed.rules))
+    return replace(absent(runtime, note), host_calls=len(listed.rules))
 
 
 def _list_of(platform: str, role: str = "sentry") -> Plan | None:

@@ -9,7 +9,7 @@ from thinbox.sandbox.plan import Plan
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
-    from thinbox.session.records import RunRecord
+    from thinbox.records.run import RunRecord
     from thinbox.session.session import RunOptions
 
 

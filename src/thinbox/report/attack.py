@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from thinbox.attacks.exploit import Exploit
-    from thinbox.attacks.record import AttackRecord, AttackRow
+    from thinbox.records.attack import AttackRecord, AttackRow
 
 _SUCCEEDED, _DETECTED = "succeeded", "detected"
 """Outcomes of the contract, `thinbox.attack/1`."""

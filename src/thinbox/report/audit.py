@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from thinbox.audit.record import AuditEntry, AuditRecord
+    from thinbox.records.audit import AuditEntry, AuditRecord
 
 _SHORT = 80
 """Entries up to which each is listed."""

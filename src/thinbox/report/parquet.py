@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from thinbox.coverage.results import RunCoverage
 from thinbox.errors import InputError
-from thinbox.session.records import RunRecord
+from thinbox.records.coverage import RunCoverage
+from thinbox.records.run import RunRecord
 
 CALLS_SCHEMA = "thinbox.calls/1"
 FAULTS_SCHEMA = "thinbox.faults/1"

@@ -4,7 +4,7 @@ import shutil
 from collections import defaultdict
 from typing import Any
 
-from thinbox.session.records import CallRecord, RunRecord
+from thinbox.records.run import CallRecord, RunRecord
 
 ROWS = 12
 _MOST_WIDTH = 100

@@ -1,6 +1,6 @@
 """Counts what happens to page tables and translations in a run, and notes the trace of pages if it is wanted.
 
-Why it exists: events are counted where they happen; `session.events` is what is left of them.
+Why it exists: events are counted where they happen; `records.events` is what is left of them.
 """
 
 from typing import TYPE_CHECKING
@@ -13,14 +13,14 @@ from thinbox.isolation import fault
 from thinbox.machine import slots
 from thinbox.machine import tracing_slots as tracing
 from thinbox.machine.native import hook_address
-from thinbox.session.events import COUNTERS, DIRECT_MAP_BYTES, SLEEPS, TRACE_ROOM, Events, PageTrace
+from thinbox.records.events import COUNTERS, DIRECT_MAP_BYTES, SLEEPS, TRACE_ROOM, Events, PageTrace
 
 if TYPE_CHECKING:
+    from thinbox.enforcement.open_call import OpenCall
+    from thinbox.enforcement.tasks import TaskState
     from thinbox.guest.kernel_view import KernelView
+    from thinbox.guest.sites import Sites
     from thinbox.machine.machine import Machine
-    from thinbox.session.open_call import OpenCall
-    from thinbox.session.sites import Sites
-    from thinbox.session.tasks import TaskState
 
 
 class EventRecorder:

@@ -12,28 +12,28 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from thinbox.boot.params import MAXIMUM_MEMORY_MIB
 from thinbox.boot.ready import ReadyGuest
+from thinbox.enforcement.enforcer import Enforcer
+from thinbox.enforcement.hang_detector import HangDetector
+from thinbox.enforcement.tenants import Isolation
 from thinbox.errors import EXIT_KILLED, InputError, RootfsError
-from thinbox.guest.conversation import Conversation, Work
+from thinbox.guest.agent_channel import AgentChannel, GuestScript
 from thinbox.guest.engine_mounts import mount_engine_view
 from thinbox.guest.kernel_view import KernelView
 from thinbox.guest.populate import ROOT, populate_root, require_room, share_mounts
 from thinbox.guest.rootfs import open_rootfs
+from thinbox.guest.sites import Sites
 from thinbox.guest.tenant import TenantIo, TenantOptions, run_tenant
 from thinbox.guest.terminal import Terminal
 from thinbox.isolation.policies import Policy, load_policy
+from thinbox.isolation.view_rules import view_rule
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
+from thinbox.records.profile import KnownPages, read_policy_file, require_known_here, require_same_kernel
+from thinbox.records.run import RunRecord
 from thinbox.sandbox.plan import Plan
-from thinbox.session.enforcer import Enforcer
 from thinbox.session.event_recorder import EventRecorder
-from thinbox.session.gate import Gate
-from thinbox.session.input import Input
-from thinbox.session.profile import KnownPages, read_policy_file, require_known_here, require_same_kernel
-from thinbox.session.records import RunRecord
-from thinbox.session.sites import Sites
-from thinbox.session.tenants import Isolation
-from thinbox.session.views import view_rule
-from thinbox.session.wound import Wound
+from thinbox.session.plan_gate import Gate
+from thinbox.session.stdin import Input
 from thinbox.syscalls.table import call_number
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ class Session:
         restore_snapshot(machine, guest.snapshot)
         notes = guest.snapshot.notes
         self.view = KernelView(machine, guest.facts)
-        self.talk = Conversation(machine)
-        self.talk.restore(notes["talk"], self.view)
+        self.agent = AgentChannel(machine)
+        self.agent.restore(notes["agent"], self.view)
         self.record = RunRecord(guest.facts.release, guest.facts.sha256, policy.name, tuple(command), view=options.view)
         self.record.kernel_slide = guest.facts.slide
         compat = options.isolate != "none"
@@ -174,15 +174,15 @@ class Session:
     def _adopt(self) -> None:
         self.enforcer.adopt_current()
         self._events.begin()
-        self.talk.forget(self.view.current)
+        self.agent.forget(self.view.current)
 
     def run(self) -> RunResult:
         """Run to the tenant's end."""
         started, began_ns = time.perf_counter(), self.machine.now_ns
-        wound = Wound(self.enforcer.target, self.enforcer.task_list)
-        self.talk.resume(self._work())
+        hang_detector = HangDetector(self.enforcer.target, self.enforcer.task_list)
+        self.agent.resume(self._script())
         try:
-            self.machine.run(lambda: self.talk.parked or self.record.stopped or wound.is_mortal())
+            self.machine.run(lambda: self.agent.parked or self.record.stopped or hang_detector.is_hung())
         finally:
             self.record.wall_s = time.perf_counter() - started
             self.record.virtual_ns = self.machine.now_ns - began_ns
@@ -193,22 +193,22 @@ class Session:
         console = self.machine.console.decode(errors="replace")
         return RunResult(self.record.exit_code, bytes(self._output[1]), bytes(self._output[2]), self.record, console)
 
-    def _work(self) -> Work:
+    def _script(self) -> GuestScript:
         options = self._options
         if options.image is not None:
             self._say(f"copying {options.image.name} into the guest ({options.image.need_bytes >> 20} MiB)")
             memory_mib = self._guest.params.memory_mib
             try:
-                yield from require_room(self.talk, options.image.need_bytes, memory_mib, MAXIMUM_MEMORY_MIB)
-                yield from populate_root(self.talk, options.image.entries())
+                yield from require_room(self.agent, options.image.need_bytes, memory_mib, MAXIMUM_MEMORY_MIB)
+                yield from populate_root(self.agent, options.image.entries())
             except RootfsError as error:
                 raise RootfsError(f"{options.image.name}: {error}") from error
             yield from mount_engine_view()
         elif options.rootfs:
             self._say(f"copying {options.rootfs} into the guest")
-            yield from populate_root(self.talk, open_rootfs(options.rootfs))
+            yield from populate_root(self.agent, open_rootfs(options.rootfs))
             yield from share_mounts()
-        yield from run_tenant(self.talk, self._tenant, self.io)
+        yield from run_tenant(self.agent, self._tenant, self.io)
 
     def _say(self, line: str) -> None:
         if self._options.progress:

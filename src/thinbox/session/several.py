@@ -13,29 +13,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from thinbox.boot.ready import ReadyGuest
+from thinbox.enforcement.enforcer import Enforcer
+from thinbox.enforcement.hang_detector import HangDetector
+from thinbox.enforcement.tenants import Isolation
 from thinbox.errors import EXIT_KILLED, InputError
+from thinbox.guest.agent_channel import AgentChannel, GuestScript
 from thinbox.guest.cgroups import Limits
-from thinbox.guest.conversation import Conversation, Work
 from thinbox.guest.kernel_view import KernelView
 from thinbox.guest.populate import populate_root, share_mounts
 from thinbox.guest.pump import TenantIo
 from thinbox.guest.rootfs import open_rootfs
-from thinbox.guest.several import TenantPlan, first_id, run_several
+from thinbox.guest.sites import Sites
 from thinbox.guest.tenant import TenantOptions
+from thinbox.guest.tenants import TenantPlan, first_id, run_tenants_script
 from thinbox.isolation.policies import Policy
+from thinbox.isolation.view_rules import view_rule
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
-from thinbox.session.enforcer import Enforcer
-from thinbox.session.profile import require_same_kernel
-from thinbox.session.records import RunRecord
+from thinbox.records.profile import require_same_kernel
+from thinbox.records.run import RunRecord
 from thinbox.session.session import RunResult, choose_policy, parse_isolate
-from thinbox.session.sites import Sites
-from thinbox.session.tenants import Isolation
-from thinbox.session.views import view_rule
-from thinbox.session.wound import Wound
 
 VIOLATIONS = ("undo", "oops", "stop")
-"""What a refused access can lead to (`session.consequence`)."""
+"""What a refused access can lead to (`enforcement.violation_action`)."""
 _DOORBELL = b"!"
 
 
@@ -96,8 +96,8 @@ class TenantsSession:
         self.machine = machine = Machine(guest.params.memory_mib)
         restore_snapshot(machine, guest.snapshot)
         self.view = KernelView(machine, guest.facts)
-        self.talk = Conversation(machine)
-        self.talk.restore(guest.snapshot.notes["talk"], self.view)
+        self.agent = AgentChannel(machine)
+        self.agent.restore(guest.snapshot.notes["agent"], self.view)
         self._running = [self._prepare(guest, spec, at) for spec, at in zip(specs, isolations, strict=True)]
         # Undo is the machine's: the enforcer is made for a tenant that wants it, if there is one.
         order = sorted(range(len(specs)), key=lambda number: specs[number].on_violation != "undo")
@@ -130,7 +130,7 @@ class TenantsSession:
     def _adopt(self, name: str) -> None:
         state = self.enforcer.adopt_current(name)
         next(each for each in self._running if each.spec.name == name).io.leader = state.pid
-        self.talk.forget(self.view.current)
+        self.agent.forget(self.view.current)
 
     def _arrived(self, name: str) -> None:
         views, root = self.enforcer.views, self.view.kernel_root
@@ -142,30 +142,30 @@ class TenantsSession:
     def run(self) -> dict[str, RunResult]:
         """Run until every tenant has ended; return each one's result by name."""
         started, began_ns = time.perf_counter(), self.machine.now_ns
-        self.talk.resume(self._work())
+        self.agent.resume(self._script())
         try:
-            wound = Wound(self.enforcer.target, self.enforcer.task_list)
-            self.machine.run(lambda: self.talk.parked or self._is_stopped() or wound.is_mortal())
+            hang_detector = HangDetector(self.enforcer.target, self.enforcer.task_list)
+            self.machine.run(lambda: self.agent.parked or self._is_stopped() or hang_detector.is_hung())
         finally:
             for each in self._running:
                 each.record.wall_s = time.perf_counter() - started
                 each.record.virtual_ns = self.machine.now_ns - began_ns
         return {each.spec.name: self._result(each) for each in self._running}
 
-    def _work(self) -> Work:
+    def _script(self) -> GuestScript:
         plans = []
         for number, each in enumerate(self._running):
             spec = each.spec
             root = "/"
             if spec.rootfs:
                 root = f"/mnt/{spec.name}"
-                yield from populate_root(self.talk, open_rootfs(spec.rootfs), root, first_id(number))
+                yield from populate_root(self.agent, open_rootfs(spec.rootfs), root, first_id(number))
                 yield from share_mounts(root)
             environment = TenantOptions(("",)).environment if spec.environment is None else spec.environment
             options = TenantOptions(spec.command, environment, root, spec.workdir)
             limits = Limits(spec.memory_bytes, spec.tasks)
             plans.append(TenantPlan(spec.name, options, each.io, lambda name=spec.name: self._arrived(name), limits))  # type: ignore[misc]
-        yield from run_several(self.talk, plans)
+        yield from run_tenants_script(self.agent, plans)
 
     def _is_stopped(self) -> bool:
         """Whether a violation stops the run."""

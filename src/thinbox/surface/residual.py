@@ -20,14 +20,14 @@ from thinbox import paging
 from thinbox.address import U64, page_start, to_signed
 from thinbox.isolation.policies import CallView, Policy
 from thinbox.isolation.verdict import Access, AccessKind
-from thinbox.session.records import FaultRecord
+from thinbox.records.run import FaultRecord
 from thinbox.surface.gadget_set import GadgetCounts, GadgetSet
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
+    from thinbox.guest.sites import Sites
     from thinbox.image.symbols import SymbolTable
     from thinbox.machine.memory import Memory
-    from thinbox.session.sites import Sites
 
 Pages = frozenset[int]
 
@@ -127,7 +127,7 @@ class Surface:
             executable |= (starts >= np.uint64(start)) & (starts < np.uint64(end))
         self._starts = starts[executable]
         self._start_pages = self._starts & np.uint64(page_start(U64))
-        self._standing = np.zeros(len(self._starts), np.bool_)
+        self._cacheable = np.zeros(len(self._starts), np.bool_)
         self._known: dict[Grants, Residual] = {}
         self.whole = Residual(
             code_pages=gadgets.pages,
@@ -160,7 +160,7 @@ class Surface:
         It is asked with empty notes: what a policy remembers of a call is gone when the call has ended. A policy
         that wants to know more of the call (where the jump came from, say) counts as granting every start.
         """
-        granted = in_pages | self._standing
+        granted = in_pages | self._cacheable
         for index in np.flatnonzero(~granted).tolist():
             symbol = self._symbols.text_symbol_at(int(self._starts[index]))
             if symbol is None:
@@ -174,7 +174,7 @@ class Surface:
                 # Whether it would depends on how the CPU came there: never understate what is left.
                 return len(self._starts)
             granted[index] = verdict.granted
-            self._standing[index] = verdict.granted and verdict.standing
+            self._cacheable[index] = verdict.granted and verdict.cacheable
         return int(np.count_nonzero(granted))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from thinbox.session.records import RunRecord
+from thinbox.records.run import RunRecord
 from thinbox.surface.gadgets import gadgets_of
 from thinbox.surface.live_kernel import read_live_kernel
 from thinbox.surface.residual import Grants, Residual, Surface, grants_of, read_baseline

@@ -2,12 +2,12 @@
 
 import pytest
 from thinbox.isolation.policies import load_policy
-from thinbox.isolation.policies.guard import CHANGES_IDENTITY, Guard, Guarded
+from thinbox.isolation.policies.guard import CHANGES_IDENTITY, Guard, ProtectedObject
 
-IDENTITY = Guarded(0x1000, b"\x01" * 40, is_identity=True)
-ROOT = Guarded(0x1000, bytes(40), is_identity=True)
-PATH = Guarded(0x2000, b"/sbin/modprobe", is_identity=False)
-OTHER = Guarded(0x2000, b"/tmp/x", is_identity=False)
+IDENTITY = ProtectedObject(0x1000, b"\x01" * 40, is_identity=True)
+ROOT = ProtectedObject(0x1000, bytes(40), is_identity=True)
+PATH = ProtectedObject(0x2000, b"/sbin/modprobe", is_identity=False)
+OTHER = ProtectedObject(0x2000, b"/tmp/x", is_identity=False)
 
 
 def test_what_did_not_change_is_no_violation():
@@ -46,18 +46,18 @@ def test_ids_do_not_change_between_calls():
 
 @pytest.mark.parametrize("path", [b"/sbin/modprobe", b"/usr/lib/core-catcher", b"/sbin/request-key"])
 def test_the_kernel_starts_its_own_programs(path):
-    core = Guarded(0x3000, b"|/usr/lib/core-catcher %p %e", is_identity=False)
+    core = ProtectedObject(0x3000, b"|/usr/lib/core-catcher %p %e", is_identity=False)
     assert Guard().check_program(path, (IDENTITY, PATH, core), 0x4000) is None
 
 
 @pytest.mark.parametrize("path", [b"/bin/sh", b"", b"/sbin/modprobe-2", b"/sbin", b"|/sbin/modprobe"])
 def test_the_kernel_starts_no_others(path):
-    empty = Guarded(0x3000, b"", is_identity=False)
+    empty = ProtectedObject(0x3000, b"", is_identity=False)
     verdict, vaddr = Guard().check_program(path, (IDENTITY, PATH, empty), 0x4000)
     assert (verdict.granted, verdict.rule, vaddr) == (False, "G4", 0x4000)
 
 
 def test_ids_that_cannot_be_read_any_more_have_changed():
-    lost = Guarded(0x7000, b"", is_identity=True)
+    lost = ProtectedObject(0x7000, b"", is_identity=True)
     verdict, _vaddr = Guard().check_end("read", (IDENTITY,), (lost,))
     assert verdict.rule == "G1"

@@ -24,7 +24,7 @@ def block(end):
 
 def test_the_start_of_listed_code_is_granted_and_never_for_good():
     verdict = Live().check_access(access(START), call())
-    assert verdict.granted and not verdict.standing
+    assert verdict.granted and not verdict.cacheable
 
 
 def test_its_middle_is_granted_from_inside_it_only():

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from isolation.policies.fake_call import BASE, FakeCall, block
+from tests.isolation.policies.fake_call import BASE, FakeCall, block
 from thinbox.errors import InputError
 from thinbox.isolation.callgraph import build_callgraph
 from thinbox.isolation.policies import load_policy
@@ -29,7 +29,7 @@ def test_function_allows_any_page_from_inside_the_function():
     assert not judge(Sci(), far, block(LOAD, 8), (LOAD,)).granted
     assert not judge(Function(), far, block(OTHER, 8), (LOAD, OTHER)).granted, "it comes from another function"
     assert not judge(Function(), far, block(LOAD, 8), ()).granted, "its start was never reached"
-    assert not judge(Function(), far, block(LOAD, 8), (LOAD,)).standing, "it holds for this call only"
+    assert not judge(Function(), far, block(LOAD, 8), (LOAD,)).cacheable, "it holds for this call only"
     assert not judge(Function(), far, None, (LOAD,)).granted
 
 
@@ -58,8 +58,8 @@ class Fixed:
         return self.verdict
 
 
-YES = Verdict(granted=True, rule="y", reason="yes", standing=True)
-HERE = Verdict(granted=True, rule="h", reason="here", standing=True, only_from_here=True)
+YES = Verdict(granted=True, rule="y", reason="yes", cacheable=True)
+HERE = Verdict(granted=True, rule="h", reason="here", cacheable=True, per_source=True)
 ONCE = Verdict(granted=True, rule="o", reason="once")
 NO = Verdict(granted=False, rule="n", reason="never")
 
@@ -80,9 +80,9 @@ def test_all_of_remembers_as_narrowly_as_its_narrowest_part():
         parts = tuple(Fixed(str(i), verdict) for i, verdict in enumerate(verdicts))
         return AllOf(parts).check_access(call.fetch(LOAD), call)
 
-    assert judged(YES, YES).standing and not judged(YES, YES).only_from_here
-    assert judged(YES, HERE).standing and judged(YES, HERE).only_from_here
-    assert not judged(YES, ONCE).standing
+    assert judged(YES, YES).cacheable and not judged(YES, YES).per_source
+    assert judged(YES, HERE).cacheable and judged(YES, HERE).per_source
+    assert not judged(YES, ONCE).cacheable
 
 
 def test_all_of_gives_each_part_notes_of_its_own():
@@ -118,7 +118,7 @@ LEARNED = [("write", LOAD - BASE, "load_module"), ("write", OTHER - BASE + 4, "o
 def test_profile_allows_what_was_learned_for_the_call_and_names_its_corpus():
     policy = Profile.from_json(build_profile(LEARNED, "k" * 64))
     granted = judge(policy, OTHER + 0x30, block(LOAD, 8), ())
-    assert granted.granted and granted.standing and granted.only_in_this_call
+    assert granted.granted and granted.cacheable and granted.per_syscall
     refused = judge(policy, COLD, block(LOAD, 8), ())
     assert not refused.granted
     assert policy.corpus_sha256[:12] in refused.reason and policy.corpus_sha256[:12] in policy.name
@@ -199,6 +199,6 @@ def test_callgraph_refuses_unreachable_functions_and_keeps_the_rule_of_function(
     graph, starts = graph_of()
     call = FakeCall({name: (vaddr, b"") for name, vaddr in starts.items()}, source=block(starts["a"], 5), graph=graph)
     granted = Callgraph().check_access(call.fetch(starts["b"]), call)
-    assert granted.granted and granted.standing and granted.only_in_this_call
+    assert granted.granted and granted.cacheable and granted.per_syscall
     assert Callgraph().check_access(call.fetch(starts["f"]), call).rule == "G"
     assert Callgraph().check_access(call.fetch(starts["b"] + 8), call).rule == "6b"

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from isolation.policies.fake_call import BASE, FakeCall, block, call_to, jump_to
+from tests.isolation.policies.fake_call import BASE, FakeCall, block, call_to, jump_to
 from thinbox.isolation.policies.transfer import Transfer
 from thinbox.isolation.transfers import Frame, Source
 from thinbox.isolation.verdict import Access, AccessKind
@@ -48,7 +48,7 @@ def judge(target, source, frames=SOUND, executed=(CALLER, CALLER + 0xFFF), **opt
 def test_a_direct_call_goes_where_it_was_compiled_to_and_nowhere_else():
     source = block(CALLER, 6)
     verdict = judge(CALLEE, source)
-    assert verdict.granted and verdict.standing and verdict.only_from_here, "it holds for this block only"
+    assert verdict.granted and verdict.cacheable and verdict.per_source, "it holds for this block only"
     assert judge(OTHER, source).rule == "T1"
     assert judge(CALLEE + 1, source).rule == "T1"
     assert judge(CALLER + 6, source).rule == "T1", "a call does not fall through"
@@ -75,7 +75,7 @@ def test_an_engine_that_reads_on_over_a_page_stays_in_its_function():
 @pytest.mark.parametrize("source", [block(CALLER + 8, 2), block(CALLER + 10, 2), block(THUNK, 5)], ids="jct")
 def test_an_indirect_transfer_must_hit_a_functions_start(source):
     verdict = judge(CALLEE, source)
-    assert verdict.granted and verdict.only_from_here
+    assert verdict.granted and verdict.per_source
     assert judge(CALLEE + 7, source).rule == "T2"
 
 
@@ -90,7 +90,7 @@ def test_a_return_goes_behind_a_call_on_a_page_that_executed():
     source = block(CALLEE, 8)
     verdict = judge(CALLER + 0x1000, source)
     assert verdict.granted and verdict.rule == "T3"
-    assert not verdict.standing, "the call's page executed in this call, perhaps not in the next"
+    assert not verdict.cacheable, "the call's page executed in this call, perhaps not in the next"
     assert judge(CALLER + 0x1000, source, executed=(CALLER + 0x1000,)).rule == "T3", "its page never executed"
     assert judge(OTHER, source).rule == "T3", "a function's start is not behind a call"
     assert judge(CALLEE + 7, source).rule == "T3", "the middle of a function"
@@ -117,7 +117,7 @@ def test_a_sleeper_goes_on_where_thinbox_lets_it():
 
 def test_data_is_granted_and_what_has_no_symbol_refused():
     call = FakeCall(CODE, source=block(CALLER, 6), frames=SOUND)
-    assert Transfer().check_access(Access(BASE, AccessKind.WRITE, CALLER, None, 0, 0), call).standing
+    assert Transfer().check_access(Access(BASE, AccessKind.WRITE, CALLER, None, 0, 0), call).cacheable
     assert Transfer().check_access(Access(1 << 63, AccessKind.FETCH, 1 << 63, None, 0, 0), call).rule == "6c"
 
 

@@ -9,7 +9,7 @@ import struct
 
 from thinbox.audit import abi
 from thinbox.audit.case import POSITIVE, ZERO, Expect, Steps, error, exactly, fails, plain, success
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
 
 _CLOCKS = {
     "CLOCK_REALTIME": 0,

@@ -3,6 +3,8 @@
 import errno
 
 from thinbox.audit.case import ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case_process import Process
+from thinbox.audit.case_runner import FOLDER, file_content
 from thinbox.audit.files import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -24,8 +26,6 @@ from thinbox.audit.files import (
     open_file,
     read_back,
 )
-from thinbox.audit.lab import FOLDER, file_content
-from thinbox.audit.process import Process
 
 EXISTS = {"file", "dir", "link", "dangling", "fifo"}
 

@@ -5,8 +5,8 @@ import os
 import struct
 
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, fails, plain, success
+from thinbox.audit.case_process import Process
 from thinbox.audit.kernel_module import build_module
-from thinbox.audit.process import Process
 
 _NOBODY = 65534
 _NAME = "audited"

@@ -4,6 +4,7 @@ import errno
 import struct
 
 from thinbox.audit.case import ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case_process import Process
 from thinbox.audit.files import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -16,7 +17,6 @@ from thinbox.audit.files import (
     open_file,
     open_pipe,
 )
-from thinbox.audit.process import Process
 
 MODE, UID, GID, ATIME, MTIME = 24, 28, 32, 72, 88
 

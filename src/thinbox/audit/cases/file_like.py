@@ -4,6 +4,7 @@ import errno
 import struct
 
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, fails, plain, success
+from thinbox.audit.case_process import Process
 from thinbox.audit.files import (
     BAD_ADDRESS,
     BAD_FD,
@@ -14,7 +15,6 @@ from thinbox.audit.files import (
     rest,
     timespec,
 )
-from thinbox.audit.process import Process
 
 REALTIME, MONOTONIC, BOOTTIME = 0, 1, 7
 USR1 = struct.pack("<Q", 1 << 9)

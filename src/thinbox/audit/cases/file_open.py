@@ -4,6 +4,7 @@ import errno
 import struct
 
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, fails, plain, success
+from thinbox.audit.case_process import Process
 from thinbox.audit.files import (
     AF_UNIX,
     AT_FDCWD,
@@ -34,7 +35,6 @@ from thinbox.audit.files import (
     read_back,
     rest,
 )
-from thinbox.audit.process import Process
 
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
 

@@ -4,6 +4,8 @@ import errno
 import struct
 
 from thinbox.audit.case import POSITIVE, ZERO, Expect, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case_process import Process
+from thinbox.audit.case_runner import FILE_BYTES, file_content
 from thinbox.audit.files import (
     AF_UNIX,
     BAD_ADDRESS,
@@ -26,8 +28,6 @@ from thinbox.audit.files import (
     send_later,
     timespec,
 )
-from thinbox.audit.lab import FILE_BYTES, file_content
-from thinbox.audit.process import Process
 
 CONTENT = file_content()
 

@@ -4,8 +4,8 @@ import errno
 import struct
 
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case_process import Process
 from thinbox.audit.files import BAD_ADDRESS, BAD_FD, O_PATH, make_file, open_file
-from thinbox.audit.process import Process
 
 NOT_EXERCISED = {
     "quotactl_fd": "ENOSYS: of the built-in file systems ext4 alone has quotas (super_block.s_qcop), and it needs a "

@@ -3,6 +3,8 @@
 import errno
 
 from thinbox.audit.case import ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case_process import Process
+from thinbox.audit.case_runner import FILE_BYTES, file_content
 from thinbox.audit.files import (
     BAD_ADDRESS,
     BAD_FD,
@@ -14,8 +16,6 @@ from thinbox.audit.files import (
     open_pipe,
     read_back,
 )
-from thinbox.audit.lab import FILE_BYTES, file_content
-from thinbox.audit.process import Process
 
 CONTENT = file_content()
 SEEK_SET, SEEK_CUR, SEEK_END, SEEK_DATA, SEEK_HOLE = range(5)

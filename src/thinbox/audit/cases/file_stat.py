@@ -3,6 +3,8 @@
 import errno
 
 from thinbox.audit.case import AT_LEAST_0, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case_process import Process
+from thinbox.audit.case_runner import FILE_BYTES
 from thinbox.audit.files import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -23,8 +25,6 @@ from thinbox.audit.files import (
     open_pipe,
     open_terminal,
 )
-from thinbox.audit.lab import FILE_BYTES
-from thinbox.audit.process import Process
 
 STAT_BYTES, STATX_BYTES, STATFS_BYTES = 144, 256, 120
 STATX_BASIC = 0x7FF

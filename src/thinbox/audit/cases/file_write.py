@@ -4,6 +4,8 @@ import errno
 import struct
 
 from thinbox.audit.case import Steps, error, exactly, fails, plain, success
+from thinbox.audit.case_process import Process
+from thinbox.audit.case_runner import FILE_BYTES, file_content
 from thinbox.audit.files import (
     BAD_ADDRESS,
     BAD_FD,
@@ -28,8 +30,6 @@ from thinbox.audit.files import (
     read_back,
     rest,
 )
-from thinbox.audit.lab import FILE_BYTES, file_content
-from thinbox.audit.process import Process
 
 CONTENT = file_content()
 SIGPIPE = 13

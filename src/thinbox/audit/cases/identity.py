@@ -7,7 +7,7 @@ import errno
 import struct
 
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
 
 _NOBODY = 65534
 _THREE = struct.pack("<3I", 1, 2, 3)

@@ -4,6 +4,7 @@ import errno
 import re
 
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, success
+from thinbox.audit.case_process import Process
 from thinbox.audit.files import (
     CLONE_NEWNS,
     O_CREAT,
@@ -17,7 +18,6 @@ from thinbox.audit.files import (
     rest,
     timespec,
 )
-from thinbox.audit.process import Process
 
 CLONE_NEWUSER = 0x10000000
 

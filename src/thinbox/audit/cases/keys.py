@@ -4,7 +4,7 @@ import errno
 
 from thinbox.audit import abi
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
 
 _THREAD, _PROCESS, _SESSION, _USER, _USER_SESSION = -1, -2, -3, -4, -5
 _ALL = 0x3F3F3F3F

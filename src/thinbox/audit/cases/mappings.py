@@ -5,8 +5,8 @@ import os
 
 from thinbox.audit import abi
 from thinbox.audit.case import ADDRESS, POSITIVE, ZERO, Expect, Steps, error, exactly, fails, plain, success
-from thinbox.audit.lab import FILE_BYTES, file_content
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
+from thinbox.audit.case_runner import FILE_BYTES, file_content
 
 _PAGE = abi.PAGE
 _READ, _WRITE, _EXEC = 1, 2, 4

@@ -9,8 +9,8 @@ import struct
 
 from thinbox.audit import abi
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
-from thinbox.audit.lab import file_content
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
+from thinbox.audit.case_runner import file_content
 
 _PAGE = abi.PAGE
 _RW = 3

@@ -6,7 +6,7 @@ import struct
 
 from thinbox.audit import abi
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
 
 _CREATE = os.O_CREAT | os.O_RDWR
 _SMALL = struct.pack("<8q", 0, 2, 64, 0, 0, 0, 0, 0)

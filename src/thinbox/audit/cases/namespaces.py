@@ -5,7 +5,7 @@ import os
 
 from thinbox.audit import abi
 from thinbox.audit.case import ZERO, Steps, error, fails, plain, success
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
 
 _NAMESPACES = (
     ("mnt", 0x20000),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from thinbox.audit import abi
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
 
 _SIGKILL, _SIGSTOP, _SIGTRAP = 9, 19, 5
 _SLEEP = abi.timespec(0, 5 * abi.MILLISECOND)

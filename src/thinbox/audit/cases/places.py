@@ -4,9 +4,9 @@ import errno
 import struct
 
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case_process import Process
+from thinbox.audit.case_runner import FOLDER
 from thinbox.audit.files import BAD_ADDRESS, BAD_FD, make_file, map_pages, open_file
-from thinbox.audit.lab import FOLDER
-from thinbox.audit.process import Process
 
 plain("getcwd", "no room", (bytes(4), 4), fails(errno.ERANGE))
 plain("getcwd", "bad address", (BAD_ADDRESS, 64), fails(errno.EFAULT))
@@ -23,7 +23,7 @@ plain("getdents", "terminal", (0, bytes(256), 256), fails(errno.ENOTDIR))
 plain("getdents64", "terminal", (0, bytes(256), 256), fails(errno.ENOTDIR))
 
 
-def _standing(process: Process) -> Steps:
+def _cacheable(process: Process) -> Steps:
     place = process.buffer(256)
     length = yield from process.must("getcwd", place, 256)
     return process.read(place, length - 1).decode()
@@ -66,13 +66,13 @@ def _changes(name: str, path: str, expected: str) -> None:
     @success("chdir", name)
     def body(process: Process) -> Steps:
         yield from process.measure(path, expect=ZERO)
-        process.check((yield from _standing(process)) == expected, f"in {expected}")
+        process.check((yield from _cacheable(process)) == expected, f"in {expected}")
 
     @success("fchdir", name)
     def body_of_descriptor(process: Process) -> Steps:
         handle = yield from open_file(process, path)
         yield from process.measure(handle, expect=ZERO)
-        process.check((yield from _standing(process)) == expected, f"in {expected}")
+        process.check((yield from _cacheable(process)) == expected, f"in {expected}")
 
 
 _changes("below", "dir", f"{FOLDER}/dir")

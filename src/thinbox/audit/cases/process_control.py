@@ -5,7 +5,7 @@ import struct
 
 from thinbox.audit import abi
 from thinbox.audit.case import AT_LEAST_0, POSITIVE, ZERO, Expect, Steps, error, exactly, fails, plain, success
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
 
 _SLEEP = abi.timespec(0, 5 * abi.MILLISECOND)
 _NOBODY = 65534

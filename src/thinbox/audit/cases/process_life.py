@@ -6,7 +6,7 @@ import struct
 
 from thinbox.audit import abi
 from thinbox.audit.case import POSITIVE, ZERO, Body, Steps, error, exactly, fails, plain, success
-from thinbox.audit.process import SIGCHLD, Process
+from thinbox.audit.case_process import SIGCHLD, Process
 
 _SIGKILL, _SIGSTOP, _SIGCONT = 9, 19, 18
 _CLONE_PTRACE, _CLONE_PARENT, _CLONE_SETTLS = 0x2000, 0x8000, 0x80000

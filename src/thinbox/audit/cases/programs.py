@@ -6,7 +6,7 @@ import struct
 
 from thinbox.audit import abi
 from thinbox.audit.case import ZERO, Steps, error, fails, plain, success
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
 
 _BUSYBOX = "/bin/busybox"
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100

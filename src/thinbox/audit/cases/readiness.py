@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable
 
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case_process import Process
 from thinbox.audit.files import (
     BAD_ADDRESS,
     BAD_FD,
@@ -19,7 +20,6 @@ from thinbox.audit.files import (
     send_later,
     timespec,
 )
-from thinbox.audit.process import Process
 
 POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLNVAL = 1, 2, 4, 8, 16, 32
 EPOLLET, EPOLLONESHOT, EPOLLEXCLUSIVE = 1 << 31, 1 << 30, 1 << 28

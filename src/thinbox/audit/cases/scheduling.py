@@ -5,7 +5,7 @@ import struct
 
 from thinbox.audit import abi
 from thinbox.audit.case import AT_LEAST_0, POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
 
 _OTHER, _FIFO, _RR, _BATCH, _IDLE, _DEADLINE = 0, 1, 2, 3, 5, 6
 _NOBODY = 65534

@@ -9,7 +9,7 @@ import struct
 
 from thinbox.audit import abi
 from thinbox.audit.case import ZERO, Body, Steps, error, exactly, fails, plain, success
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
 from thinbox.machine.cpu import RSP
 
 _USR1, _USR2, _SEGV, _CHLD, _STOP, _CONT, _KILL, _ALRM, _TERM, _RT = 10, 12, 11, 17, 19, 18, 9, 14, 15, 40

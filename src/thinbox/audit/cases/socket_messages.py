@@ -6,6 +6,7 @@ import struct
 
 from thinbox.audit import abi
 from thinbox.audit.case import ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case_process import Process
 from thinbox.audit.network import (
     DGRAM,
     FAMILIES,
@@ -27,7 +28,6 @@ from thinbox.audit.network import (
     connected_sockets,
     open_socket,
 )
-from thinbox.audit.process import Process
 
 _SLEEP = abi.timespec(0, 5 * abi.MILLISECOND)
 _SCM_RIGHTS, _SCM_CREDENTIALS, _SO_PASSCRED = 1, 2, 16

@@ -5,6 +5,7 @@ import struct
 
 from thinbox.audit import abi
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case_process import Process
 from thinbox.audit.network import (
     DGRAM,
     RAW,
@@ -17,7 +18,6 @@ from thinbox.audit.network import (
     listening_socket,
     open_socket,
 )
-from thinbox.audit.process import Process
 
 _SOCKET, _IP, _TCP_LEVEL, _UDP_LEVEL, _IPV6, _PACKET = 1, 0, 6, 17, 41, 263
 _ONE = struct.pack("<i", 1)

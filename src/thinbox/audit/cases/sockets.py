@@ -5,6 +5,7 @@ import struct
 
 from thinbox.audit import abi
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, fails, plain, success
+from thinbox.audit.case_process import Process
 from thinbox.audit.network import (
     CLOEXEC,
     DGRAM,
@@ -23,7 +24,6 @@ from thinbox.audit.network import (
     listening_socket,
     open_socket,
 )
-from thinbox.audit.process import Process
 
 _UNIX, _INET, _INET6, _NETLINK, _PACKET, _XDP = 1, 2, 10, 16, 17, 44
 _SLEEP = abi.timespec(0, 5 * abi.MILLISECOND)

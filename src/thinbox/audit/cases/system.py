@@ -6,7 +6,7 @@ import struct
 
 from thinbox.audit import abi
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
 
 _NOBODY = 65534
 

@@ -5,7 +5,7 @@ import struct
 
 from thinbox.audit import abi
 from thinbox.audit.case import ADDRESS, AT_LEAST_0, ZERO, Steps, error, exactly, fails, plain, success
-from thinbox.audit.process import Process
+from thinbox.audit.case_process import Process
 
 _CREAT, _EXCL, _NOWAIT, _NOERROR = 0o1000, 0o2000, 0o4000, 0o10000
 _RMID, _SET, _STAT, _INFO = 0, 1, 2, 3

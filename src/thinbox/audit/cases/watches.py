@@ -4,6 +4,7 @@ import errno
 import struct
 
 from thinbox.audit.case import POSITIVE, ZERO, Steps, error, fails, plain, success
+from thinbox.audit.case_process import Process
 from thinbox.audit.files import (
     AT_FDCWD,
     BAD_ADDRESS,
@@ -13,7 +14,6 @@ from thinbox.audit.files import (
     make_file,
     open_file,
 )
-from thinbox.audit.process import Process
 
 IN_ACCESS, IN_MODIFY, IN_OPEN, IN_CREATE, IN_DELETE, IN_ONLYDIR = 1, 2, 0x20, 0x100, 0x200, 0x01000000
 IN_IGNORED, IN_MASK_ADD, IN_MASK_CREATE = 0x8000, 0x20000000, 0x10000000

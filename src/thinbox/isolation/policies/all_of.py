@@ -11,7 +11,7 @@ from thinbox.isolation.policies import CallView, Policy
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 if TYPE_CHECKING:
-    from thinbox.isolation.policies.guard import Guarded
+    from thinbox.isolation.policies.guard import ProtectedObject
 
 
 class _Part:
@@ -49,27 +49,29 @@ class AllOf:
                 return Verdict(granted=False, rule=f"{verdict.rule} of {part.name}", reason=verdict.reason)
             granted.append(verdict)
         if not granted:
-            return Verdict(granted=True, rule="6", reason="kernel data", standing=True)
+            return Verdict(granted=True, rule="6", reason="kernel data", cacheable=True)
         return Verdict(
             granted=True,
             rule=" and ".join(verdict.rule for verdict in granted),
             reason="; ".join(verdict.reason for verdict in granted),
-            standing=all(verdict.standing for verdict in granted),
-            only_from_here=any(verdict.only_from_here for verdict in granted),
-            only_in_this_call=any(verdict.only_in_this_call for verdict in granted),
+            cacheable=all(verdict.cacheable for verdict in granted),
+            per_source=any(verdict.per_source for verdict in granted),
+            per_syscall=any(verdict.per_syscall for verdict in granted),
         )
 
     def check_end(
-        self, name: str, before: "tuple[Guarded, ...]", after: "tuple[Guarded, ...]"
+        self, name: str, before: "tuple[ProtectedObject, ...]", after: "tuple[ProtectedObject, ...]"
     ) -> tuple[Verdict, int] | None:
         """Let each part that guards the end of calls compare; return the first refusal."""
         return self._guards_say("check_end", name, before, after)
 
-    def check_between(self, before: bytes, now: "Guarded") -> tuple[Verdict, int] | None:
+    def check_between(self, before: bytes, now: "ProtectedObject") -> tuple[Verdict, int] | None:
         """As `check_end`, for what may not change between calls."""
         return self._guards_say("check_between", before, now)
 
-    def check_program(self, path: bytes, before: "tuple[Guarded, ...]", place: int) -> tuple[Verdict, int] | None:
+    def check_program(
+        self, path: bytes, before: "tuple[ProtectedObject, ...]", place: int
+    ) -> tuple[Verdict, int] | None:
         """As `check_end`, for a program the kernel is about to start."""
         return self._guards_say("check_program", path, before, place)
 

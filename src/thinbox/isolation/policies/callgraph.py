@@ -33,4 +33,4 @@ class Callgraph:
             return verdict
         if not call.graph.reaches(call.nr, access.vaddr):
             return UNREACHABLE
-        return replace(verdict, rule=f"{verdict.rule} and G", only_in_this_call=True)
+        return replace(verdict, rule=f"{verdict.rule} and G", per_syscall=True)

@@ -14,7 +14,7 @@ from thinbox.isolation.policies import CallView
 from thinbox.isolation.policies.sci import DATA
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
-CODE = Verdict(granted=True, rule="G0", reason="code is not judged", standing=True)
+CODE = Verdict(granted=True, rule="G0", reason="code is not judged", cacheable=True)
 NEW_IDENTITY = Verdict(granted=False, rule="G1", reason="the task's ids or capabilities changed, in a call that cannot")
 NEW_HELPER = Verdict(granted=False, rule="G2", reason="the path of a program that the kernel starts changed")
 NEW_BETWEEN = Verdict(granted=False, rule="G3", reason="the task's ids or capabilities changed outside of its calls")
@@ -45,7 +45,7 @@ _EUID_AT, _ID_BYTES = 16, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Guarded:
+class ProtectedObject:
     """One object: where it is, and what it holds. `is_identity`: the task's ids and capabilities; else a path."""
 
     vaddr: int
@@ -70,7 +70,7 @@ class Guard:
         return CODE if access.kind is AccessKind.FETCH else DATA
 
     def check_end(
-        self, name: str, before: tuple[Guarded, ...], after: tuple[Guarded, ...]
+        self, name: str, before: tuple[ProtectedObject, ...], after: tuple[ProtectedObject, ...]
     ) -> tuple[Verdict, int] | None:
         """Compare what was guarded when the call `name` began and now; return the refusal and the object's address."""
         for old, new in zip(before, after, strict=True):
@@ -81,11 +81,11 @@ class Guard:
                 return NEW_IDENTITY if new.is_identity else NEW_HELPER, new.vaddr
         return None
 
-    def check_between(self, before: bytes, now: Guarded) -> tuple[Verdict, int] | None:
+    def check_between(self, before: bytes, now: ProtectedObject) -> tuple[Verdict, int] | None:
         """Compare a task's identity as a call begins with what it was when the task's last one ended."""
         return None if now.content == before else (NEW_BETWEEN, now.vaddr)
 
-    def check_program(self, path: bytes, before: tuple[Guarded, ...], place: int) -> tuple[Verdict, int] | None:
+    def check_program(self, path: bytes, before: tuple[ProtectedObject, ...], place: int) -> tuple[Verdict, int] | None:
         """Judge a program that the kernel is about to start as root, its path at `place`; `before` is what was guarded
         when the call began. A path may go on with arguments, and `core_pattern` begins with the sign of a pipe."""
         known = {guarded.content.lstrip(b"|").split(b" ")[0] for guarded in before if not guarded.is_identity}

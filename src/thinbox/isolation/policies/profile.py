@@ -70,8 +70,8 @@ class Profile:
             granted=True,
             rule="P",
             reason=f"learned for this call from corpus {short}",
-            standing=True,
-            only_in_this_call=True,
+            cacheable=True,
+            per_syscall=True,
         )
         self._refused = Verdict(granted=False, rule="P", reason=f"not learned for this call from corpus {short}")
         self._unknown = Verdict(granted=False, rule="P", reason=f"this call is not in corpus {short}")
@@ -92,7 +92,7 @@ class Profile:
             calls = {str(name): frozenset(map(kind, values)) for name, values in content["calls"].items()}
             kernel = str(content["kernel"]["sha256"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"this is no profile ({error!r}); make one with thinbox.session.profile") from error
+            raise InputError(f"this is no profile ({error!r}); make one with thinbox.records.profile") from error
         return cls(calls, by, kernel, hashlib.sha256(data).hexdigest())
 
     def check_access(self, access: Access, call: CallView) -> Verdict:

@@ -8,8 +8,8 @@ from thinbox.address import PAGE_BYTES, page_start
 from thinbox.isolation.policies import CallView
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
-DATA = Verdict(granted=True, rule="6", reason="kernel data", standing=True)
-FUNCTION_START = Verdict(granted=True, rule="6a", reason="the start of a known symbol", standing=True)
+DATA = Verdict(granted=True, rule="6", reason="kernel data", cacheable=True)
+FUNCTION_START = Verdict(granted=True, rule="6a", reason="the start of a known symbol", cacheable=True)
 NEXT_PAGE = Verdict(granted=True, rule="6b", reason="the next page of a symbol whose start is mapped")
 MIDDLE = Verdict(
     granted=False, rule="6b", reason="a jump into the middle of a function that was not entered at its start"

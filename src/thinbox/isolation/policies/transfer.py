@@ -17,12 +17,12 @@ from thinbox.isolation.policies.sci import DATA, NO_SYMBOL
 from thinbox.isolation.transfers import DecodedFunction, Flow, Instruction, LiveCode, Source
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
-AS_COMPILED = Verdict(granted=True, rule="T1", reason="a jump or call as compiled", standing=True, only_from_here=True)
+AS_COMPILED = Verdict(granted=True, rule="T1", reason="a jump or call as compiled", cacheable=True, per_source=True)
 ENTERED = Verdict(
-    granted=True, rule="T2", reason="an indirect jump or call to a function's start", standing=True, only_from_here=True
+    granted=True, rule="T2", reason="an indirect jump or call to a function's start", cacheable=True, per_source=True
 )
 OWN_FUNCTION = Verdict(
-    granted=True, rule="T2", reason="an indirect jump inside a function", standing=True, only_from_here=True
+    granted=True, rule="T2", reason="an indirect jump inside a function", cacheable=True, per_source=True
 )
 RETURNED = Verdict(granted=True, rule="T3", reason="a return behind a call on a page that executed in this call")
 RESUMED = Verdict(granted=True, rule="T4", reason="the task goes on where it slept")

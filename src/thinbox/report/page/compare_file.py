@@ -1,4 +1,5 @@
-"""Comparisons as the page reads them: `thinbox.compare/1` (a workload in several worlds), `thinbox.compare-calls/1`."""
+"""Comparisons as the page reads them: `thinbox.compare/2` (a workload under several runtimes; in
+`/1` they were called worlds), `thinbox.compare-calls/1`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,10 +16,9 @@ class HostCallsRow:
 
 
 @dataclass(frozen=True, slots=True)
-class WorldRow:
-    """One world, as `planning.world_row.Row` writes it."""
+class RuntimeRow:
+    """One runtime, as `planning.runtime_row.Row` writes it; `thinbox.compare/1` called the first field `world`."""
 
-    world: str
     clock: Literal["host", "emulated"]
     exit_code: int | None
     calls: Count | None
@@ -31,15 +31,22 @@ class WorldRow:
     note: str
     host_made: Count | None = None
     host: HostCallsRow | None = None
+    runtime: str = ""
+    world: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the runtime is called."""
+        return self.runtime or self.world
 
 
 @dataclass(frozen=True, slots=True)
 class CompareFile:
-    """The same workload in several worlds."""
+    """The same workload under several runtimes."""
 
-    schema: Literal["thinbox.compare/1"]
+    schema: Literal["thinbox.compare/1", "thinbox.compare/2"]
     command: tuple[str, ...]
-    rows: tuple[WorldRow, ...]
+    rows: tuple[RuntimeRow, ...]
 
 
 @dataclass(frozen=True, slots=True)

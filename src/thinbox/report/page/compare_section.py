@@ -1,4 +1,4 @@
-"""Comparisons as sections of the page: a workload in several worlds, and single calls by ns.
+"""Comparisons as sections of the page: a workload in several runtimes, and single calls by ns.
 
 Rules of this file: one table for each clock, ratios within it only; host time is called host time.
 """
@@ -20,7 +20,7 @@ from thinbox.report.page.blocks import (
     count,
     without_empty,
 )
-from thinbox.report.page.compare_file import CallCostsFile, CompareFile, WorldRow
+from thinbox.report.page.compare_file import CallCostsFile, CompareFile, RuntimeRow
 from thinbox.report.page.run_verdict import exit_text
 from thinbox.report.page.visible import command_line, shorten
 
@@ -40,7 +40,7 @@ def compare_section(found: CompareFile, source: str) -> Section:
     for clock, words in _CLOCKS.items():
         rows = [row for row in found.rows if row.clock == clock]
         if rows:
-            parts.append(Part(f"Worlds on the {clock} clock", (_worlds(rows, words), *_notes(rows))))
+            parts.append(Part(f"Runtimes on the {clock} clock", (_runtimes(rows, words), *_notes(rows))))
     made = [row for row in found.rows if row.host and (row.host.made or row.host.missing)]
     if made:
         parts.append(Part("Calls asked of the host", tuple(block for row in made for block in _host_calls(row))))
@@ -48,7 +48,7 @@ def compare_section(found: CompareFile, source: str) -> Section:
     return Section("Comparison", source, command_line(found.command, 80), _headline(found.rows), (facts,), tuple(parts))
 
 
-def _headline(rows: Sequence[WorldRow]) -> Headline:
+def _headline(rows: Sequence[RuntimeRow]) -> Headline:
     entered = [row for row in rows if row.exit_code is not None]
     absent = len(rows) - len(entered)
     statuses = {row.exit_code for row in entered}
@@ -57,21 +57,21 @@ def _headline(rows: Sequence[WorldRow]) -> Headline:
     best = min(least, key=lambda row: (row.unisolated or 0, row.reaching or 0), default=None)
     fewest = ""
     if best is not None and best.unisolated is not None:
-        fewest = f" Fewest calls reach the shared kernel un-isolated in {shorten(best.world, 80)}: {best.unisolated:,}."
-    gone = f", {count(absent, 'world')} could not be entered" if absent else ""
+        fewest = f" Fewest calls reach the shared kernel un-isolated in {shorten(best.name, 80)}: {best.unisolated:,}."
+    gone = f", {count(absent, 'runtime')} could not be entered" if absent else ""
     text = (
-        f"{count(len(entered), 'world')} ran the workload{gone}; {ended}.{fewest}"
+        f"{count(len(entered), 'runtime')} ran the workload{gone}; {ended}.{fewest}"
         if entered
-        else "No world could be entered."
+        else "No runtime could be entered."
     )
     alike = len(statuses) == 1 and not absent
     return Headline("plain" if alike else "warn", text)
 
 
-def _worlds(rows: Sequence[WorldRow], words: str) -> Table:
+def _runtimes(rows: Sequence[RuntimeRow], words: str) -> Table:
     body = [
         cells(
-            shorten(row.world, _LONGEST),
+            shorten(row.name, _LONGEST),
             Cell("not entered", "warn") if row.exit_code is None else str(row.exit_code),
             row.calls,
             row.reaching,
@@ -87,22 +87,22 @@ def _worlds(rows: Sequence[WorldRow], words: str) -> Table:
     table = Table(
         words,
         columns(
-            "world", "#status", "#calls", "#reach the shared kernel", "#of these un-isolated",
+            "runtime", "#status", "#calls", "#reach the shared kernel", "#of these un-isolated",
             "#kernel functions entered", "#different host calls allowed", "#made",
             "#ratio to the first", "#s by this clock",
         ),
         tuple(body),
-        "Ratios are to the first world of this clock; the two clocks are never set against each other.",
+        "Ratios are to the first runtime of this clock; the two clocks are never set against each other.",
     )  # fmt: skip
     return without_empty(table)
 
 
-def _notes(rows: Sequence[WorldRow]) -> tuple[Block, ...]:
-    said = tuple(f"{shorten(row.world, 80)}: {shorten(row.note, _LONGEST)}" for row in rows[:_SHOWN] if row.note)
+def _notes(rows: Sequence[RuntimeRow]) -> tuple[Block, ...]:
+    said = tuple(f"{shorten(row.name, 80)}: {shorten(row.note, _LONGEST)}" for row in rows[:_SHOWN] if row.note)
     return (Notes(said),) if said else ()
 
 
-def _host_calls(row: WorldRow) -> tuple[Block, ...]:
+def _host_calls(row: RuntimeRow) -> tuple[Block, ...]:
     assert row.host is not None
     blocks: list[Block] = []
     if row.host.made:
@@ -111,10 +111,10 @@ def _host_calls(row: WorldRow) -> tuple[Block, ...]:
             ordered = sorted(calls.items(), key=lambda item: (-item[1], item[0]))
             named = ", ".join(f"{name} {times:,}" for name, times in ordered[:_MOST_CALLED])
             rows.append(cells(shorten(role, 80), sum(calls.values()), len(calls), Cell(named, code=True)))
-        caption = f"{shorten(row.world, 80)}: calls the host kernel ran for it"
+        caption = f"{shorten(row.name, 80)}: calls the host kernel ran for it"
         blocks.append(Table(caption, columns("process", "#calls", "#different", "most often"), tuple(rows)))
     if row.host.missing:
-        blocks.append(Notes(tuple(f"{row.world}: {shorten(text, _LONGEST)}" for text in row.host.missing[:_SHOWN])))
+        blocks.append(Notes(tuple(f"{row.name}: {shorten(text, _LONGEST)}" for text in row.host.missing[:_SHOWN])))
     return tuple(blocks)
 
 

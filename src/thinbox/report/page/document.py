@@ -36,6 +36,7 @@ WRITERS: dict[str, tuple[type[Any], str]] = {
     "thinbox.audit/1": (AuditFile, "thinbox audit --json"),
     "thinbox.attack/1": (AttackFile, "thinbox attack --json"),
     "thinbox.compare/1": (CompareFile, "thinbox compare --json"),
+    "thinbox.compare/2": (CompareFile, "thinbox compare --json"),
     "thinbox.compare-calls/1": (CallCostsFile, "thinbox compare --calls --json"),
     "thinbox.coverage/1": (CoverageFile, "thinbox run --coverage"),
     "thinbox.cost/1": (CostFile, "thinbox cost --json"),

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from thinbox.isolation.verdict import Violation
-from thinbox.session.refusals import Refusal
+from thinbox.records.refusals import Refusal
 
 Count = Annotated[int, Meta(ge=0)]
 """A number of things, or virtual ns."""
@@ -27,7 +27,7 @@ class KernelName:
 
 @dataclass(frozen=True, slots=True)
 class RunCall:
-    """One call, as `session.records.CallRecord` writes it."""
+    """One call, as `records.run.CallRecord` writes it."""
 
     seq: Count
     tenant: str

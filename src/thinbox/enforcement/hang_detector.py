@@ -1,0 +1,58 @@
+"""When a guest is given up: a call killed as by an oops keeps its locks, and somebody waits for one for ever.
+
+Why it exists: `--on-violation oops` kills as the kernel itself would, and leaves the wounds an oops leaves. The dying
+task may need a lock it holds; another may spin for it, or sleep and never be woken. Then nothing ends any more.
+
+Rules of this file:
+- Nothing is given up unless a task was killed and not undone.
+- A call that begins, a task that comes or goes, and user code on the CPU are signs of life, and begin the wait anew.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from thinbox.enforcement.target import Target
+    from thinbox.enforcement.tasks import TaskList
+
+DEATH_LIMIT_NS = 10_000_000_000
+"""Virtual time a killed task may take to end, and a task may wait uninterruptibly without a sign of life."""
+SPIN_LIMIT_NS = 2_000_000_000
+"""Virtual time the kernel may run for a tenant without a sign of life: 2 GB of code (bytes are ns), of one call."""
+_UNINTERRUPTIBLE = 2
+"""A bit of task_struct.__state (include/linux/sched.h, TASK_UNINTERRUPTIBLE)."""
+_USER = 3
+
+
+class HangDetector:
+    """Looks, between stretches of CPU, whether the guest of one target still lives."""
+
+    def __init__(self, target: "Target", tasks: "TaskList") -> None:
+        self._target, self._tasks = target, tasks
+        self._seen: tuple[int, int] = (0, 0)
+        self._life_ns = 0
+
+    def is_hung(self) -> bool:
+        """Tell whether to give the guest up; the records of the tenants that were killed say so then."""
+        wounded = [t for t in self._tasks.tenants.values() if any(not kill.undone for kill in t.record.kills)]
+        if not wounded or not self._is_dead():
+            return False
+        for tenant in wounded:
+            tenant.record.stuck = True
+        return True
+
+    def _is_dead(self) -> bool:
+        tasks, now = self._tasks, self._target.machine.now_ns
+        if any(task.killed and now - task.killed_ns > DEATH_LIMIT_NS for task in tasks.tasks.values()):
+            return True
+        seen = sum(len(tenant.record.calls) for tenant in tasks.tenants.values()), len(tasks.tasks)
+        if seen != self._seen or (tasks.running is not None and self._target.cpu.privilege == _USER):
+            self._seen, self._life_ns = seen, now
+        quiet_ns = now - self._life_ns
+        if quiet_ns > SPIN_LIMIT_NS and tasks.running is not None:
+            return True
+        return quiet_ns > DEATH_LIMIT_NS and any(self._waits(task) for task in tasks.tasks)
+
+    def _waits(self, task: int) -> bool:
+        view = self._target.view
+        state = view.read_u32(task + view.state_offset, self._target.kernel_root)
+        return bool(state & _UNINTERRUPTIBLE)

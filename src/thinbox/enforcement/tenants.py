@@ -1,0 +1,55 @@
+"""The tenants of one machine: who they are, and whose a memory cgroup or a task is.
+
+Why it exists: isolation, policy, view and record are each tenant's own. Whose a page or a task is, the guest's own
+structures say: a tenant is a memory cgroup, with all cgroups below it.
+
+Rules of this file:
+- A tenant's calls are followed from its first task by forks (`Enforcer`), whatever cgroup a child is moved to; whose
+  memory is, and whose any task of the guest is, the cgroups say.
+- Nothing is remembered of cgroups but the tenants' own pointers, which live as long as the tenants.
+
+Source: Linux 6.1 include/linux/cgroup-defs.h (struct css_set, struct cgroup_subsys_state), include/linux/sched.h.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from thinbox.enforcement.judge import Judge
+    from thinbox.enforcement.prefault import Prefault
+    from thinbox.isolation.policies import Policy
+    from thinbox.records.profile import KnownPages
+    from thinbox.records.run import RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What is isolated and by what: `isolates(nr)` picks the 64-bit calls, `isolates_compat` all others."""
+
+    policy: "Policy"
+    isolates: Callable[[int], bool]
+    isolates_compat: bool = True
+    keep_faults: bool = False
+    on_violation: str = "oops"
+    """"oops": the task ends as after a kernel oops; "undo": the call is rolled back first; "stop": the run ends."""
+    prefault: "KnownPages | None" = None
+    tenant: str = "tenant"
+    view: str = "none"
+    """What other tenants' data is hidden by: "none", "permissive" or "strict" (docs/views.md)."""
+
+
+@dataclass(slots=True)
+class Tenant:
+    """One tenant: what is isolated and by what, its record, and its memory cgroup (0 while it has none of its own)."""
+
+    isolation: Isolation
+    record: "RunRecord"
+    judge: "Judge"
+    prefault: "Prefault | None" = None
+    memcg: int = 0
+
+    @property
+    def name(self) -> str:
+        """As in records, options and sentences."""
+        return self.isolation.tenant

@@ -1,0 +1,209 @@
+"""The conversation with the agent: Python generators whose every `yield` is a system call in the guest.
+
+Why it exists: guest-side work (mounting, forking, pumping bytes) reads as plain code here; the generator
+of a process gets each call's result sent back.
+
+Rules of this file:
+- One generator a process, found by its task_struct; a forked child's is started by `adopt_next_child`.
+- Memory arguments go through `scratch`, pages the agent shares with its children and that are always present.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from thinbox.address import PAGE_BYTES, U64
+from thinbox.errors import MachineError
+from thinbox.machine import cpu as registers
+from thinbox.machine import slots
+from thinbox.syscalls.table import call_number
+
+if TYPE_CHECKING:
+    from thinbox.guest.kernel_view import KernelView
+    from thinbox.machine.machine import Machine
+
+SCRATCH_BYTES = 1 << 20
+CHILD_AREA = 768 << 10
+"""The agent itself uses the scratch below, a child that has not yet called execve the rest."""
+_ARGUMENTS = (registers.RDI, registers.RSI, registers.RDX, registers.R10, registers.R8, registers.R9)
+_LARGEST_ERRNO = 4095
+
+
+@dataclass(frozen=True, slots=True)
+class Syscall:
+    """One system call to make: str arguments become NUL-terminated strings, bytes buffers, ints stay."""
+
+    name: str
+    args: tuple[int | str | bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Yielded when the process has nothing to do until thinbox gives it work."""
+
+
+GuestScript = Generator["Syscall | Park", int, Any]
+"""What a process does; its `return` value is for the generator that delegated to it."""
+
+
+def call(name: str, *args: int | str | bytes) -> Generator[Syscall, int, int]:
+    """Make a call and return its result, negative errno included (`yield from`)."""
+    return (yield Syscall(name, args))
+
+
+def must(name: str, *args: int | str | bytes) -> Generator[Syscall, int, int]:
+    """Make a call that has to succeed; `MachineError` with its name and errno otherwise."""
+    result = yield Syscall(name, args)
+    if result < 0:
+        shown = ", ".join(repr(a) if not isinstance(a, bytes) else f"<{len(a)} bytes>" for a in args)
+        raise MachineError(
+            f"in the guest, {name}({shown}) failed: {os.strerror(-result)} ({errno.errorcode.get(-result)})"
+        )
+    return result
+
+
+class AgentChannel:
+    """Answers the agent's hypercalls on `machine`."""
+
+    def __init__(self, machine: "Machine") -> None:
+        self._machine = machine
+        self.view: KernelView | None = None
+        self.scratch = 0
+        self._frames: list[int] = []
+        self._works: dict[int, GuestScript] = {}
+        self._areas: dict[int, int] = {}
+        self._next_child: GuestScript | None = None
+        self._next_area = CHILD_AREA
+        self.parked = False
+        self.make_view: Callable[[], KernelView] | None = None
+        self._first: GuestScript | None = None
+        machine.cpu.set_callback(slots.ON_HYPERCALL, self._on_hypercall)
+
+    def start(self, work: GuestScript, make_view: "Callable[[], KernelView]") -> None:
+        """Let the first process that calls do `work`; `make_view` is called once user space runs."""
+        self._first, self.make_view = work, make_view
+
+    def resume(self, work: GuestScript) -> None:
+        """Give the parked agent new work; the machine must stand where it parked."""
+        self.parked = False
+        task = self.require_view().current
+        self._works = {task: work}
+        self._areas = {task: 0}
+        self._advance(task, None)
+
+    def adopt_next_child(self, work: GuestScript, area: int = CHILD_AREA) -> None:
+        """The next process that calls for the first time does `work`, in the scratch from offset `area`."""
+        self._next_child, self._next_area = work, area
+
+    def assign(self, task: int, work: GuestScript) -> None:
+        """Let a process that is inside a call do `work` when that call returns: `work`'s first `yield` stands
+        for it, and gets its result."""
+        next(work)
+        self._works[task] = work
+        self._areas[task] = CHILD_AREA
+
+    def task_of_area(self, area: int) -> int:
+        """Return the task whose work uses the scratch from offset `area`; LookupError if there is none."""
+        for task, found in self._areas.items():
+            if found == area and task in self._works:
+                return task
+        raise LookupError(f"no process works in the scratch at {area:#x}")
+
+    def require_view(self) -> "KernelView":
+        """The kernel as the agent lives on it; `MachineError` before its first call."""
+        if self.view is None:
+            raise MachineError("the agent has not called yet")
+        return self.view
+
+    def _on_hypercall(self, _first: int, _second: int, _third: int) -> int:
+        if self.view is None:
+            if self.make_view is None or self._first is None:
+                return 0
+            self.view = self.make_view()
+            self._works[self.view.current] = self._first
+            self._areas[self.view.current] = 0
+            self._advance(self.view.current, None)
+            return 1
+        task = self.view.current
+        if task not in self._works:
+            if self._next_child is None:
+                return 0
+            self._works[task], self._next_child = self._next_child, None
+            self._areas[task] = self._next_area
+            self._advance(task, None)
+            return 1
+        result = self._machine.cpu.regs[registers.RDI]
+        signed = result - (1 << 64) if result >> 63 else result
+        self._advance(task, signed)
+        return 1
+
+    def forget(self, task: int) -> None:
+        """The process became something else (execve); its hypercalls are no longer answered."""
+        self._works.pop(task, None)
+
+    def _advance(self, task: int, result: int | None) -> None:
+        work = self._works[task]
+        try:
+            step = next(work) if result is None else work.send(result)
+        except StopIteration:
+            raise MachineError("the guest agent ran out of work") from None
+        if isinstance(step, Park):
+            self.parked = True
+            self._machine.cpu.stop()
+            return
+        regs = self._machine.cpu.regs
+        regs[registers.RAX] = call_number(step.name)
+        place = self.scratch + self._areas[task]
+        for register, argument in zip(_ARGUMENTS, step.args, strict=False):
+            if isinstance(argument, int):
+                regs[register] = argument & U64
+                continue
+            data = argument.encode() + b"\0" if isinstance(argument, str) else argument
+            regs[register] = place
+            self.write(place, data)
+            place += (len(data) + 15) & ~15
+
+    # -- the scratch area ---------------------------------------------------------------------------
+    def area(self, *, child: bool = False) -> int:
+        """Return the guest address of the agent's (or the new child's) part of the scratch."""
+        return self.scratch + (CHILD_AREA if child else 0)
+
+    def set_scratch(self, vaddr: int) -> None:
+        """Take the agent's populated shared mapping at `vaddr` as the scratch.
+
+        Its pages are remembered by their physical addresses: a forked child maps the same pages, but only
+        once it touches them.
+        """
+        self.scratch = vaddr
+        spans = self._machine.memory.spans(self.require_view().kernel_root, vaddr, SCRATCH_BYTES)
+        self._frames = [paddr for paddr, _count in spans]
+
+    def _pieces(self, vaddr: int, size: int) -> Iterator[tuple[int, int]]:
+        while size > 0:
+            offset = vaddr - self.scratch
+            count = min(size, PAGE_BYTES - offset % PAGE_BYTES)
+            yield self._frames[offset // PAGE_BYTES] + offset % PAGE_BYTES, count
+            vaddr += count
+            size -= count
+
+    def write(self, vaddr: int, data: bytes) -> None:
+        """Copy `data` into the scratch."""
+        done = 0
+        for paddr, count in self._pieces(vaddr, len(data)):
+            self._machine.memory.write(paddr, data[done : done + count])
+            done += count
+
+    def read(self, vaddr: int, size: int) -> bytes:
+        """Copy `size` bytes out of the scratch."""
+        return b"".join(self._machine.memory.read(paddr, count) for paddr, count in self._pieces(vaddr, size))
+
+    # -- saving -----------------------------------------------------------------------------------------
+    def save(self) -> dict[str, Any]:
+        """Return what a restored machine needs to go on talking."""
+        return {"scratch": self.scratch, "frames": self._frames}
+
+    def restore(self, state: dict[str, Any], view: "KernelView") -> None:
+        """Load what `save` returned."""
+        self.scratch, self._frames, self.view, self.parked = state["scratch"], state["frames"], view, True

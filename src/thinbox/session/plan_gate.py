@@ -1,0 +1,264 @@
+"""The gate: at a tenant's call instruction, what its plan says is done, before the kernel runs anything of the call.
+
+Why it exists: dispositions. `isolate` and `pass` let the call in; `deny` and `emulate` put the result into RAX and
+go on behind the instruction, as `sysret` would (RCX, R11); `kill` lets it in to die at the first instruction of its
+entry.
+
+Rules of this file:
+- A call of a tenant's task that no plan's rule and no default decides does not exist: `Plan.decide` always answers.
+- The first call is thinbox's own: the `execve` that starts the program is not judged.
+- A buffer the kernel has not brought in yet is brought in by a call made in between (`madvise`, populate), on the same
+  terms as the tenant's calls, and on the record.
+"""
+
+import errno
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from thinbox.enforcement.tasks import PlannedEntry
+from thinbox.errors import MachineError
+from thinbox.isolation.verdict import PLANNED, Violation
+from thinbox.machine import cpu as registers
+from thinbox.machine import slots
+from thinbox.records.refusals import Refusal
+from thinbox.records.run import CallRecord
+from thinbox.sandbox.emulation import (
+    CallError,
+    EmulatedCall,
+    Handler,
+    NotOursError,
+    PageWantedError,
+    Services,
+    load_handler,
+)
+from thinbox.sandbox.handlers import HANDLERS
+from thinbox.sandbox.handlers.files import FILES, Files
+from thinbox.sandbox.handlers.randomness import RandomStream
+from thinbox.sandbox.plan import Answer, Decision, Disposition, Plan
+from thinbox.syscalls.table import call_name, call_number
+
+if TYPE_CHECKING:
+    from thinbox.enforcement.enforcer import Enforcer
+    from thinbox.enforcement.tasks import TaskState
+
+U64 = (1 << 64) - 1
+MARKER_FD = 0xFFFFFFFF
+"""`write` to descriptor -1 is a phase marker that any program can make: it fails with EBADF and does nothing else."""
+_WRITE = 1
+_POPULATE_READ, _POPULATE_WRITE = 22, 23
+"""MADV_POPULATE_READ and _WRITE (include/uapi/asm-generic/mman-common.h, Linux 5.14)."""
+_ARGUMENTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
+_SAVED = (registers.RAX, registers.RDI, registers.RSI, registers.RDX)
+_MOST_PAGES = 4096
+"""Pages brought in for one call; its buffers are at most 1 MiB or a path, so a handler that wants more runs in
+circles."""
+
+
+@dataclass(slots=True)
+class _Bringing:
+    """An emulated call that waits for a page: where it stands, its registers, and what happened so far."""
+
+    rip: int
+    rsp: int
+    saved: tuple[int, ...]
+    page: int
+    refused: set[int] = field(default_factory=set)
+    count: int = 0
+
+
+class Gate:
+    """Applies `plan` to the tenant of one enforcer."""
+
+    def __init__(self, enforcer: "Enforcer", plan: Plan) -> None:
+        self._enforcer, self._plan = enforcer, plan
+        self._cpu, self._slot = enforcer.cpu, enforcer.slot
+        self._files = Files(plan.files)
+        self._services = Services(enforcer.machine, enforcer.view, self._files, RandomStream(plan.seed))
+        self._handlers = self._load_handlers()
+        self._bringing: dict[int, _Bringing] = {}
+        self._started = self._steady = False
+        self._populate = call_number("madvise")
+        self._execve = {call_number("execve"), call_number("execveat")}
+        enforcer.record.plan = plan.name
+        enforcer.cpu.set_callback(slots.ON_CALL, self._on_call)
+        enforcer.on_new_task = self._on_new_task
+
+    def _load_handlers(self) -> dict[str, Handler]:
+        specs = {rule.answer.handler for rule in self._plan.every_rule if rule.answer.handler}
+        return {spec: load_handler(spec) for spec in sorted(specs)}
+
+    # -- the call instruction ---------------------------------------------------------------------
+    def _on_call(self, compat: int, _second: int, _third: int) -> int:
+        state = self._enforcer.running
+        if state is None or state.task != self._enforcer.view.current or state.killed:
+            return slots.ENTER
+        if not self._started:
+            self._started = True
+            state.planned = PlannedEntry(self._isolated_by_default, "", 0)
+            return slots.ENTER
+        if compat:
+            nr = self._slot[slots.CALL_NR] & 0xFFFFFFFF
+            return self._act(state, nr, f"i386#{nr}", self._arguments(), self._plan.decide_compat())
+        nr = self._slot[slots.CALL_NR]
+        bringing = self._bringing.get(state.task)
+        if bringing and (bringing.rip, bringing.rsp) == (self._cpu.rip, self._cpu.regs[registers.RSP]):
+            nr = self._brought(bringing)
+        else:
+            bringing = None
+        args = self._arguments()
+        name = call_name(nr) if nr >= 0 else f"#{nr}"
+        self._look_for_marker(nr, args)
+        decision = self._plan.decide(nr, args, steady=self._steady)
+        handler = self._handler(name, decision)
+        if handler is not None:
+            call = EmulatedCall(nr, name, args, state.task, state.pid, self._services)
+            if bringing:
+                call.refused = frozenset(bringing.refused)
+            try:
+                return self._answer(state, call, decision, self._run(handler, call))
+            except PageWantedError as wanted:
+                return self._bring(state, bringing, wanted, decision)
+            except NotOursError:
+                decision = self._otherwise(decision)
+        self._bringing.pop(state.task, None)
+        if nr in self._execve:
+            self._files.executed(self._group(state.task))
+        return self._act(state, nr, name, args, decision)
+
+    def _arguments(self) -> tuple[int, ...]:
+        return tuple(self._slot[slot] & U64 for slot in _ARGUMENTS)
+
+    @property
+    def _isolated_by_default(self) -> bool:
+        return self._enforcer.isolation.isolates(0)
+
+    def _look_for_marker(self, nr: int, args: tuple[int, ...]) -> None:
+        if self._steady or not self._plan.marker:
+            return
+        if nr in self._plan.marker or (nr == _WRITE and args[0] & 0xFFFFFFFF == MARKER_FD):
+            self._steady = True
+            self._enforcer.record.steady_seq = len(self._enforcer.record.calls)
+
+    def _handler(self, name: str, decision: Decision) -> Handler | None:
+        """Return what answers this call; the files the sandbox owns are served wherever the call is allowed."""
+        answer = decision.answer
+        if answer.disposition is Disposition.EMULATE:
+            return self._handlers[answer.handler] if answer.handler else HANDLERS[name]
+        if self._plan.files and answer.disposition.reaches_kernel:
+            return FILES.get(name)
+        return None
+
+    @staticmethod
+    def _run(handler: Handler, call: EmulatedCall) -> int:
+        try:
+            result = handler(call)
+        except CallError as error:
+            return -error.errno
+        if not isinstance(result, int):
+            raise MachineError(f"the handler of {call.name} returned {result!r}; it must return an integer")
+        return result
+
+    def _otherwise(self, decision: Decision) -> Decision:
+        rule = decision.rule
+        if rule is None or decision.answer.disposition is not Disposition.EMULATE:
+            return decision
+        if rule.otherwise is None:
+            why = "the emulation does not serve this form of the call, and the rule has no otherwise"
+            return Decision(self._plan.default, rule.line, None, "", why)
+        return Decision(rule.otherwise, rule.line, rule, "", "the emulation does not serve this form of the call")
+
+    # -- what is done -----------------------------------------------------------------------------
+    def _act(self, state: "TaskState", nr: int, name: str, args: tuple[int, ...], decision: Decision) -> int:
+        answer = decision.answer
+        if answer.disposition.reaches_kernel:
+            isolated = answer.disposition is Disposition.ISOLATE
+            state.planned = PlannedEntry(isolated, answer.disposition, decision.line)
+            return slots.ENTER
+        refusal = self._refuse(state, name, decision)
+        if answer.disposition is Disposition.KILL:
+            death = Violation(name, refusal.sentence(), "plan", self._cpu.rip, None, 0, self._plan.name, PLANNED)
+            state.planned = PlannedEntry(isolated=False, disposition="kill", line=decision.line, death=death)
+            return slots.ENTER
+        self._note(state, nr, name, args, -answer.errno, decision)
+        self._cpu.regs[registers.RAX] = -answer.errno & U64
+        return slots.ANSWERED
+
+    def _answer(self, state: "TaskState", call: EmulatedCall, decision: Decision, result: int) -> int:
+        self._bringing.pop(state.task, None)
+        answered = Decision(Answer(Disposition.EMULATE), decision.line)
+        self._note(state, call.nr, call.name, call.args, result, answered)
+        self._cpu.regs[registers.RAX] = result & U64
+        return slots.ANSWERED
+
+    def _note(
+        self, state: "TaskState", nr: int, name: str, args: tuple[int, ...], result: int, decision: Decision
+    ) -> None:
+        calls, disposition = self._enforcer.record.calls, decision.answer.disposition
+        verdict = "emulated" if disposition is Disposition.EMULATE else "denied"
+        calls.append(
+            CallRecord(
+                len(calls),
+                self._enforcer.isolation.tenant,
+                state.pid,
+                nr,
+                name,
+                args,
+                ret=result,
+                verdict=verdict,
+                disposition=disposition,
+                plan_line=decision.line,
+            )
+        )
+
+    def _refuse(self, state: "TaskState", name: str, decision: Decision) -> Refusal:
+        answer, rule = decision.answer, decision.rule
+        why = decision.why or (rule.reason if rule else "") or "its rule says so"
+        shown = answer.disposition.value
+        if answer.errno:
+            shown += f" {errno.errorcode.get(answer.errno, answer.errno)}"
+        refusal = Refusal(name, state.pid, shown, answer.errno, self._plan.name, decision.line, decision.arguments, why)
+        self._enforcer.record.refusals.add(refusal)
+        return refusal
+
+    # -- pages of emulated calls ------------------------------------------------------------------
+    def _bring(self, state: "TaskState", before: _Bringing | None, wanted: PageWantedError, decision: Decision) -> int:
+        """Let the kernel bring a page in; the call instruction runs again behind that."""
+        regs = self._cpu.regs
+        saved = before.saved if before else tuple(regs[register] for register in _SAVED)
+        waiting = _Bringing(self._cpu.rip, regs[registers.RSP], saved, wanted.vaddr)
+        if before:
+            waiting.refused, waiting.count = before.refused, before.count + 1
+        if waiting.count > _MOST_PAGES:
+            raise MachineError("an emulation asks for the same memory again and again; it must touch it in one order")
+        self._bringing[state.task] = waiting
+        advice = _POPULATE_WRITE if wanted.write else _POPULATE_READ
+        for register, value in zip(_SAVED, (self._populate, wanted.vaddr, 4096, advice), strict=True):
+            regs[register] = value
+        state.planned = PlannedEntry(isolated=True, disposition="populate", line=decision.line)
+        return slots.ENTER_AND_REPEAT
+
+    def _brought(self, bringing: _Bringing) -> int:
+        """Put the registers of the emulated call back; return its number."""
+        regs = self._cpu.regs
+        if regs[registers.RAX]:
+            bringing.refused.add(bringing.page)
+        for register, value in zip(_SAVED, bringing.saved, strict=True):
+            regs[register] = value
+        low = bringing.saved[0] & 0xFFFFFFFF
+        nr = low - (low >> 31 << 32)
+        self._slot[slots.CALL_NR] = nr
+        for slot, register in ((slots.CALL_ARG0, 1), (slots.CALL_ARG1, 2), (slots.CALL_ARG2, 3)):
+            value = bringing.saved[register]
+            self._slot[slot] = value - (value >> 63 << 64)
+        return nr
+
+    # -- tasks ------------------------------------------------------------------------------------
+    def _group(self, task: int) -> int:
+        view = self._enforcer.view
+        return view.read_u32(task + view.tgid_offset, self._enforcer.kernel_root)
+
+    def _on_new_task(self, parent: int, child: int) -> None:
+        self._files.forked(self._group(parent), self._group(child))
+
+
+__all__ = ["Gate"]

@@ -1,0 +1,170 @@
+"""The compiled question, interpreted: what is plainly visible, on a made-up kernel of a few words."""
+
+import pytest
+from thinbox.isolation import view_rules
+
+MEMMAP, OBJECTS, TOP = -(1 << 46), -(1 << 45), 1 << 20
+OWN, ROOT, OTHER = OBJECTS + 0x100, OBJECTS + 0x200, OBJECTS + 0x300
+MINE, THEIRS, VECTOR = OBJECTS + 0x400, OBJECTS + 0x500, OBJECTS + 0x600
+PAGE = 7 << 12
+RESERVED, SLAB = 1 << 12, 1 << 9
+
+
+class Kernel:
+    """struct pages at MEMMAP (guest-physical 0x10000), other objects at OBJECTS (0x20000)."""
+
+    def __init__(self, rule):
+        self.words = [0] * (TOP >> 3)
+        self.next = 0x2000
+        self.put(MEMMAP, 0x10000)
+        self.put(OBJECTS, 0x20000)
+        self.view = [0] * view_rules.WORD_COUNT
+        for at, value in (
+            (view_rules.RULE, rule), (view_rules.OWN, OWN), (view_rules.ROOT, ROOT), (view_rules.VMEMMAP, MEMMAP), (view_rules.PAGE_BYTES, 64),
+            (view_rules.HEAD_AT, 8), (view_rules.FLAGS_AT, 0), (view_rules.MEMCG_AT, 56), (view_rules.COUNT_AT, 48), (view_rules.COUNT_SHIFT, 32),
+            (view_rules.OBJECTS_AT, 40), (view_rules.OBJECTS_SHIFT, 16), (view_rules.OBJECTS_MASK, 0x7FFF), (view_rules.RESERVED, RESERVED),
+            (view_rules.SLAB, SLAB), (view_rules.OBJCG_MEMCG_AT, 16), (view_rules.CACHE_AT, 24), (view_rules.CACHE_SIZE_AT, 24),
+            (view_rules.CACHE_SIZE_SHIFT, 32), (view_rules.MAPPING_AT, 32),
+        ):  # fmt: skip
+            self.view[at] = value
+        self.store(MINE + 16, OWN)
+        self.store(THEIRS + 16, OTHER)
+
+    def put(self, vaddr, frame):
+        table, shift = 0x1000, 39
+        while shift > 12:
+            at = (table >> 3) + (vaddr >> shift & 511)
+            if not self.words[at]:
+                self.words[at] = self.next | 3
+                self.next += 0x1000
+            table, shift = self.words[at] & ~0xFFF, shift - 9
+        self.words[(table >> 3) + (vaddr >> 12 & 511)] = frame | 3
+
+    def store(self, vaddr, value):
+        base = 0x10000 if vaddr < OBJECTS else 0x20000
+        self.words[(base + (vaddr & 0xFFF)) >> 3] = value
+
+    def page(self, number=7, *, flags=0, head=0, memcg=0, count=1, objects=0, mapping=0):
+        values = ((0, flags), (8, head), (32, mapping), (40, objects << 16), (48, count << 32), (56, memcg))
+        for at, value in values:
+            self.store(MEMMAP + 64 * number + at, value)
+
+    def visible(self):
+        return view_rules.is_plainly_visible(self.words, TOP, 0x1000, self.view, PAGE)
+
+
+@pytest.mark.parametrize(
+    ("page", "permissive", "strict"),
+    [
+        ({"flags": RESERVED, "count": 0}, True, True),
+        ({"memcg": OWN}, True, True),
+        ({"memcg": OTHER}, False, False),
+        ({"memcg": ROOT}, True, False),
+        ({"memcg": MINE | 2}, True, True),
+        ({"memcg": THEIRS | 2}, False, False),
+        ({"memcg": (OBJECTS + 0x5000) | 2}, False, False),
+        ({}, True, True),
+        ({"count": 0}, False, False),
+        ({"memcg": VECTOR | 1, "objects": 3}, False, False),
+        ({"head": MEMMAP + 64 * 6 + 1, "memcg": OWN}, False, False),
+    ],
+)
+def test_whole_pages(page, permissive, strict):
+    for rule, wanted in ((view_rules.PERMISSIVE, permissive), (view_rules.STRICT, strict)):
+        kernel = Kernel(rule)
+        # The page before is another's: the head of a compound page decides for its tail.
+        kernel.page(6, memcg=OTHER)
+        kernel.page(**page)
+        assert kernel.visible() is wanted
+
+
+@pytest.mark.parametrize(
+    ("owners", "visible"),
+    [((MINE, 0, MINE), True), ((0, 0, 0), True), ((MINE, 0, THEIRS), False), ((THEIRS, MINE, MINE), False)],
+)
+def test_a_slab_is_visible_only_if_no_object_is_anothers(owners, visible):
+    for rule in (view_rules.PERMISSIVE, view_rules.STRICT):
+        kernel = Kernel(rule)
+        kernel.page(flags=SLAB, memcg=VECTOR | 1, objects=3)
+        for number, owner in enumerate(owners):
+            kernel.store(VECTOR + 8 * number, owner)
+        assert kernel.visible() is visible
+
+
+def test_what_has_no_struct_page_is_not_visible():
+    kernel = Kernel(view_rules.PERMISSIVE)
+    assert not view_rules.is_plainly_visible(kernel.words, TOP, 0x1000, kernel.view, 1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("offset", "own"),
+    [(0, True), (999, True), (1000, False), (1999, False), (2000, True), (3000, False), (4095, False)],
+)
+def test_of_a_mixed_slab_the_object_touched_decides(offset, own):
+    """Objects of 1,000 bytes: mine, theirs, nobody's; behind them there is none."""
+    kernel = Kernel(view_rules.PERMISSIVE)
+    kernel.page(flags=SLAB, memcg=VECTOR | 1, objects=3)
+    cache = OBJECTS + 0x700
+    kernel.store(MEMMAP + 64 * 7 + 24, cache)
+    kernel.store(cache + 24, 1000 << 32)
+    for number, owner in enumerate((MINE, THEIRS, 0)):
+        kernel.store(VECTOR + 8 * number, owner)
+    assert view_rules.is_object_own(kernel.words, TOP, 0x1000, kernel.view, PAGE + offset) is own
+
+
+def test_in_a_tail_page_objects_are_counted_from_the_head():
+    kernel = Kernel(view_rules.PERMISSIVE)
+    kernel.page(6, flags=SLAB, memcg=VECTOR | 1, objects=2)
+    kernel.page(7, head=MEMMAP + 64 * 6 + 1)
+    cache = OBJECTS + 0x700
+    kernel.store(MEMMAP + 64 * 6 + 24, cache)
+    kernel.store(cache + 24, 4096 << 32)
+    kernel.store(VECTOR, THEIRS)
+    kernel.store(VECTOR + 8, MINE)
+    for number, own in ((6, False), (7, True)):
+        assert view_rules.is_object_own(kernel.words, TOP, 0x1000, kernel.view, number << 12) is own
+
+
+@pytest.mark.parametrize(
+    ("page", "permissive", "strict"),
+    [
+        ({"memcg": OWN}, True, True),
+        ({"memcg": OTHER}, False, False),
+        ({"memcg": ROOT}, True, False),
+        ({"memcg": ROOT, "mapping": OBJECTS + 0x801}, True, True),
+        ({"flags": RESERVED, "memcg": OWN}, False, False),
+        ({"flags": SLAB, "memcg": VECTOR | 1}, False, False),
+        ({"memcg": MINE | 2}, False, False),
+        ({}, False, False),
+        ({"count": 0}, False, False),
+    ],
+)
+def test_user_memory_and_page_cache_alone_are_plainly_mapped(page, permissive, strict):
+    for rule, wanted in ((view_rules.PERMISSIVE, permissive), (view_rules.STRICT, strict)):
+        kernel = Kernel(rule)
+        kernel.page(**page)
+        assert view_rules.is_plain_mapping(kernel.words, TOP, 0x1000, kernel.view, PAGE) is wanted
+
+
+FILE, ANON = OBJECTS + 0x800, OBJECTS + 0x801
+
+
+@pytest.mark.parametrize(
+    ("page", "foreign"),
+    [
+        ({"memcg": OTHER, "mapping": FILE}, True),
+        ({"memcg": ROOT, "mapping": FILE}, True),
+        ({"memcg": 0, "mapping": FILE}, True),
+        ({"memcg": OWN, "mapping": FILE}, False),
+        ({"memcg": OTHER, "mapping": ANON}, False),
+        ({"memcg": OTHER}, False),
+        ({"memcg": THEIRS | 2, "mapping": FILE}, False),
+        ({"flags": SLAB, "memcg": VECTOR | 1, "mapping": FILE}, False),
+        ({"flags": RESERVED, "mapping": FILE}, False),
+    ],
+)
+def test_page_cache_of_others_is_told_from_the_rest(page, foreign):
+    for rule in (view_rules.PERMISSIVE, view_rules.STRICT):
+        kernel = Kernel(rule)
+        kernel.page(**page)
+        assert view_rules.is_foreign_file(kernel.words, TOP, 0x1000, kernel.view, PAGE) is foreign

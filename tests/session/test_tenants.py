@@ -1,0 +1,129 @@
+"""Several tenants on one guest: apart in what they see, print, may do, and in their records."""
+
+import pytest
+from tests.support.futex_tenants import WAKER, futex_tenants
+
+from thinbox.errors import InputError
+from thinbox.isolation.policies.sci import MIDDLE, Sci
+from thinbox.session.session import RunOptions, run
+from thinbox.session.several import TenantSpec, run_tenants
+
+SCRIPT = "hostname; id -u; cat; echo mine > /tmp/x; sleep 0.01; cat /tmp/x; ls /tmp | wc -l; ls /proc | grep -c '^[0-9]'; echo err >&2"
+
+
+@pytest.fixture(scope="module")
+def two(guest):
+    kept = {}
+
+    def watch(machine, enforcer):
+        def look():
+            if len({state.tenant.name for state in enforcer.tasks.values()}) == 2 and enforcer.running is None:
+                root = enforcer.kernel_root
+                kept["census"] = enforcer.views.cgroups.census(root)
+                kept["tasks"] = {task: state.tenant.name for task, state in enforcer.tasks.items()}
+
+        machine.cpu.add_code_hook(enforcer.view.symbols.address_of("__x64_sys_poll"), look)
+
+    specs = [
+        TenantSpec("red", ("sh", "-c", SCRIPT + "; exit 3"), stdin=b"to red\n"),
+        TenantSpec("blue", ("sh", "-c", SCRIPT), stdin=b"to blue\n", view="none", isolate="openat,read"),
+    ]
+    return run_tenants(guest, specs, on_machine=watch), kept
+
+
+def test_two_tenants_run_side_by_side_with_their_outputs_apart(two):
+    results, _kept = two
+    for name in ("red", "blue"):
+        # Its own host name, root of its own user namespace, /tmp with one file, and few processes.
+        lines = results[name].stdout.decode().splitlines()
+        assert lines[:5] == [name, "0", f"to {name}", "mine", "1"], results[name].record.kills
+        assert int(lines[5]) <= 5
+        assert results[name].stderr == b"err\n"
+    assert [results[name].exit_code for name in ("red", "blue")] == [3, 0]
+
+
+def test_each_has_a_record_of_its_own_calls(two):
+    results, _kept = two
+    red, blue = (results[name].record for name in ("red", "blue"))
+    assert {call.tenant for call in red.calls} == {"red"} and {call.tenant for call in blue.calls} == {"blue"}
+    assert all(call.isolated for call in red.calls)
+    assert {call.name for call in blue.calls if call.isolated} <= {"openat", "read"} and blue.totals["isolated"]
+    assert not red.kills and not blue.kills
+    for record in (red, blue):
+        assert record.tables_made == record.tables_freed > 1
+        assert record.table_pages_made == record.table_pages_freed > 50
+
+
+def test_every_task_is_attributed_by_the_guests_own_structures(two):
+    _results, kept = two
+    census, tasks = kept["census"], kept["tasks"]
+    assert {task: census[task] for task in tasks} == tasks
+    # The two processes 1 too; and there are kernel threads and the agent, which are nobody's.
+    assert list(census.values()).count("red") > list(tasks.values()).count("red")
+    assert list(census.values()).count(None) > 10
+
+
+def test_a_kill_of_one_leaves_the_other_alone(guest):
+    class NoMkdir(Sci):
+        name = "no-mkdir"
+
+        def check_access(self, access, call):
+            return MIDDLE if access.symbol == "shmem_mkdir" else super().check_access(access, call)
+
+    specs = [
+        TenantSpec("bad", ("mkdir", "/tmp/x"), policy=NoMkdir(), on_violation="undo"),
+        TenantSpec("good", ("sh", "-c", "mkdir /tmp/x; sleep 0.02; rmdir /tmp/x; echo fine"), on_violation="oops"),
+    ]
+    results = run_tenants(guest, specs)
+    assert results["bad"].exit_code == 137 and results["bad"].record.kills[0].undone
+    assert results["bad"].record.kills[0].tenant == "bad"
+    assert results["good"].exit_code == 0 and results["good"].stdout == b"fine\n" and not results["good"].record.kills
+
+
+def test_limits_hold(guest):
+    script = "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait"
+    result = run_tenants(guest, [TenantSpec("few", ("sh", "-c", script), tasks=4, isolate="none")])["few"]
+    assert b"fork" in result.stderr or b"vfork" in result.stderr
+
+
+def test_what_cannot_be_a_tenant_is_said(guest):
+    with pytest.raises(InputError, match="no tenant's name"):
+        TenantSpec("a/b", ("true",))
+    with pytest.raises(InputError, match="two tenants"):
+        run_tenants(guest, [TenantSpec("a", ("true",)), TenantSpec("a", ("true",))])
+    with pytest.raises(InputError, match="no view"):
+        run_tenants(guest, [TenantSpec("a", ("true",), view="some")])
+
+
+def test_sixteen_tenants_at_once(guest):
+    found = run_tenants(guest, [TenantSpec(f"t{number}", ("id", "-u")) for number in range(16)])
+    assert [(r.exit_code, r.stdout, r.record.kills) for r in found.values()] == [(0, b"0\n", [])] * 16
+
+
+class KillsAt(Sci):
+    """Policy sci, but these functions are refused: what their call holds then, it holds for ever."""
+
+    name = "kills-at"
+    grants_all_data = True
+
+    def __init__(self, *symbols):
+        self.symbols = symbols
+
+    def check_access(self, access, call):
+        return MIDDLE if access.symbol in self.symbols else super().check_access(access, call)
+
+
+def test_a_lock_that_a_killed_task_took_along_does_not_hang_the_run_of_who_spins_for_it(guest, tmp_path):
+    """Each of five dies in futex() with the lock of one of the kernel's 256 chains; another wakes at 240 addresses."""
+    found = run_tenants(guest, futex_tenants(tmp_path, KillsAt("plist_add")))
+    killed = [name for name, result in found.items() if result.record.kills]
+    assert killed and all(found[name].record.stuck for name in killed)
+    assert not found[WAKER].record.stuck and not found[WAKER].record.kills
+
+
+def test_a_folder_that_a_killed_task_left_locked_does_not_hang_the_run(guest):
+    """The second mkdir sleeps for a lock that nobody will give back."""
+    options = RunOptions(policy=KillsAt("shmem_mkdir", "shmem_mknod", "shmem_get_inode"))
+    result = run(guest, ["sh", "-c", "mkdir /tmp/a; mkdir /tmp/b; echo never"], options)
+    assert result.record.stuck and result.stdout == b"" and result.exit_code == 137
+    assert [kill.call for kill in result.record.kills] == ["mkdir"]
