@@ -6,8 +6,6 @@ Why it exists: every part of the enforcement needs these, and none of them chang
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thinbox.machine import slots
-
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.guest.sites import Sites
@@ -42,4 +40,4 @@ class Target:
     @property
     def kernel_root(self) -> int:
         """The kernel's own table now, also while an SCI table is active."""
-        return self.slot[slots.KERNEL_ROOT] if self.slot[slots.ACTIVE] else self.view.kernel_root
+        return self.view.kernel_root

@@ -109,4 +109,4 @@ class ChargedSockets:
         return paddr if vaddr < 0 and vaddr % size == 0 and is_ram else None
 
     def _root(self) -> int:
-        return self._slot[slots.KERNEL_ROOT] if self._slot[slots.ACTIVE] else self._view.kernel_root
+        return self._view.kernel_root

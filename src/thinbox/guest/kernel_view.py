@@ -12,6 +12,7 @@ from thinbox import paging
 from thinbox.address import PAGE_BYTES, U64, page_align_up
 from thinbox.errors import MachineError
 from thinbox.isolation.baseline import CPU_ENTRY_AREA
+from thinbox.machine import slots
 
 if TYPE_CHECKING:
     from thinbox.image.facts import KernelFacts
@@ -101,7 +102,10 @@ class KernelView:
 
     @property
     def kernel_root(self) -> int:
-        """The kernel's table of the address space in use (not valid while an SCI table is active)."""
+        """The kernel's table of the address space in use, also while an SCI or undo table is active."""
+        slot = self._machine.slot
+        if slot[slots.ACTIVE]:
+            return int(slot[slots.KERNEL_ROOT]) & paging.FRAME_MASK
         cr3 = self._machine.cpu.cr3 & paging.FRAME_MASK
         return cr3 & ~_PTI_USER_BIT if self._uses_pti else cr3
 
