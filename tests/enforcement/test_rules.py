@@ -337,13 +337,13 @@ def test_r9_a_flush_drops_what_the_kernels_table_no_longer_maps_alike(guest, sta
         state = current_call(enforcer)
         if state is None or watch.count:
             return False
-        enforcer.isolated_calls()
+        enforcer.grants.drain(state, state.call)
         rows = [row for chunk in state.call.rows for row in chunk.tolist()]
         words = machine.memory.words
         candidates = [row[3] for row in rows if not row[2] & paging.FAULT_FETCH and words[row[3]] < 0]
         words[candidates[0]] ^= stale
         before = [bool(words[index]) for index in candidates]
-        Shootdown(enforcer.target, enforcer.task_list, enforcer.grants)._drop_changed()
+        enforcer._drop(Shootdown(enforcer.target, enforcer.task_list).of_changes)
         assert words[candidates[0]] == 0
         kernel = [paging.walk_leaf(machine.memory.quads, 1 << 40, enforcer.kernel_root, row[0]) for row in rows]
         assert all(kernel)

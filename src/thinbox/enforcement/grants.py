@@ -61,10 +61,31 @@ class Grants:
         call.record.code_faults += fetches
         call.record.data_faults += count - fetches
         call.granted_pages += count
-        self._watch.granted(state, call, rows)
+        if not call.is_exit:
+            self._watch.granted(state, call, rows)
         self._tables.note_pages(state)
-        if state.tenant.isolation.keep_faults:
+        if state.tenant.isolation.keep_faults and not call.is_exit:
             self._keep(state, call.record.seq, kept)
+
+    def written_frames(self, call: "OpenCall") -> np.ndarray:
+        """Return the frames of kernel data that the call holds writable, or held and may have written, ascending.
+
+        Preconditions: its log is drained.
+        """
+        if not call.rows:
+            return np.zeros(0, dtype=np.int64)
+        rows = np.concatenate(call.rows)
+        rows = rows[rows[:, fault.LOG_VADDR] < 0]
+        entries = self._memory.words[rows[:, fault.LOG_INDEX]]
+        wanted = paging.PRESENT | paging.WRITABLE
+        held = entries[entries & wanted == wanted] & paging.FRAME_MASK
+        gone = [self._frame(vaddr) for vaddr in rows[entries & paging.PRESENT == 0, fault.LOG_VADDR].tolist()]
+        return np.unique(np.concatenate((held, np.array([frame for frame in gone if frame >= 0], dtype=np.int64))))
+
+    def _frame(self, vaddr: int) -> int:
+        """The frame of a kernel address (signed); negative if there is none."""
+        memory = self._memory
+        return paging.translate(memory.quads, memory.total_bytes, self._target.kernel_root, vaddr) & ~0xFFF
 
     def _keep(self, state: "TaskState", seq: int, rows: np.ndarray) -> None:
         faults, symbols = state.tenant.record.faults, self._target.view.symbols

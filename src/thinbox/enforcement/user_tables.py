@@ -20,7 +20,7 @@ import numpy as np
 
 from thinbox import paging
 from thinbox.address import PAGE_BYTES, U64, to_signed
-from thinbox.isolation import fault, mappings
+from thinbox.isolation import mappings
 from thinbox.isolation.page_ownership import (
     FORGED_KERNEL_HALF,
     FORGED_SPACE,
@@ -34,6 +34,7 @@ from thinbox.isolation.page_ownership import (
 )
 
 if TYPE_CHECKING:
+    from thinbox.enforcement.grants import Grants
     from thinbox.enforcement.open_call import OpenCall
     from thinbox.enforcement.target import Target
     from thinbox.enforcement.tasks import TaskList, TaskState
@@ -51,8 +52,8 @@ _EXITING = 4
 class UserTables:
     """The user page tables of the tenants of one machine."""
 
-    def __init__(self, target: "Target", tasks: "TaskList", cgroups: "MemoryCgroups") -> None:
-        self._target, self._task_list, self._cgroups = target, tasks, cgroups
+    def __init__(self, target: "Target", tasks: "TaskList", grants: "Grants", cgroups: "MemoryCgroups") -> None:
+        self._target, self._task_list, self._grants, self._cgroups = target, tasks, grants, cgroups
         self._memory, self._cpu, self._kernel = target.memory, target.cpu, target.view
         types, root = target.view.facts.types, target.kernel_root
         self._mm_at, self._pgd_at = types.offset_of("task_struct", "mm"), types.offset_of("mm_struct", "pgd")
@@ -99,7 +100,7 @@ class UserTables:
         if not is_dead and self._pgd_of(self._word(space)) != kernel_root:
             # User code would go on in an address space that is not its own; or has none, and borrows the next one's.
             return FORGED_SPACE, space & U64
-        frames = self._written_frames(call)
+        frames = self._grants.written_frames(call)
         if len(frames) == 0:
             return None
         roots = [] if is_dead else [kernel_root]
@@ -129,18 +130,6 @@ class UserTables:
             if refused is not None:
                 return refused
         return None
-
-    def _written_frames(self, call: "OpenCall") -> np.ndarray:
-        """The pages of kernel data that the call holds writable, or held and may have written, ascending."""
-        if not call.rows:
-            return np.zeros(0, dtype=np.int64)
-        rows = np.concatenate(call.rows)
-        rows = rows[rows[:, fault.LOG_VADDR] < 0]
-        entries = self._memory.words[rows[:, fault.LOG_INDEX]]
-        wanted = paging.PRESENT | paging.WRITABLE
-        held = entries[entries & wanted == wanted] & paging.FRAME_MASK
-        gone = [self._paddr(vaddr) & ~0xFFF for vaddr in rows[entries & paging.PRESENT == 0, fault.LOG_VADDR].tolist()]
-        return np.unique(np.concatenate((held, np.array([paddr for paddr in gone if paddr >= 0], dtype=np.int64))))
 
     def _paddr(self, vaddr: int) -> int:
         """Where a kernel address lies; negative if nowhere."""

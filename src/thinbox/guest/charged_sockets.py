@@ -22,7 +22,6 @@ from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.machine import cpu as registers
-from thinbox.machine import slots
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView

@@ -48,7 +48,7 @@ from thinbox.machine.delivery import (
 )
 from thinbox.machine.granting import active_root, grant_now, prefault_page
 from thinbox.machine.intrinsics import call3, load32, load64, store32, store64, words_at
-from thinbox.machine.state_bits import HF_CS64, HF_INHIBIT_IRQ, IF, RF
+from thinbox.machine.state_bits import CPL_MASK, HF_CS64, HF_INHIBIT_IRQ, IF, RF
 from thinbox.machine.view_hooks import is_others_file, may_touch
 
 classify = compiled(fault.classify)
@@ -68,6 +68,13 @@ def deliver_from(uc, core, vector, error, origin):
     With undo the handler runs on the undo table, which maps what the kernel's does and saves what is written.
     """
     core[slots.COUNT_DELIVERED] += 1
+    if load32(core[slots.ENV] + core[slots.OFF_HFLAGS]) & CPL_MASK == 3:
+        if origin == INTERRUPT:
+            core[slots.COUNT_USER_INTERRUPTS] += 1
+        elif vector == PAGE_FAULT:
+            core[slots.COUNT_USER_FAULTS] += 1
+        else:
+            core[slots.COUNT_USER_EXCEPTIONS] += 1
     nested = core[slots.ACTIVE]
     if nested:
         core[slots.ACTIVE] = 0

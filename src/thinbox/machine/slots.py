@@ -39,7 +39,6 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     STOP,  # why the CPU stopped, see STOP_*
     STOP_DETAIL,
     # the system call instruction
-    HYPERCALL_TASK,  # the agent's task_struct; only its magic calls are answered
     CALL_NR,
     CALL_ARG0,
     CALL_ARG1,
@@ -100,6 +99,9 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     COUNT_BLOCKS,
     COUNT_DELIVERED,  # exceptions and interrupts delivered through the guest's IDT
     COUNT_GRANTS,  # pages the policy put into SCI tables
+    COUNT_USER_FAULTS,  # page faults, other exceptions and interrupts that interrupted user code
+    COUNT_USER_EXCEPTIONS,
+    COUNT_USER_INTERRUPTS,
     # translated code and stores, see `coherence`
     UC,  # Unicorn's handle
     TLB_FILL,  # host addresses of functions of Unicorn
@@ -111,7 +113,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     FAULT_VADDR,
     FAULT_ERROR,
     FRAME,  # eight words: the exception frame being built
-) = range(95)
+) = range(97)
 
 SLOT_COUNT = FRAME + 8
 

@@ -27,6 +27,8 @@ class Patch:
     """The posted `sci_verify_and_map` and `sci_verify_code_access`."""
 
     name = "patch"
+    judges_ends = False
+    """The limits are a call's; the ends of tasks are judged by `live`."""
     grants_all_data = False
 
     def check_access(self, access: Access, call: CallView) -> Verdict:

@@ -21,6 +21,8 @@ class Sci:
     """Any data; code only at a symbol's start, or from there page by page."""
 
     name = "sci"
+    judges_ends = False
+    """The proposal is about calls; the ends of tasks are judged by `live`."""
     grants_all_data = True
 
     def check_access(self, access: Access, call: CallView) -> Verdict:
