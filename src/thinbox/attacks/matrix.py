@@ -11,7 +11,6 @@ Rules of this file:
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinbox.attacks.arena import GUEST_DOWN, Arena, Try
@@ -19,9 +18,9 @@ from thinbox.attacks.exploit import Exploit, choose_exploits
 from thinbox.attacks.record import CONTAINED, DETECTED, SUCCEEDED, UNISOLATED, AttackRecord, AttackRow
 from thinbox.attacks.stage import Stage, make_stage
 from thinbox.attacks.views import NO_VIEW, require_view
-from thinbox.errors import InputError, MachineError
+from thinbox.errors import MachineError
 from thinbox.isolation.policies import Policy, load_policy
-from thinbox.session.profile import profile_of, require_same_kernel
+from thinbox.session.profile import load_policy_object, profile_of, read_policy_file, require_same_kernel
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
@@ -111,16 +110,9 @@ def _load(name: str, learned: bytes, guest: "ReadyGuest") -> Policy:
     if name == UNISOLATED:
         return load_policy("sci")
     spec = "+".join(f"{LEARNED}:" if part == LEARNED else part for part in _parts(name))
-    policy = load_policy(spec, lambda path: learned if not path else _read_file(path))
+    policy = load_policy(spec, lambda path: learned if not path else read_policy_file(path), load_policy_object)
     require_same_kernel(policy, guest.facts.sha256)
     return policy
-
-
-def _read_file(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; a profile is made by session.profile") from error
 
 
 def _learn(guest: "ReadyGuest", stage: Stage, exploits: tuple[Exploit, ...]) -> bytes:

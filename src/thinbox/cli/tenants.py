@@ -9,13 +9,13 @@ Rules of this file:
 
 import os
 import shlex
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinbox.errors import InputError
+from thinbox.host.files import load_toml, require_below
 
 if TYPE_CHECKING:
     from thinbox.session.session import RunResult
@@ -50,12 +50,7 @@ def load_tenants(path: Path, defaults: dict[str, Any]) -> "list[TenantSpec]":
     from thinbox.guest.tenant import TenantOptions
     from thinbox.session.several import TenantSpec
 
-    try:
-        tenants = tomllib.loads(path.read_text()).get("tenant")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is no TOML: {error}") from error
+    tenants = load_toml(path).get("tenant")
     if not isinstance(tenants, dict) or not tenants:
         raise InputError(f"{path} has no tenants; it needs a table [tenant.NAME] with a command for each")
     known = {each.name for each in fields(TenantSpec)} - {"name", "environment", "keep_faults"} | {"env"}
@@ -68,7 +63,7 @@ def load_tenants(path: Path, defaults: dict[str, Any]) -> "list[TenantSpec]":
         values = defaults | table
         values["command"] = tuple(_split(values.get("command", ())))
         if "rootfs" in table:
-            values["rootfs"] = path.parent / table["rootfs"]
+            values["rootfs"] = path.parent / require_below(table["rootfs"], f"{path}, tenant {name}: rootfs")
         if isinstance(values.get("stdin"), str):
             values["stdin"] = values["stdin"].encode()
         if (env := values.pop("env", None)) is not None:

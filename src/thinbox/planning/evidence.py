@@ -7,7 +7,6 @@ Rules of this file:
 - Start-up is what comes before the phase marker; without one, or where it never comes, everything is steady state.
 """
 
-import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from thinbox.errors import InputError
+from thinbox.host.files import load_json
 from thinbox.isolation.verdict import PLANNED
 from thinbox.sandbox.arguments import DECIDING, EXECUTABLE, width_mask
 from thinbox.syscalls.table import call_number
@@ -95,10 +95,7 @@ class Evidence:
 
 def load_object(path: Path, schema: str) -> dict[str, Any]:
     """Return the JSON object in `path`; InputError unless it says `schema`."""
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    data = load_json(path)
     found = data.get("schema") if isinstance(data, dict) else None
     if found != schema:
         raise InputError(f"{path} says schema {found!r}; {schema!r} is wanted here")
@@ -131,7 +128,7 @@ def gather_evidence(
             compat=compat,
             attacks=_attacks(attacks),
         )
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:
         raise InputError(f"a run lacks what {RUN_SCHEMA} promises ({error!r}); record it again") from error
 
 

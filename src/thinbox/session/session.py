@@ -28,7 +28,13 @@ from thinbox.session.enforcer import Enforcer
 from thinbox.session.events import EventRecorder
 from thinbox.session.gate import Gate
 from thinbox.session.input import Input
-from thinbox.session.profile import KnownPages, read_policy_file, require_known_here, require_same_kernel
+from thinbox.session.profile import (
+    KnownPages,
+    load_policy_object,
+    read_policy_file,
+    require_known_here,
+    require_same_kernel,
+)
 from thinbox.session.records import RunRecord
 from thinbox.session.sites import Sites
 from thinbox.session.tenants import Isolation
@@ -105,7 +111,7 @@ def parse_isolate(text: str) -> Callable[[int], bool]:
 
 def choose_policy(policy: str | Policy) -> Policy:
     """Return the policy of a name, or the one given; `InputError` for a name there is not."""
-    return load_policy(policy, read_policy_file) if isinstance(policy, str) else policy
+    return load_policy(policy, read_policy_file, load_policy_object) if isinstance(policy, str) else policy
 
 
 class Session:
