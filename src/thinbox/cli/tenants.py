@@ -41,8 +41,8 @@ def parse_tenants(texts: Sequence[str], defaults: dict[str, Any]) -> "list[Tenan
 def load_tenants(path: Path, defaults: dict[str, Any]) -> "list[TenantSpec]":
     """Load a file of tenants: a table `[tenant.NAME]` for each, with the fields of `TenantSpec`.
 
-    `command` is a list of words, or a string that is split as a shell does; `rootfs` is relative to the file; `env` is
-    a table of variables.
+    `command` is a list of words, or a string that is split as a shell does; `rootfs` lies below the file's folder (one
+    elsewhere is for the user to name, with --rootfs); `env` is a table of variables.
 
     Raises:
         InputError: it cannot be read, or says what there is not.
@@ -63,7 +63,7 @@ def load_tenants(path: Path, defaults: dict[str, Any]) -> "list[TenantSpec]":
         values = defaults | table
         values["command"] = tuple(_split(values.get("command", ())))
         if "rootfs" in table:
-            values["rootfs"] = path.parent / require_below(table["rootfs"], f"{path}, tenant {name}: rootfs")
+            values["rootfs"] = _beside(path, table["rootfs"], f"{path}, tenant {name}: rootfs")
         if isinstance(values.get("stdin"), str):
             values["stdin"] = values["stdin"].encode()
         if (env := values.pop("env", None)) is not None:
@@ -71,6 +71,14 @@ def load_tenants(path: Path, defaults: dict[str, Any]) -> "list[TenantSpec]":
             values["environment"] = tuple(f"{key}={value}" for key, value in (own | env).items())
         specs.append(TenantSpec(name, **values))
     return specs
+
+
+def _beside(path: Path, name: str, what: str) -> Path:
+    """Return the root file system `name` below the folder of the file `path`; InputError if a link leads out of it."""
+    place = path.parent / require_below(name, what)
+    if not place.resolve().is_relative_to(path.parent.resolve()):
+        require_below("..", what)
+    return place
 
 
 def _require_kinds(where: str, table: dict[str, Any]) -> None:

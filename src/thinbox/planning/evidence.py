@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from thinbox.errors import InputError
-from thinbox.host.files import load_json
+from thinbox.host.files import load_json, show
 from thinbox.isolation.verdict import PLANNED
+from thinbox.report.page.document import check_record
 from thinbox.sandbox.arguments import DECIDING, EXECUTABLE, width_mask
 from thinbox.syscalls.table import call_number
 
@@ -94,12 +95,12 @@ class Evidence:
 
 
 def load_object(path: Path, schema: str) -> dict[str, Any]:
-    """Return the JSON object in `path`; InputError unless it says `schema`."""
+    """Return the JSON object in `path`; InputError unless it says `schema` and is a whole record of it."""
     data = load_json(path)
     found = data.get("schema") if isinstance(data, dict) else None
     if found != schema:
-        raise InputError(f"{path} says schema {found!r}; {schema!r} is wanted here")
-    return data  # type: ignore[no-any-return]
+        raise InputError(f"{path} says schema {str(found)[:60]!r}; {schema!r} is wanted here")
+    return check_record(data, show(path)).raw
 
 
 def gather_evidence(

@@ -80,7 +80,11 @@ def parse_document(data: bytes, name: str, *, plan: bool = False) -> Document:
     if plan:
         # Nothing is read from the host for it, and no handler is imported.
         return Document(name, parse_plan(data, name, lambda _path: b""), {})
-    raw = parse_json(data, name)
+    return check_record(parse_json(data, name), name)
+
+
+def check_record(raw: Any, name: str) -> Document:
+    """Return the document that the JSON value `raw` is; InputError as `parse_document`."""
     schema = raw.get("schema") if isinstance(raw, dict) else None
     if not isinstance(schema, str) or schema not in WRITERS:
         said = "no schema" if schema is None else f"schema {_one_line(schema, _LONGEST_SCHEMA)!r}"
@@ -89,7 +93,7 @@ def parse_document(data: bytes, name: str, *, plan: bool = False) -> Document:
     kind, writer = WRITERS[schema]
     try:
         return Document(name, msgspec.convert(raw, kind), raw)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # msgspec.ValidationError; UnicodeEncodeError, for a surrogate where it wants a word
         message = f"{name} is not a whole {schema} ({_one_line(error)}); write it again with `{writer}`"
         raise InputError(message) from error
 
