@@ -39,10 +39,12 @@ def open_file(path: Path | str) -> BinaryIO:
 
 def require_regular(handle: int, name: str) -> BinaryIO:
     """Return the open descriptor as a file; InputError, and it is closed, if it is none."""
-    if stat.S_ISREG(os.fstat(handle).st_mode):
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
         return open(handle, "rb")
     os.close(handle)
-    raise InputError(f"cannot read {show(name)}: it is not a regular file")
+    found = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+    raise InputError(f"cannot read {show(name)}: it is {found}")
 
 
 def read_file(path: Path | str, limit_bytes: int) -> bytes:

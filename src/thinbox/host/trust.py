@@ -90,7 +90,7 @@ def read_trusted(path: Path | str, limit_bytes: int) -> bytes:
         InputError: it cannot be read, has more than `limit_bytes`, or (TrustError) others may write it or its folder.
     """
     path = Path(path)
-    advice = "make it yours alone (chmod go-w), or take a copy that is"
+    advice = "take a copy in a folder that only you may write"
     try:
         folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
