@@ -12,7 +12,7 @@ import numpy as np
 
 from thinbox import paging
 from thinbox.address import PAGE_BYTES, to_signed
-from thinbox.image.cache import cache_dir, store_bytes
+from thinbox.image.cache import cache_dir, read_cached, store_bytes
 from thinbox.isolation.callgraph import CallGraph, build_callgraph
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def load_live_graph(view: "KernelView", memory: "Memory", entries: tuple[int, ..
     path = cache_dir() / "graphs" / f"{digest.hexdigest()}.v{GRAPH_VERSION}.graph"
     starts = symbols.text_starts
     try:
-        return _unpack(path.read_bytes(), starts, entries, dispatchers, handlers)
+        return _unpack(read_cached(path), starts, entries, dispatchers, handlers)
     except (OSError, ValueError, struct.error):
         pass
     pieces.append(_elsewhere(view, memory))

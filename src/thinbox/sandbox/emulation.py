@@ -11,7 +11,6 @@ Rules of this file:
 """
 
 import errno
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.errors import InputError
+from thinbox.host.code import load_object
 from thinbox.machine import slots
 
 if TYPE_CHECKING:
@@ -157,12 +157,8 @@ class EmulatedCall:
 
 
 def load_handler(spec: str) -> Handler:
-    """Import `package.module:function`; InputError if it is not there."""
-    module, _colon, name = spec.partition(":")
-    try:
-        handler = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"cannot load the handler {spec}: {error}; is its folder in PYTHONPATH?") from error
+    """Return the function `package.module:function`; InputError if it is not there (`host.code` says where)."""
+    handler = load_object(spec, "the handler")
     if not callable(handler):
         raise InputError(f"the handler {spec} is not a function of one call")
     return handler  # type: ignore[no-any-return]
