@@ -12,6 +12,7 @@ from thinbox import paging
 from thinbox.address import PAGE_BYTES, U64, page_align_up
 from thinbox.errors import MachineError
 from thinbox.isolation.baseline import CPU_ENTRY_AREA
+from thinbox.machine import slots
 
 if TYPE_CHECKING:
     from thinbox.image.facts import KernelFacts
@@ -101,8 +102,9 @@ class KernelView:
 
     @property
     def kernel_root(self) -> int:
-        """The kernel's table of the address space in use (not valid while an SCI table is active)."""
-        cr3 = self._machine.cpu.cr3 & paging.FRAME_MASK
+        """The kernel's table of the address space in use, while an SCI table is active too."""
+        slot = self._machine.slot
+        cr3 = (slot[slots.KERNEL_ROOT] if slot[slots.ACTIVE] else self._machine.cpu.cr3) & paging.FRAME_MASK
         return cr3 & ~_PTI_USER_BIT if self._uses_pti else cr3
 
     @property
@@ -111,7 +113,7 @@ class KernelView:
         return self._uses_pti
 
     def _paddr(self, vaddr: int, root: int) -> int:
-        paddr = paging.translate(self._memory.quads, self._memory.total_bytes, root, vaddr)
+        paddr = paging.translate(self._memory.quads, self._memory.guest_bytes, root, vaddr)
         if paddr < 0:
             raise MachineError(f"kernel address {vaddr:#x} is not mapped; the kernel does not match its symbols")
         return paddr
@@ -140,7 +142,7 @@ class KernelView:
         if value or quads[(regs_paddr + self.ip_offset) >> 3] == user_ip or name in _NEW_PROGRAM:
             return value
         frame = quads[(regs_paddr + self.sp_offset) >> 3] + self.frame_ax_offset
-        paddr = paging.translate(quads, self._memory.total_bytes, self.kernel_root, frame)
+        paddr = paging.translate(quads, self._memory.guest_bytes, self.kernel_root, frame)
         return value if paddr < 0 or paddr & 7 else quads[paddr >> 3]
 
     def stack_of(self, task: int, root: int) -> int:

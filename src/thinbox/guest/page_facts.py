@@ -133,8 +133,8 @@ class PageReader:
     def _find(self, paddr: int, root: int) -> _Page | None:
         memory, words = self._memory, self.words.data
         vaddr = words[view.VMEMMAP] + (paddr >> 12) * words[view.PAGE_BYTES]
-        at = paging.translate(memory.quads, memory.total_bytes, root, vaddr)
-        head = view.find_page(memory.quads, memory.total_bytes, root, words, paddr)
+        at = paging.translate(memory.quads, memory.guest_bytes, root, vaddr)
+        head = view.find_page(memory.quads, memory.guest_bytes, root, words, paddr)
         return None if at < 0 or head < 0 else _Page(at, head)
 
     def _word(self, paddr: int) -> int:
@@ -187,7 +187,7 @@ class PageReader:
 
     def _memcg_of(self, objcg: int, root: int) -> int:
         memory = self._memory
-        found = view.memcg_of_objcg(memory.quads, memory.total_bytes, root, self.words.data, to_signed(objcg))
+        found = view.memcg_of_objcg(memory.quads, memory.guest_bytes, root, self.words.data, to_signed(objcg))
         return found & U64
 
     def _slab_facts(

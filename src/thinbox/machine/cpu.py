@@ -31,7 +31,7 @@ from unicorn import (
     x86_const,
 )
 
-from thinbox.address import U64, to_signed
+from thinbox.address import PAGE_BYTES, U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.machine import slots
 from thinbox.machine.exit_checks import ExitChecks
@@ -42,7 +42,8 @@ from thinbox.machine.state_bits import HF_INHIBIT_IRQ, IF
 from thinbox.machine.thunks import block_thunk, executable
 from thinbox.machine.tlb_fill import install_tlb_fill
 
-_FOUR_GIB = 1 << 32
+_EMPTY_BUS = 1 << 40
+"""`coherence.BUS_READ`, which cannot be imported without Numba."""
 _TRANSLATIONS_BYTES = 160 << 20
 """Unicorn's own default is 1 GiB, all of which a long run touches: translations of ended programs stay
 until the buffer is full. A boot needs less than 70 MiB: the process grows by 132 MiB, half of it guest memory."""
@@ -67,9 +68,9 @@ class Cpu:
         self.uc.ctl_set_cpu_model(x86_const.UC_CPU_X86_QEMU64)
         self.uc.ctl_set_tcg_buffer_size(_TRANSLATIONS_BYTES)
         self.uc.ctl_exits_enabled(True)
-        self.uc.mem_map_ptr(0, memory.total_bytes, UC_PROT_ALL, memory.pointer())
-        # Physical addresses without RAM read as ones and swallow writes, as an empty bus does.
-        self.uc.mmio_map(memory.total_bytes, _FOUR_GIB - memory.total_bytes, _open_bus, None, None, None)
+        # Hidden RAM is not mapped: whatever way the engine may have to physical memory, it ends there.
+        self.uc.mem_map_ptr(0, memory.guest_bytes, UC_PROT_ALL, memory.pointer())
+        self.uc.mem_map_ptr(_EMPTY_BUS, 2 * PAGE_BYTES, UC_PROT_ALL, memory.bus_pointer())
         self._handle = ctypes.cast(self.uc._uch, ctypes.c_void_p).value or 0
         self.core = np.zeros(slots.SLOT_COUNT, dtype=np.int64)
         self.slot = self.core.data
@@ -99,6 +100,7 @@ class Cpu:
             core[slot] = ctypes.cast(getattr(binding.uclib, name), ctypes.c_void_p).value or 0
         core[slots.WORDS] = self.memory.host_base
         core[slots.FRAME_END] = self.memory.total_bytes
+        core[slots.GUEST_END] = self.memory.guest_bytes
         for slot, offset in (
             (slots.OFF_EIP, layout.eip),
             (slots.OFF_EFLAGS, layout.eflags),
@@ -387,7 +389,3 @@ class Cpu:
         ctypes.memmove(self._env, state, len(state))
         self.load_cr3(self.cr3)
         self.uc.ctl_flush_tb()
-
-
-def _open_bus(_uc: Any, _offset: int, size: int, _data: Any) -> int:
-    return (1 << 8 * size) - 1

@@ -111,6 +111,7 @@ def stack_needs_judgement(core, root, kernel_root, rip):
     env = core[slots.ENV]
     return not is_stack_approved(
         words_at(core[slots.WORDS]),
+        core[slots.GUEST_END],
         core[slots.FRAME_END],
         root,
         kernel_root,
@@ -135,14 +136,14 @@ def isolated_fault(uc, core, error, rip):
     """Answer a page fault on an SCI table; return `RETRY`, `DELIVER` or `REDIRECTED`."""
     vaddr = load64(core[slots.ENV] + core[slots.OFF_CR] + 16)
     words = words_at(core[slots.WORDS])
-    end = core[slots.FRAME_END]
+    end = core[slots.GUEST_END]
     undo_mode = core[slots.UNDO_MODE]
     if undo_mode and vaddr >= 0:
         kind = classify_user(words, end, core[slots.KERNEL_ROOT], vaddr, error)
     else:
         kind = classify(words, end, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT], vaddr, error)
     if kind == fault.SYNC:
-        sync_user_half(words, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT])
+        sync_user_half(words, end, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT])
         write_cr3(uc, core, core[slots.SCI_ROOT])
         return slots.RETRY
     if kind == fault.GUEST:
@@ -151,7 +152,7 @@ def isolated_fault(uc, core, error, rip):
     mask, standing = core[slots.APPROVED_MASK], core[slots.STANDING_DATA]
     root, asked = core[slots.SCI_ROOT], False
     if kind != fault.USER_PAGE and core[slots.ACTIVE] == slots.ON_SCI:
-        known = undo_mode and is_write_upgrade(words, end, root, kernel_root, vaddr, error)
+        known = undo_mode and is_write_upgrade(words, end, core[slots.FRAME_END], root, kernel_root, vaddr, error)
         asked = not known and needs_judgement(words, end, kernel_root, approved, mask, standing, vaddr, error)
         if error & paging.FAULT_FETCH:
             if asked and core[slots.ROW_KINDS]:
@@ -175,7 +176,9 @@ def activate(uc, core):
     if core[slots.ACTIVE] != slots.ON_UNDO:
         core[slots.KERNEL_ROOT] = load64(core[slots.ENV] + core[slots.OFF_CR] + 24)
     if not core[slots.UNDO_MODE]:
-        sync_user_half(words_at(core[slots.WORDS]), core[slots.SCI_ROOT], core[slots.KERNEL_ROOT])
+        sync_user_half(
+            words_at(core[slots.WORDS]), core[slots.GUEST_END], core[slots.SCI_ROOT], core[slots.KERNEL_ROOT]
+        )
     write_cr3(uc, core, core[slots.SCI_ROOT])
     core[slots.ACTIVE] = slots.ON_SCI
 

@@ -5,7 +5,9 @@ Python) and all three must be the same host pages.
 
 Rules of this file:
 - Host pages are touched only where the guest or thinbox writes; a page nobody wrote costs nothing.
-- The hidden part lies above everything the memory map tells the guest, and holds only SCI tables.
+- The hidden part lies above everything the memory map tells the guest, and holds SCI tables and copies for undo. It is
+  not mapped in Unicorn, and nothing here reads or writes it: `read` and all that walks the guest's tables end at
+  `guest_bytes`. See docs/decisions/0016-hidden-ram.md.
 """
 
 import ctypes
@@ -39,6 +41,9 @@ class Memory:
         self.words = np.frombuffer(self.map, dtype=np.int64)
         self.quads = memoryview(self.map).cast("q")
         """The same words, faster one at a time than NumPy."""
+        self.empty_bus = mmap.mmap(-1, 2 * PAGE_BYTES)
+        """Where there is no RAM: a page of ones to read, and a page to write (`coherence`)."""
+        self.empty_bus[:PAGE_BYTES] = b"\xff" * PAGE_BYTES
 
     def read(self, paddr: int, size: int) -> bytes:
         """Return `size` bytes at guest-physical `paddr`."""
@@ -51,13 +56,13 @@ class Memory:
         self.map[paddr : paddr + len(data)] = data
 
     def _require(self, paddr: int, size: int) -> None:
-        if paddr < 0 or paddr + size > self.total_bytes:
+        if paddr < 0 or paddr + size > self.guest_bytes:
             raise MachineError(f"guest-physical address {paddr:#x} is outside RAM")
 
     def spans(self, root: int, vaddr: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield (paddr, byte count) of each page piece of a guest-virtual range; LookupError where unmapped."""
         while size > 0:
-            paddr = paging.translate(self.quads, self.total_bytes, root, vaddr)
+            paddr = paging.translate(self.quads, self.guest_bytes, root, vaddr)
             if paddr < 0:
                 raise LookupError(f"guest-virtual address {vaddr:#x} is not mapped")
             count = min(size, PAGE_BYTES - vaddr % PAGE_BYTES)
@@ -68,8 +73,8 @@ class Memory:
     def word_at(self, root: int, vaddr: int) -> int:
         """Return the word at an aligned guest-virtual address (signed or not), unsigned; 0 where there is none: what
         leads there may be forged."""
-        paddr = paging.translate(self.quads, self.total_bytes, root, to_signed(vaddr & U64))
-        return 0 if paddr < 0 or paddr & 7 or paddr + 8 > self.total_bytes else self.quads[paddr >> 3] & U64
+        paddr = paging.translate(self.quads, self.guest_bytes, root, to_signed(vaddr & U64))
+        return 0 if paddr < 0 or paddr & 7 or paddr + 8 > self.guest_bytes else self.quads[paddr >> 3] & U64
 
     def read_virtual(self, root: int, vaddr: int, size: int) -> bytes:
         """Return `size` bytes at guest-virtual `vaddr` under the table `root`."""
@@ -139,3 +144,7 @@ class Memory:
     def pointer(self) -> ctypes.c_void_p:
         """Return the host address of RAM for Unicorn."""
         return ctypes.c_void_p(self.host_base)
+
+    def bus_pointer(self) -> ctypes.c_void_p:
+        """Return the host address of the two pages of the empty bus for Unicorn."""
+        return ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self.empty_bus)))

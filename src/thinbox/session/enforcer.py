@@ -184,7 +184,7 @@ class Enforcer:
             return  # its first instruction faulted (with undo, the stack is read-only until then) and runs again
         if state.call is not None and self.consequence.left_unseen(state, state.call):
             return
-        root, words, end = self.view.kernel_root, self.memory.quads, self.memory.total_bytes
+        root, words, end = self.view.kernel_root, self.memory.quads, self.memory.guest_bytes
         args = tuple(self.slot[slot] & U64 for slot in _ARGUMENT_SLOTS)
         isolation, calls = state.tenant.isolation, state.tenant.record.calls
         record = CallRecord(len(calls), isolation.tenant, state.pid, nr, name, args)

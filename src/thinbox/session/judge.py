@@ -80,7 +80,7 @@ class SeenCall:
 
     def read_word(self, vaddr: int) -> int | None:
         judge = self._judge
-        words, end = judge.memory.quads, judge.memory.total_bytes
+        words, end = judge.memory.quads, judge.memory.guest_bytes
         paddr = paging.translate(words, end, judge.slot[slots.KERNEL_ROOT], to_signed(vaddr))
         return None if paddr < 0 or paddr & 7 or paddr + 8 > end else words[paddr >> 3] & U64
 
@@ -221,7 +221,7 @@ class Judge:
         """Walk the stack of the task that runs, from `rip` (signed) to the call's entry."""
         if not self._judges_stack:
             raise ValueError(f"policy {self.policy.name} looks at the stack but has no judges_stack = True")
-        words, end, root = self.memory.quads, self.memory.total_bytes, self.slot[slots.KERNEL_ROOT]
+        words, end, root = self.memory.quads, self.memory.guest_bytes, self.slot[slots.KERNEL_ROOT]
         bottoms = set(self._bottoms.tolist())
         lookup = to_signed(rip & U64)
         sp, bp = (to_signed(self.cpu.regs[register]) for register in (registers.RSP, registers.RBP))

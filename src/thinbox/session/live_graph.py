@@ -89,7 +89,7 @@ def _elsewhere(view: "KernelView", memory: "Memory") -> bytes:
     symbols, root = view.symbols, view.kernel_root
     own = set()
     for vaddr in range(symbols.text_start, symbols.address_of("_end"), PAGE_BYTES):
-        paddr = paging.translate(memory.quads, memory.total_bytes, root, to_signed(vaddr))
+        paddr = paging.translate(memory.quads, memory.guest_bytes, root, to_signed(vaddr))
         if paddr >= 0:
             own.add(paddr // PAGE_BYTES)
     own |= _ftrace_frames(view, memory)

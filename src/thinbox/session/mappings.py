@@ -67,7 +67,7 @@ class UserMappings:
 
     def _find_kernel_top(self, root: int) -> int:
         """Where the kernel's own PGD lies, whose upper half every process's has (`swapper_pg_dir`)."""
-        words, end = self._memory.quads, self._memory.total_bytes
+        words, end = self._memory.quads, self._memory.guest_bytes
         return paging.translate(words, end, root, to_signed(self._kernel.symbols.address_of("init_top_pgt")))
 
     def _find_shared(self, root: int) -> frozenset[int]:
@@ -81,7 +81,7 @@ class UserMappings:
             if image is not None:
                 start = read(image + types.offset_of("vdso_image", "data"), root)
                 vaddrs += range(start, start + read(image + types.offset_of("vdso_image", "size"), root), PAGE_BYTES)
-        words, end = self._memory.quads, self._memory.total_bytes
+        words, end = self._memory.quads, self._memory.guest_bytes
         return frozenset(paging.translate(words, end, root, to_signed(vaddr)) for vaddr in vaddrs)
 
     # -- one call ------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class UserMappings:
     def _paddr(self, vaddr: int) -> int:
         """Where a kernel address lies; negative if nowhere."""
         memory = self._memory
-        return paging.translate(memory.quads, memory.total_bytes, self._enforcer.kernel_root, to_signed(vaddr & U64))
+        return paging.translate(memory.quads, memory.guest_bytes, self._enforcer.kernel_root, to_signed(vaddr & U64))
 
     def _word(self, vaddr: int) -> int:
         return self._memory.word_at(self._enforcer.kernel_root, vaddr)
@@ -201,7 +201,7 @@ class UserMappings:
         rows = self._memory.words.reshape(-1, paging.ENTRIES_PER_TABLE)
         entries = rows[tables >> 12, :end].ravel()
         frames = entries[entries & (paging.PRESENT | paging.LARGE) == paging.PRESENT] & paging.FRAME_MASK
-        named: list[int] = np.unique(frames[frames < self._memory.total_bytes]).tolist()
+        named: list[int] = np.unique(frames[frames < self._memory.guest_bytes]).tolist()
         return named
 
     def _unmarked_tables(self) -> frozenset[int]:

@@ -42,6 +42,7 @@ class Tables:
     def make(self, state: "TaskState", root: int) -> bool:
         """Rules 1 to 3: clone the baseline into a table of the task's own; False when the pool is empty."""
         enforcer, words, end = self._enforcer, self._memory.quads, self._memory.total_bytes
+        first = self._memory.guest_bytes
         view, record = enforcer.view, state.tenant.record
         before = int(self._pool[0])
         state.root = pagetable.take_frame(words, self._pool)
@@ -50,10 +51,10 @@ class Tables:
         record.tables_made += 1
         state.stack = view.stack_of(state.task, root)
         for vaddr in enforcer.sites.baseline.pages(state.stack, view.stack_bytes):
-            leaf = paging.walk_leaf(words, end, root, to_signed(vaddr))
+            leaf = paging.walk_leaf(words, first, root, to_signed(vaddr))
             if self._undo:
                 leaf &= ~paging.WRITABLE
-            if leaf and pagetable.map_page(words, end, self._pool, state.root, to_signed(vaddr), leaf) < 0:
+            if leaf and pagetable.map_page(words, first, end, self._pool, state.root, to_signed(vaddr), leaf) < 0:
                 return False
         state.pages_made = before - int(self._pool[0])
         record.table_pages_made += state.pages_made
@@ -71,8 +72,9 @@ class Tables:
         """Rule 8: the task is dead; its table's pages go back to the pool."""
         if not state.root:
             return
+        memory = self._memory
         freed = pagetable.free_table(
-            self._memory.quads, self._memory.total_bytes, self._pool, state.root, whole=self._undo
+            memory.quads, memory.guest_bytes, memory.total_bytes, self._pool, state.root, whole=self._undo
         )
         state.tenant.record.tables_freed += 1
         state.tenant.record.table_pages_freed += freed

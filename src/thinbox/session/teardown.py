@@ -50,7 +50,7 @@ class Teardown:
         """The kernel flushes everything: keep only what its own table still maps alike."""
         if not self._enforcer.tasks:
             return
-        kernel_root, words, end = self._enforcer.kernel_root, self._memory.quads, self._memory.total_bytes
+        kernel_root, words, end = self._enforcer.kernel_root, self._memory.quads, self._memory.guest_bytes
         compared = paging.FRAME_MASK | paging.WRITABLE | paging.USER
 
         def changed(rows: np.ndarray) -> np.ndarray:
@@ -80,5 +80,6 @@ class Teardown:
         if self._slot[slots.UNDO_MODE]:
             self._drop(lambda rows: rows[:, fault.LOG_VADDR] >= 0)
         elif self._slot[slots.ACTIVE]:
-            pagetable.sync_user_half(self._memory.quads, self._slot[slots.SCI_ROOT], self._slot[slots.KERNEL_ROOT])
+            words, end, slot = self._memory.quads, self._memory.guest_bytes, self._slot
+            pagetable.sync_user_half(words, end, slot[slots.SCI_ROOT], slot[slots.KERNEL_ROOT])
             self._cpu.load_cr3(self._slot[slots.SCI_ROOT])

@@ -101,7 +101,7 @@ class Views:
         if rule == view.NONE or vaddr >= 0:
             return None
         memory, root = self._memory, self._slot[slots.KERNEL_ROOT]
-        paddr = paging.translate(memory.quads, memory.total_bytes, root, vaddr)
+        paddr = paging.translate(memory.quads, memory.guest_bytes, root, vaddr)
         if paddr < 0:
             return None
         facts = self.cgroups.facts(paddr, root)
