@@ -203,3 +203,11 @@ def test_a_kernel_root_outside_ram_is_the_guests_own_fault(root):
     kernel.words[kernel.root // 8] = 0x5067
     pagetable.sync_user_half(kernel.words, POOL_FIRST, kernel.root, root)
     assert not any(kernel.words[kernel.root // 8 : kernel.root // 8 + 256])
+
+
+def test_a_copied_entry_that_the_cpu_marked_is_not_copied_again_for_ever():
+    kernel = Kernel()
+    kernel.words[KERNEL_ROOT // 8] = 0x5007
+    pagetable.sync_user_half(kernel.words, POOL_FIRST, kernel.root, KERNEL_ROOT)
+    kernel.words[kernel.root // 8] |= paging.ACCESSED
+    assert kernel.classify(0x1000) == fault.GUEST

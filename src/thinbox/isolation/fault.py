@@ -15,6 +15,8 @@ import numpy as np
 
 from thinbox.isolation.pagetable import map_page
 from thinbox.paging import (
+    ACCESSED,
+    DIRTY,
     FAULT_FETCH,
     FAULT_RESERVED,
     FAULT_WRITE,
@@ -83,9 +85,9 @@ def classify(words: Words, guest_end: int, root: int, kernel_root: int, vaddr: i
         return GUEST
     if vaddr >= 0:
         slot = (vaddr >> 39) & 511
-        if slot < KERNEL_HALF_FIRST and (
-            words[((root & FRAME_MASK) >> 3) + slot] != words[((kernel_root & FRAME_MASK) >> 3) + slot]
-        ):
+        changed = words[((root & FRAME_MASK) >> 3) + slot] ^ words[((kernel_root & FRAME_MASK) >> 3) + slot]
+        # The CPU marks our copy, and the mark alone is no news: synced for it, the access would fault for ever.
+        if slot < KERNEL_HALF_FIRST and changed & ~(ACCESSED | DIRTY):
             return SYNC
         return GUEST
     leaf = walk_leaf(words, guest_end, kernel_root, vaddr)

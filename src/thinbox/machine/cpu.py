@@ -56,6 +56,9 @@ _PortOut = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int
 """General registers by encoding, as indexes into `Cpu.regs`."""
 
 CR0, CR2, CR3, CR4 = 0, 2, 3, 4
+DR7 = 7
+_DR7_OFF = 0x400
+"""No breakpoint on; bit 10 is always set (SDM vol. 3B, 17.2.4)."""
 
 
 class Cpu:
@@ -80,6 +83,10 @@ class Cpu:
         self._rip = ctypes.c_uint64.from_address(self._env + layout.eip)
         self._hflags = ctypes.c_uint32.from_address(self._env + layout.hflags)
         self._control = (ctypes.c_uint64 * 5).from_address(self._env + layout.cr)
+        self._debug = (ctypes.c_uint64 * 12).from_address(self._env + layout.old - 8 * 12)
+        """DR0 to DR7, then a pointer for each of the four breakpoints to what the engine keeps of it."""
+        self._update_dr7 = binding.uclib.cpu_x86_update_dr7_x86_64
+        self._update_dr7.restype, self._update_dr7.argtypes = None, (ctypes.c_void_p, ctypes.c_uint32)
         self._kept: list[Any] = []
         self.pending_error: BaseException | None = None
         self._fill_core()
@@ -374,18 +381,23 @@ class Cpu:
 
     # -- saving -----------------------------------------------------------------------------------
     def save(self) -> bytes:
-        """Return the CPU state as bytes: Unicorn's own context, the one host pointer in it made 0.
+        """Return the CPU state as bytes: Unicorn's own context, the host pointers in it made 0.
 
-        `retaddr` (QEMU's CPUX86State) is where in translated code the last page walk began; it is set again
-        before each use (target/i386/excp_helper.c, x86_cpu_tlb_fill).
+        `retaddr` (QEMU's CPUX86State) is where in translated code Unicorn's own page walk began. In front of
+        `old_exception` stand pointers to the breakpoints that DR7 switched on; `restore` makes them again.
         """
         state = bytearray(context_state(self.uc.context_save(), bytes(self.regs)))
-        at = self.layout.retaddr
-        state[at : at + 8] = bytes(8)
+        for at, size in ((self.layout.retaddr, 8), (self.layout.old - 8 * 4, 8 * 4)):
+            state[at : at + size] = bytes(size)
         return bytes(state)
 
     def restore(self, state: bytes) -> None:
         """Load a state that `save` returned, in this process or another one."""
+        # The engine's breakpoints go by way of the engine: a pointer written over is memory freed twice later.
+        self._update_dr7(self._env, _DR7_OFF)
         ctypes.memmove(self._env, state, len(state))
+        wanted, self._debug[DR7] = self._debug[DR7], _DR7_OFF
+        self._debug[8:] = [0] * 4
+        self._update_dr7(self._env, wanted)
         self.load_cr3(self.cr3)
         self.uc.ctl_flush_tb()
