@@ -1,7 +1,8 @@
 """What a program may do to the engine and the devices: each has the CPU's outcome, and none ends the run."""
 
 import pytest
-from support.bare_machine import CODE0, DATA, HLT, NOP, TABLE, USER, BareMachine, mov
+from support.bare_machine import CODE0, DATA, HANDLERS, HLT, NOP, PML4, TABLE, USER, BareMachine, MachineError, mov
+from thinbox.machine import slots
 from thinbox.machine.machine import GuestResetError
 
 IOPL3 = 0x3002
@@ -76,3 +77,18 @@ def test_a_stack_in_its_own_page_tables_writes_nothing_outside() -> None:
     assert bare.vector == 6
     assert bare.memory.quads[TABLE // 8 + 4] == CODE0, "the entry of the page itself"
     assert bare.memory.quads[0] == 0
+
+
+def test_a_handler_that_cannot_be_fetched_on_a_stack_without_end_is_stopped() -> None:
+    """Every page of a huge stack is the same page; the handler's has no execute right."""
+    bare = BareMachine(mov(4, (2 << 39) - 4096) + b"\x0f\x0b" + HLT)  # mov rsp, … / ud2
+    memory = bare.memory
+    memory.words[0x90000 // 8 : 0x91000 // 8] = 0x91000 | 7
+    memory.words[0x91000 // 8 : 0x92000 // 8] = 0x92000 | 7
+    memory.words[0x92000 // 8 : 0x93000 // 8] = 0x93000 | 7
+    memory.quads[PML4 // 8 + 1] = 0x90000 | 7
+    bare.protect(HANDLERS, 1 << 63 | 3)
+    bare.machine.slot[slots.STUCK_LIMIT] = 5_000
+    with pytest.raises(MachineError, match="triple fault"):
+        bare.run(1_000_000)
+    assert bare.machine.slot[slots.COUNT_FAULTS] >= 5_000

@@ -24,6 +24,8 @@ from unicorn import x86_const
 
 BUDGET_NS = 20_000
 """Virtual time of one program: so many bytes of code."""
+USERS = (bare_room.DATA, bare_room.USER, bare_room.USER_STACK - 1)
+"""What a program of ring 3 may touch."""
 STAR, LSTAR, CSTAR, FMASK = 0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084
 SYSCALL_ENTRY = 0x38000
 PUSHES_ERROR = (8, 10, 11, 12, 13, 14, 17, 21)
@@ -40,6 +42,7 @@ class Fuzz:
     def __init__(self) -> None:
         self.bare = BareMachine(b"")
         self.machine, self.memory, self.cpu = self.bare.machine, self.bare.memory, self.bare.cpu
+        self.machine.slot[slots.STUCK_LIMIT] = 2_000
         self.outcomes: Counter[str] = Counter()
         self.bare.run()
         self._state = self.cpu.save()
@@ -85,22 +88,26 @@ class Fuzz:
             if register != registers.RSP:
                 self.cpu.regs[register] = (bare_room.DATA, 0, 1 << 63, 0x41)[register & 3]
 
-    def run(self, seed: int) -> None:
-        """Run until a halt, a triple fault, a reset or the end of the budget; anything else is raised."""
+    def run(self, kind: str) -> None:
+        """Run until a halt, the end of the budget or, but for ring 3 code on its own, a triple fault or reset; anything
+        else is raised."""
         try:
             self.outcomes["halted" if self.bare.run(BUDGET_NS) else "budget"] += 1
         except GuestResetError:
+            if kind == "user":
+                raise
             self.outcomes["reset"] += 1
         except MachineError as error:
-            if "triple fault" not in str(error):
+            if "triple fault" not in str(error) or kind == "user":
                 raise
             self.outcomes["triple fault"] += 1
-        del seed
 
     # -- kinds ------------------------------------------------------------------------------------
     def user(self, seed: int) -> None:
         """Ring 3 code, sometimes with the right to use ports."""
         chooser = random.Random(seed)
+        for page in set(range(1, 511)) - {address >> 12 for address in USERS}:
+            self.bare.protect(page << 12, 3)
         self.enter(
             random_program(seed, (bare_room.DATA, bare_room.USER, bare_room.HOLE, bare_room.USER_STACK)),
             ring=3,
@@ -204,7 +211,7 @@ def main(kind: str, first: int, count: int) -> int:
         fuzz.reset()
         prepare(seed)
         try:
-            fuzz.run(seed)
+            fuzz.run(kind)
             fuzz.check()
         except Exception as error:
             print(f"{kind} {seed}: {type(error).__name__}: {error}", flush=True)

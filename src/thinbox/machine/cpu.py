@@ -42,6 +42,8 @@ from thinbox.machine.state_bits import HF_INHIBIT_IRQ, IF
 from thinbox.machine.thunks import block_thunk, executable
 from thinbox.machine.tlb_fill import install_tlb_fill
 
+_MOST_FAULTS_OF_AN_INSTRUCTION = 1 << 21
+"""`rep stos` over 8 GiB faults once a page, and no time passes before it is done."""
 _EMPTY_BUS = 1 << 40
 """`coherence.BUS_READ`, which cannot be imported without Numba."""
 _TRANSLATIONS_BYTES = 160 << 20
@@ -108,6 +110,7 @@ class Cpu:
         core[slots.WORDS] = self.memory.host_base
         core[slots.FRAME_END] = self.memory.total_bytes
         core[slots.GUEST_END] = self.memory.guest_bytes
+        core[slots.STUCK_LIMIT] = _MOST_FAULTS_OF_AN_INSTRUCTION
         for slot, offset in (
             (slots.OFF_EIP, layout.eip),
             (slots.OFF_EFLAGS, layout.eflags),

@@ -183,6 +183,21 @@ def activate(uc, core):
     core[slots.ACTIVE] = slots.ON_SCI
 
 
+@native
+def is_stuck(uc, core):
+    """Tell whether exceptions follow one another and no code runs between: handlers that cannot be fetched, on a stack
+    without end, would keep the CPU here for ever, and no deadline would ever be looked at."""
+    if core[slots.CLOCK] != core[slots.STUCK_CLOCK]:
+        core[slots.STUCK_CLOCK] = core[slots.CLOCK]
+        core[slots.STUCK_COUNT] = 0
+    core[slots.STUCK_COUNT] += 1
+    if core[slots.STUCK_COUNT] <= core[slots.STUCK_LIMIT]:
+        return False
+    core[slots.STUCK_COUNT] = 0
+    stop(uc, core, slots.STOP_TRIPLE_FAULT)
+    return True
+
+
 @cfunc(types.void(types.int64, types.uint32, types.CPointer(types.int64)))
 def on_exception(uc, vector, core):
     """UC_HOOK_INTR: every exception and software interrupt."""
@@ -192,6 +207,9 @@ def on_exception(uc, vector, core):
     # Unicorn ends no exception by itself: left set, the next fault would be reported as a double fault.
     store32(env + core[slots.OFF_OLD], 0xFFFFFFFF)
     rip = load64(env + core[slots.OFF_EIP])
+    if is_stuck(uc, core):
+        core[slots.STOP_DETAIL] = vector
+        return
     if vector == PAGE_FAULT:
         core[slots.COUNT_FAULTS] += 1
         if core[slots.ACTIVE]:

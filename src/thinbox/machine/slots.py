@@ -95,6 +95,10 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     RESUME_BLOCK_START,
     RESUME_BLOCK_END,
     RESUME_RIP,
+    # exceptions without progress
+    STUCK_CLOCK,  # CLOCK at the last exception
+    STUCK_COUNT,  # exceptions since it last moved
+    STUCK_LIMIT,  # so many are a machine that hangs: it is stopped
     COUNT_FAULTS,
     COUNT_SYSCALLS,
     COUNT_IRQS,
@@ -114,7 +118,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     FAULT_VADDR,
     FAULT_ERROR,
     FRAME,  # eight words: the exception frame being built
-) = range(98)
+) = range(101)
 
 SLOT_COUNT = FRAME + 8
 
