@@ -13,7 +13,7 @@ def results(guest, isolate, skipped_frames):
 
     def skip(_machine, enforcer):
         for _ in range(skipped_frames):
-            assert pagetable.take_frame(enforcer.memory.quads, enforcer.tables._pool)
+            assert pagetable.take_frame(enforcer.memory.words, enforcer.tables._pool)
 
     options = RunOptions(policy="live", isolate=isolate, on_machine=skip)
     return [(call.pid, call.name, call.ret) for call in run(guest, ["sh", "-c", INTERRUPTED], options).record.calls]

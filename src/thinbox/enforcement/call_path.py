@@ -14,7 +14,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.enforcement.dispatch import COMPAT, NOTHING, Dispatch, name_of
 from thinbox.enforcement.fault_handler import POOL_EMPTY
@@ -109,12 +108,11 @@ class CallPath:
             return  # its first instruction faulted (with undo, the stack is read-only until then) and runs again
         if state.call is not None and self._action.left_unseen(state, state.call):
             return
-        words, end = self._memory.quads, self._memory.total_bytes
         args, isolation = tuple(self._slot[slot] & U64 for slot in _ARGUMENT_SLOTS), state.tenant.isolation
         calls, name = state.tenant.record.calls, name_of(nr, compat=compat)
         record = CallRecord(len(calls), isolation.tenant, state.pid, nr, name, args)
         calls.append(record)
-        regs = paging.translate(words, end, self._view.kernel_root, to_signed(self._cpu.regs[registers.RDI]))
+        regs = self._memory.tables.translate(self._view.kernel_root, to_signed(self._cpu.regs[registers.RDI]))
         wanted = isolation.isolates_compat if compat else isolation.isolates(nr)
         planned, state.planned = state.planned, None
         if planned is None and state.tenant.gate is not None:
@@ -127,7 +125,7 @@ class CallPath:
                 return
             if planned.result is not None:
                 self._dispatch.answer(regs, planned.result, at_entry=True)
-        isolated, user_ip = wanted and not state.killed, words[(regs + self._view.ip_offset) >> 3]
+        isolated, user_ip = wanted and not state.killed, self._memory.words[(regs + self._view.ip_offset) >> 3]
         call = OpenCall(record, regs, self._slot[slots.CLOCK], time.perf_counter(), isolated, user_ip)
         state.call, state.bytes_mark = call, self._switch.executed()
         found = self._integrity.begins(state, call)

@@ -60,7 +60,7 @@ class Dispatch:
 
     def arguments(self, regs_paddr: int, *, compat: bool) -> tuple[int, ...]:
         """Return the six arguments as the kernel's function will find them."""
-        words = self._target.memory.quads
+        words = self._target.memory.words
         mask = 0xFFFFFFFF if compat else U64
         places = self._compat if compat else self._native
         return tuple(words[(regs_paddr + place) >> 3] & mask for place in places)
@@ -68,7 +68,7 @@ class Dispatch:
     def answer(self, regs_paddr: int, result: int, *, at_entry: bool) -> None:
         """Let the call return `result` (signed) and nothing be dispatched: at the first instruction of an entry
         (`do_syscall_64(regs, nr)`; 32-bit entries read `orig_ax`), or behind the tracers."""
-        words, view, regs = self._target.memory.quads, self._target.view, self._target.cpu.regs
+        words, view, regs = self._target.memory.words, self._target.view, self._target.cpu.regs
         words[(regs_paddr + view.ax_offset) >> 3] = result
         if at_entry:
             words[(regs_paddr + view.orig_ax_offset) >> 3] = NOTHING

@@ -289,7 +289,8 @@ class Enforcer:
         if self.slot[slots.UNDO_MODE]:
             self._drop(self._shootdown.of_user_half)
         elif self.slot[slots.ACTIVE]:
-            pagetable.sync_user_half(self.memory.quads, self.slot[slots.SCI_ROOT], self.slot[slots.KERNEL_ROOT])
+            words, end = self.memory.words, self.memory.guest_bytes
+            pagetable.sync_user_half(words, end, self.slot[slots.SCI_ROOT], self.slot[slots.KERNEL_ROOT])
             self.cpu.load_cr3(self.slot[slots.SCI_ROOT])
 
     def _after_stop(self) -> None:

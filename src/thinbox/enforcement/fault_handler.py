@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from thinbox import paging
 from thinbox.address import to_signed
 from thinbox.errors import MachineError
-from thinbox.isolation import fault, pagetable
+from thinbox.isolation import fault
 from thinbox.isolation.verdict import AccessKind, Verdict
 from thinbox.machine import slots
 
@@ -68,7 +68,7 @@ class FaultHandler:
         function would be the first to fault, and look like a jump into its middle.
         """
         rip, memory = to_signed(self._cpu.rip), self._target.memory
-        if pagetable.is_executable(memory.quads, memory.total_bytes, state.root, rip):
+        if memory.tables.is_executable(state.root, rip):
             return
         if self.judge(rip, paging.FAULT_FETCH, rip, resumed=True) == slots.REDIRECTED:
             self._cpu.jump(self._target.sites.death)

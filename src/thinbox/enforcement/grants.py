@@ -85,25 +85,24 @@ class Grants:
     def _frame(self, vaddr: int) -> int:
         """The frame of a kernel address (signed); negative if there is none."""
         memory = self._memory
-        return paging.translate(memory.quads, memory.total_bytes, self._target.kernel_root, vaddr) & ~0xFFF
+        return memory.tables.translate(self._target.kernel_root, vaddr) & ~0xFFF
 
     def _keep(self, state: "TaskState", seq: int, rows: np.ndarray) -> None:
         faults, symbols = state.tenant.record.faults, self._target.view.symbols
         for vaddr, rip, error, index, _replaced in rows.tolist():
             place = symbols.describe(vaddr & U64)
-            writable = bool(self._memory.quads[index] & paging.WRITABLE)
+            writable = bool(self._memory.words[index] & paging.WRITABLE)
             faults.append(FaultRecord(seq, vaddr & U64, rip & U64, kind_of(error).value, place, writable))
 
     # -- grants for one block of code -------------------------------------------------------------------
     def entry_before(self, state: "TaskState", vaddr: int) -> int:
         """Return what the table holds for `vaddr` before a one-block grant."""
-        words, end = self._memory.quads, self._memory.total_bytes
-        index = paging.entry_index(words, end, state.root, vaddr)
-        return words[index] if index >= 0 else 0
+        index = self._memory.tables.entry_index(state.root, vaddr)
+        return self._memory.words[index] if index >= 0 else 0
 
     def make_one_block(self, state: "TaskState", vaddr: int, before: int, rip: int) -> None:
         """The page of `vaddr`, just granted, goes as soon as the block at `rip` has run."""
-        index = paging.entry_index(self._memory.quads, self._memory.total_bytes, state.root, vaddr)
+        index = self._memory.tables.entry_index(state.root, vaddr)
         self._one_block.append((index, before))
         slot = self._slot
         # The hook will take back what of the block is to run once more (hooks.uncount_block); the block then

@@ -6,7 +6,6 @@ of the paths has one object less.
 
 from typing import TYPE_CHECKING
 
-from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.isolation.policies.guard import ProtectedObject
@@ -65,7 +64,7 @@ class ProtectedObjectReader:
 
     def frame(self, vaddr: int, root: int) -> int:
         """Return the frame of a kernel address; -1 where there is none."""
-        paddr = paging.translate(self._memory.quads, self._memory.total_bytes, root, to_signed(vaddr & U64))
+        paddr = self._memory.tables.translate(root, to_signed(vaddr & U64))
         return paddr & ~0xFFF if paddr >= 0 else -1
 
     def is_in_new_namespace(self, task: int, parents: ProtectedObject, root: int) -> bool:

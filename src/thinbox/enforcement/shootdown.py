@@ -37,13 +37,13 @@ class Shootdown:
 
     def of_changes(self) -> "Iterator[np.ndarray]":
         """The kernel flushes everything: yield the rows of what its own table does not map alike any more."""
-        kernel_root, words, end = self._target.kernel_root, self._memory.quads, self._memory.total_bytes
+        kernel_root, words, tables = self._target.kernel_root, self._memory.words, self._memory.tables
         compared = paging.FRAME_MASK | paging.WRITABLE | paging.USER
 
         def changed(rows: np.ndarray) -> np.ndarray:
             out = []
             for vaddr, index in rows[:, (fault.LOG_VADDR, fault.LOG_INDEX)].tolist():
-                leaf, own = paging.walk_leaf(words, end, kernel_root, vaddr), words[index]
+                leaf, own = tables.lookup(kernel_root, vaddr), words[index]
                 # Data grants are NX where the kernel's page is not; the other way round it was taken away.
                 lost_execute = leaf & paging.NO_EXECUTE and not own & paging.NO_EXECUTE
                 out.append(not leaf or bool((leaf ^ own) & compared) or bool(lost_execute))

@@ -69,8 +69,7 @@ class UserTables:
 
     def _find_kernel_top(self, root: int) -> int:
         """Where the kernel's own PGD lies, whose upper half every process's has (`swapper_pg_dir`)."""
-        words, end = self._memory.quads, self._memory.total_bytes
-        return paging.translate(words, end, root, to_signed(self._kernel.symbols.address_of("init_top_pgt")))
+        return self._memory.tables.translate(root, to_signed(self._kernel.symbols.address_of("init_top_pgt")))
 
     def _find_shared(self, root: int) -> frozenset[int]:
         """Return the frames of the kernel's own that every process may map: zeros, the vDSO and its data."""
@@ -83,8 +82,7 @@ class UserTables:
             if image is not None:
                 start = read(image + types.offset_of("vdso_image", "data"), root)
                 vaddrs += range(start, start + read(image + types.offset_of("vdso_image", "size"), root), PAGE_BYTES)
-        words, end = self._memory.quads, self._memory.total_bytes
-        return frozenset(paging.translate(words, end, root, to_signed(vaddr)) for vaddr in vaddrs)
+        return frozenset(self._memory.tables.translate(root, to_signed(vaddr)) for vaddr in vaddrs)
 
     # -- one call ------------------------------------------------------------------------------------
     def check(
@@ -134,7 +132,7 @@ class UserTables:
     def _paddr(self, vaddr: int) -> int:
         """Where a kernel address lies; negative if nowhere."""
         memory = self._memory
-        return paging.translate(memory.quads, memory.total_bytes, self._target.kernel_root, to_signed(vaddr & U64))
+        return memory.tables.translate(self._target.kernel_root, to_signed(vaddr & U64))
 
     def _word(self, vaddr: int) -> int:
         return self._memory.word_at(self._target.kernel_root, vaddr)
@@ -186,10 +184,10 @@ class UserTables:
 
     def _below(self, tables: np.ndarray, end: int = paging.ENTRIES_PER_TABLE) -> list[int]:
         """The frames of the tables that the first `end` entries of `tables` (frames) name."""
-        rows = self._memory.words.reshape(-1, paging.ENTRIES_PER_TABLE)
+        rows = self._memory.words.pages
         entries = rows[tables >> 12, :end].ravel()
         frames = entries[entries & (paging.PRESENT | paging.LARGE) == paging.PRESENT] & paging.FRAME_MASK
-        named: list[int] = np.unique(frames[frames < self._memory.total_bytes]).tolist()
+        named: list[int] = np.unique(frames[frames < self._memory.guest_bytes]).tolist()
         return named
 
     def _unmarked_tables(self) -> frozenset[int]:

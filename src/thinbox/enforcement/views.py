@@ -12,7 +12,6 @@ Rules of this file:
 
 from typing import TYPE_CHECKING
 
-from thinbox import paging
 from thinbox.address import U64
 from thinbox.enforcement.tenants import Tenant
 from thinbox.enforcement.user_tables import UserTables
@@ -88,7 +87,7 @@ class Views:
         if rule == view_rules.NONE or vaddr >= 0:
             return None
         memory, root = self._memory, self._slot[slots.KERNEL_ROOT]
-        paddr = paging.translate(memory.quads, memory.total_bytes, root, vaddr)
+        paddr = memory.tables.translate(root, vaddr)
         if paddr < 0:
             return None
         facts = self.cgroups.facts(paddr, root)

@@ -118,6 +118,7 @@ def stack_needs_judgement(core, root, kernel_root, rip):
     env = core[slots.ENV]
     return not is_stack_approved(
         words_at(core[slots.WORDS]),
+        core[slots.GUEST_END],
         core[slots.FRAME_END],
         root,
         kernel_root,
@@ -142,14 +143,14 @@ def isolated_fault(uc, core, error, rip):
     """Answer a page fault on an SCI table; return `RETRY`, `DELIVER` or `REDIRECTED`."""
     vaddr = load64(core[slots.ENV] + core[slots.OFF_CR] + 16)
     words = words_at(core[slots.WORDS])
-    end = core[slots.FRAME_END]
+    end = core[slots.GUEST_END]
     undo_mode = core[slots.UNDO_MODE]
     if undo_mode and vaddr >= 0:
         kind = classify_user(words, end, core[slots.KERNEL_ROOT], vaddr, error)
     else:
         kind = classify(words, end, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT], vaddr, error)
     if kind == fault.SYNC:
-        sync_user_half(words, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT])
+        sync_user_half(words, end, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT])
         write_cr3(uc, core, core[slots.SCI_ROOT])
         return slots.RETRY
     if kind == fault.GUEST:
@@ -158,7 +159,7 @@ def isolated_fault(uc, core, error, rip):
     mask, cacheable = core[slots.APPROVED_MASK], core[slots.CACHEABLE_DATA]
     root, asked = core[slots.SCI_ROOT], False
     if kind != fault.USER_PAGE and core[slots.ACTIVE] == slots.ON_SCI:
-        known = undo_mode and is_write_upgrade(words, end, root, kernel_root, vaddr, error)
+        known = undo_mode and is_write_upgrade(words, end, core[slots.FRAME_END], root, kernel_root, vaddr, error)
         asked = not known and needs_judgement(words, end, kernel_root, approved, mask, cacheable, vaddr, error)
         if error & paging.FAULT_FETCH:
             if asked and core[slots.ROW_KINDS]:
@@ -182,9 +183,26 @@ def activate(uc, core):
     if core[slots.ACTIVE] != slots.ON_UNDO:
         core[slots.KERNEL_ROOT] = load64(core[slots.ENV] + core[slots.OFF_CR] + 24)
     if not core[slots.UNDO_MODE]:
-        sync_user_half(words_at(core[slots.WORDS]), core[slots.SCI_ROOT], core[slots.KERNEL_ROOT])
+        sync_user_half(
+            words_at(core[slots.WORDS]), core[slots.GUEST_END], core[slots.SCI_ROOT], core[slots.KERNEL_ROOT]
+        )
     write_cr3(uc, core, core[slots.SCI_ROOT])
     core[slots.ACTIVE] = slots.ON_SCI
+
+
+@native
+def is_stuck(uc, core):
+    """Tell whether exceptions follow one another and no code runs between: handlers that cannot be fetched, on a stack
+    without end, would keep the CPU here for ever, and no deadline would ever be looked at."""
+    if core[slots.CLOCK] != core[slots.STUCK_CLOCK]:
+        core[slots.STUCK_CLOCK] = core[slots.CLOCK]
+        core[slots.STUCK_COUNT] = 0
+    core[slots.STUCK_COUNT] += 1
+    if core[slots.STUCK_COUNT] <= core[slots.STUCK_LIMIT]:
+        return False
+    core[slots.STUCK_COUNT] = 0
+    stop(uc, core, slots.STOP_TRIPLE_FAULT)
+    return True
 
 
 @cfunc(types.void(types.int64, types.uint32, types.CPointer(types.int64)))
@@ -196,6 +214,9 @@ def on_exception(uc, vector, core):
     # Unicorn ends no exception by itself: left set, the next fault would be reported as a double fault.
     store32(env + core[slots.OFF_OLD], 0xFFFFFFFF)
     rip = load64(env + core[slots.OFF_EIP])
+    if is_stuck(uc, core):
+        core[slots.STOP_DETAIL] = vector
+        return
     if vector == PAGE_FAULT:
         core[slots.COUNT_FAULTS] += 1
         if core[slots.ACTIVE]:

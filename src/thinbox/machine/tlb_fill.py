@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _FUNCTIONS = {
     slots.TLB_FILL: "x86_cpu_tlb_fill_x86_64",
+    slots.RAISE: "raise_exception_err_ra_x86_64",
     slots.TLB_SET_PAGE: "tlb_set_page_with_attrs_x86_64",
     slots.TLB_FLUSH: "tlb_flush_x86_64",
     slots.DROP_CODE: "tb_invalidate_phys_range_x86_64",
@@ -40,7 +41,7 @@ def install_tlb_fill(cpu: "Cpu") -> None:
     core = cpu.slot
     for slot, name in _FUNCTIONS.items():
         core[slot] = _address(name)
-    core[slots.PAGE_MARKS] = cpu.keep_array(np.zeros(cpu.memory.total_bytes // PAGE_BYTES, dtype=np.int64))
+    core[slots.PAGE_MARKS] = cpu.keep_array(np.zeros(cpu.memory.guest_bytes // PAGE_BYTES, dtype=np.int64))
     code = executable(fill_thunk(hook_address("on_tlb_fill"), cpu.core.ctypes.data))
     place = _find_fill_pointer(cpu.uc, core[slots.ENV], core[slots.TLB_FILL])
     ctypes.c_uint64.from_address(place).value = cpu.keep_array(code)

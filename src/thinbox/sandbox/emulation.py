@@ -107,7 +107,7 @@ class EmulatedCall:
         done = 0
         for paddr, count in list(self._spans(vaddr, len(data), write=True)):
             memory.write(paddr, data[done : done + count])
-            paging.mark_written(memory.quads, memory.total_bytes, root, to_signed(vaddr + done))
+            paging.mark_written(memory.words, memory.guest_bytes, root, to_signed(vaddr + done))
             done += count
 
     def read_string(self, vaddr: int) -> bytes:
@@ -128,10 +128,13 @@ class EmulatedCall:
         memory, root = self.services.machine.memory, self.services.machine.cpu.cr3
         found = []
         while size > 0:
-            leaf = paging.walk_leaf(memory.quads, memory.total_bytes, root & paging.FRAME_MASK, to_signed(vaddr))
+            leaf = memory.tables.lookup(root & paging.FRAME_MASK, to_signed(vaddr))
             allowed = leaf & paging.USER and (not write or leaf & paging.WRITABLE)
             # The engine would not notice that translated code changed.
             if allowed and write and not leaf & paging.NO_EXECUTE:
+                raise CallError(errno.EFAULT)
+            # No RAM of the guest's: a device's, or a frame that is not there; a forged entry may say anything.
+            if allowed and (leaf & paging.FRAME_MASK) + _PAGE > memory.guest_bytes:
                 raise CallError(errno.EFAULT)
             page = vaddr & ~(_PAGE - 1)
             if not allowed:
