@@ -160,7 +160,7 @@ class Fuzz:
             kernel_root = forged_word(chooser, memory.guest_bytes, (bare_room.PML4,))
         self.cpu.load_cr3(kernel_root)
         self._answers = random.Random(seed + 1)
-        self.cpu.enter_table()
+        self.machine.sci.enter_table()
 
     def _pools(self) -> tuple[np.ndarray, np.ndarray]:
         guest, slot, keep = self.memory.guest_bytes, self.machine.slot, self.cpu.keep_array
@@ -185,7 +185,7 @@ class Fuzz:
         if self.machine.slot[slots.LOG_COUNT] >= 256:
             self.machine.slot[slots.LOG_COUNT] = 0
         if self._answers.random() < 0.7:
-            result = self.cpu.grant_page(vaddr, error, rip)
+            result = self.machine.sci.grant_page(vaddr, error, rip)
             if result == fault.GRANTED:
                 return slots.RETRY
         return slots.DELIVER

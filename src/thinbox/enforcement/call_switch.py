@@ -49,7 +49,7 @@ class CallSwitch:
         self._tell_hooks(state, call)
         if self._undo and state.tenant.isolation.on_violation == "undo" and not call.is_exit:
             self._undo.begin()
-        self._cpu.enter_table()
+        self._target.sci.enter_table()
         if state.tenant.prefault:
             state.tenant.prefault.enter(call.record.name)
 
@@ -66,14 +66,14 @@ class CallSwitch:
         # Interrupted, or in deferred work: its iretq, or the end of that work, goes back to the table.
         if not call.isolated or call.resume_rsp or call.deferred_rsp:
             return False
-        self._cpu.enter_table()
+        self._target.sci.enter_table()
         return True
 
     def end_deferred_work(self, call: "OpenCall") -> None:
         """The call is back from deferred work, on its table; what it held is looked at anew."""
         call.on(CallEvent.DEFERRED_WORK_DONE)
         call.deferred_rsp = 0
-        self._cpu.enter_table()
+        self._target.sci.enter_table()
         if self.views is not None and self.views.recheck(call):
             self._cpu.load_cr3(self._cpu.cr3)
 
@@ -101,7 +101,7 @@ class CallSwitch:
         """Off the table, grants kept: the call goes on later, or is closed next."""
         self._grants.drain(state, call)
         self._grants.end_one_block()
-        self._cpu.leave_table()
+        self._target.sci.leave_table()
         self._slot[slots.SCI_ROOT] = 0
         self._slot[slots.RESUME_RSP] = 0
 
@@ -111,7 +111,7 @@ class CallSwitch:
         self._grants.drain(state, call)
         call.on(CallEvent.DEFERRED_WORK)
         call.deferred_rsp = rsp
-        self._cpu.leave_for_deferred_work()
+        self._target.sci.leave_for_deferred_work()
 
     def sleep(self, state: "TaskState", call: "OpenCall") -> None:
         """The call's task leaves the CPU: nobody else runs on its table (rule 9)."""
@@ -134,7 +134,7 @@ class CallSwitch:
         """Put everything back to the call's entry, and close it; between two runs of the CPU only."""
         assert self._undo is not None
         self._grants.drain(state, call)
-        self._cpu.leave_table()
+        self._target.sci.leave_table()
         self._grants.forget(call)
         self._undo.roll_back()
         self.close(state, call, CallEvent.UNDO)
@@ -142,7 +142,7 @@ class CallSwitch:
     def give_up_undo(self) -> None:
         """What is written from here on cannot be saved: an exception's handler goes on on the kernel's table."""
         self._slot[slots.UNDO] = 0
-        self._cpu.leave_table()
+        self._target.sci.leave_table()
 
     def close(self, state: "TaskState", call: "OpenCall", event: CallEvent = CallEvent.RETURN) -> None:
         """Rules 4 and 7: back to the kernel's table, and forget what the call was granted."""

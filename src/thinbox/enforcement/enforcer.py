@@ -128,7 +128,7 @@ class Enforcer:
         judge = Judge(self.target, isolation.policy)
         judge.install()
         text_start, known = self.view.symbols.text_start, isolation.prefault
-        prefault = Prefault(self.cpu, known, text_start) if known else None
+        prefault = Prefault(self.target, known, text_start) if known else None
         self.tenants[isolation.tenant] = tenant = Tenant(isolation, record, judge, prefault)
         if not judges_ends(isolation.policy):
             tenant.end_judge = Judge(self.target, Live())

@@ -75,16 +75,16 @@ class FaultHandler:
 
     def _grant(self, state: "TaskState", vaddr: int, error: int, rip: int, *, one_block: bool) -> int:
         if not one_block:
-            return self._cpu.grant_page(vaddr, error, rip)
+            return self._target.sci.grant_page(vaddr, error, rip)
         before = self._grants.entry_before(state, vaddr)
-        result = self._cpu.grant_page(vaddr, error, rip)
+        result = self._target.sci.grant_page(vaddr, error, rip)
         if result == fault.GRANTED:
             self._grants.make_one_block(state, vaddr, before, rip)
         return result
 
     def _grant_unasked(self, vaddr: int, error: int, rip: int) -> int:
         """On the undo table the log or the pool was full: try again, or go on without undo, on the kernel's table."""
-        result = self._cpu.grant_page(vaddr, error, rip)
+        result = self._target.sci.grant_page(vaddr, error, rip)
         if result == fault.GUEST:
             return slots.DELIVER
         if result == fault.EXHAUSTED:

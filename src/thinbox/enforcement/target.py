@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from thinbox.machine.cpu import Cpu
     from thinbox.machine.machine import Machine
     from thinbox.machine.memory import Memory
+    from thinbox.machine.sci_unit import SciUnit
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,11 @@ class Target:
     def cpu(self) -> "Cpu":
         """The CPU."""
         return self.machine.cpu
+
+    @property
+    def sci(self) -> "SciUnit":
+        """What SCI asks of the CPU."""
+        return self.machine.sci
 
     @property
     def slot(self) -> memoryview:

@@ -117,7 +117,7 @@ class UserTables:
             self._roots[own][mm] = root
             roots.append(root)
         self._sought, self._tables = np.unique(np.array(roots, dtype=np.int64)), None
-        found = self._cpu.touched_tables(frames, self._sought, pti=self._kernel.uses_pti, most=_MOST_TABLES)
+        found = self._target.sci.touched_tables(frames, self._sought, pti=self._kernel.uses_pti, most=_MOST_TABLES)
         if len(found) > _MOST_TABLES:
             return TOO_MANY_TABLES, 0
         tops = found[found[:, 1] >= mappings.TOP, 0]
@@ -165,7 +165,7 @@ class UserTables:
             kept, entries[_KERNEL_HALF] = entries[mappings.LDT_SLOT], 0
             entries[mappings.LDT_SLOT] = kept
         judge = self._judge_leaf if level == mappings.LAST else self._judge_entry
-        if level > mappings.LAST or self._cpu.drop_plain(entries, self._target.kernel_root):
+        if level > mappings.LAST or self._target.sci.drop_plain(entries, self._target.kernel_root):
             for at in np.flatnonzero(entries & paging.PRESENT).tolist():
                 found = judge(own, rule, int(entries[at]), level)
                 if not found.verdict.granted:
@@ -224,7 +224,7 @@ class UserTables:
         if entry & paging.LARGE and level < mappings.TOP:
             pages = 1 << 9 * (level - 1)
             parts = frame + PAGE_BYTES * np.arange(pages, dtype=np.int64) | paging.PRESENT
-            self._cpu.drop_plain(parts, self._target.kernel_root)
+            self._target.sci.drop_plain(parts, self._target.kernel_root)
             judged = (self._judge_leaf(own, rule, part, level) for part in parts[np.flatnonzero(parts)].tolist())
             return next((found for found in judged if not found.verdict.granted), PLAIN_MAPPING)
         facts = self._cgroups.facts(frame, self._target.kernel_root)

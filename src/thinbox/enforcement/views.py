@@ -108,4 +108,4 @@ class Views:
         if not self._slot[slots.VIEW]:
             return 0
         root = self._target.kernel_root
-        return sum(self._cpu.drop_unseen(rows, root) for rows in call.rows)
+        return sum(self._target.sci.drop_unseen(rows, root) for rows in call.rows)

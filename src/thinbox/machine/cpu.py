@@ -31,7 +31,7 @@ from unicorn import (
     x86_const,
 )
 
-from thinbox.address import PAGE_BYTES, U64, to_signed
+from thinbox.address import PAGE_BYTES, U64
 from thinbox.errors import MachineError
 from thinbox.machine import slots
 from thinbox.machine.exit_checks import ExitChecks
@@ -76,7 +76,7 @@ class Cpu:
         # Hidden RAM is not mapped: whatever way the engine may have to physical memory, it ends there.
         self.uc.mem_map_ptr(0, memory.guest_bytes, UC_PROT_ALL, memory.pointer())
         self.uc.mem_map_ptr(_EMPTY_BUS, 2 * PAGE_BYTES, UC_PROT_ALL, memory.bus_pointer())
-        self._handle = ctypes.cast(self.uc._uch, ctypes.c_void_p).value or 0
+        self.handle = ctypes.cast(self.uc._uch, ctypes.c_void_p).value or 0
         self.core = np.zeros(slots.SLOT_COUNT, dtype=np.int64)
         self.slot = self.core.data
         """The same array, faster one slot at a time than NumPy."""
@@ -94,13 +94,13 @@ class Cpu:
         self._fill_core()
         self._add_hooks()
         install_tlb_fill(self)
-        self._exit_checks = ExitChecks(self._handle)
+        self._exit_checks = ExitChecks(self.handle)
         self._exit_checks.skip()
 
     def _fill_core(self) -> None:
         core, layout = self.slot, self.layout
         core[slots.ENV] = self._env
-        core[slots.UC] = self._handle
+        core[slots.UC] = self.handle
         for slot, name in (
             (slots.REG_READ, "uc_reg_read"),
             (slots.REG_WRITE, "uc_reg_write"),
@@ -138,18 +138,10 @@ class Cpu:
         self.add_hook(UC_HOOK_INSN_INVALID, hook_address("on_invalid"), core)
         self.add_hook(UC_HOOK_INSN, hook_address("on_syscall"), core, insn=x86_const.UC_X86_INS_SYSCALL)
         self.add_hook(UC_HOOK_INSN, hook_address("on_rdtsc"), core, insn=x86_const.UC_X86_INS_RDTSC)
-        self._call_inject = self._exported(hook_address("inject"), None, 1)
-        self._call_enter = self._exported(hook_address("enter_table"), None, 0)
-        self._call_leave = self._exported(hook_address("leave_table"), None, 0)
-        self._call_aside = self._exported(hook_address("leave_for_deferred_work"), None, 0)
-        self._call_prefault = self._exported(hook_address("prefault"), None, 2)
-        self._call_grant = self._exported(hook_address("grant_page"), ctypes.c_int64, 3)
-        self._call_drop = self._exported(hook_address("drop_unseen"), ctypes.c_int64, 3)
-        self._call_touched = self._exported(hook_address("touched_tables"), ctypes.c_int64, 3)
-        self._call_plain = self._exported(hook_address("drop_plain"), ctypes.c_int64, 3)
+        self._call_inject = self.exported(hook_address("inject"), None, 1)
 
     @staticmethod
-    def _exported(address: int, result: Any, arguments: int) -> Callable[..., int]:
+    def exported(address: int, result: Any, arguments: int) -> Callable[..., int]:
         return ctypes.PYFUNCTYPE(result, ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int64] * arguments)(address)
 
     def add_hook(
@@ -332,55 +324,7 @@ class Cpu:
 
     def inject(self, vector: int) -> None:
         """Deliver an external interrupt; between two runs only."""
-        self._call_inject(self._handle, self.core.ctypes.data, vector)
-
-    def enter_table(self) -> None:
-        """Switch to the SCI table `slots.SCI_ROOT`."""
-        self._call_enter(self._handle, self.core.ctypes.data)
-
-    def leave_table(self) -> None:
-        """Switch back to the kernel's table."""
-        self._call_leave(self._handle, self.core.ctypes.data)
-
-    def leave_for_deferred_work(self) -> None:
-        """Leave the SCI table in the middle of a call, for work that is not its own (`enforcement.deferred_work`)."""
-        self._call_aside(self._handle, self.core.ctypes.data)
-
-    def grant_page(self, vaddr: int, error: int, rip: int) -> int:
-        """Grant one page on the current SCI table; return what `isolation.fault.grant` returns."""
-        return self._call_grant(self._handle, self.core.ctypes.data, to_signed(vaddr), error, to_signed(rip))
-
-    def drop_unseen(self, rows: np.ndarray, kernel_root: int) -> int:
-        """Take back the data grants of log rows (n, `fault.LOG_COLUMNS`) that the view no longer plainly allows.
-
-        Preconditions: `slots.VIEW` is that of the rows' call, `kernel_root` its kernel table. Translations are not
-        flushed. Returns how many.
-        """
-        kept = np.ascontiguousarray(rows)
-        at = int(kept.ctypes.data)
-        return self._call_drop(self._handle, self.core.ctypes.data, at, len(kept), kernel_root)
-
-    def touched_tables(self, frames: np.ndarray, roots: np.ndarray, *, pti: bool, most: int) -> np.ndarray:
-        """Return (n, 2), frame and level (`isolation.mappings`) of the tables below `roots` that are among `frames`.
-
-        `frames` ascend; n is `most` + 1 if there are more than `most`, the last row zeros.
-        """
-        out = np.zeros((most + 1, 2), dtype=np.int64)
-        sought = np.array([len(frames), frames.ctypes.data, len(roots), roots.ctypes.data, int(pti)], dtype=np.int64)
-        found = self._call_touched(
-            self._handle, self.core.ctypes.data, int(sought.ctypes.data), int(out.ctypes.data), most
-        )
-        return out[:found]
-
-    def drop_plain(self, entries: np.ndarray, kernel_root: int) -> int:
-        """Zero the page-table entries that map nothing, or plainly what the running call's view allows; return how many
-        are left (`viewing.drop_plain`)."""
-        at = int(entries.ctypes.data)
-        return self._call_plain(self._handle, self.core.ctypes.data, at, len(entries), kernel_root)
-
-    def prefault(self, pages: int, count: int) -> None:
-        """Map `count` pages of the list at host address `pages` (see `hooks.prefault`) on the current SCI table."""
-        self._call_prefault(self._handle, self.core.ctypes.data, pages, count)
+        self._call_inject(self.handle, self.core.ctypes.data, vector)
 
     # -- saving -----------------------------------------------------------------------------------
     def save(self) -> bytes:

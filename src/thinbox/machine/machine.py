@@ -22,6 +22,7 @@ from thinbox.machine.devices.pit import Pit
 from thinbox.machine.devices.uart import LINE_STATUS, Uart
 from thinbox.machine.layout_probe import probe_layout
 from thinbox.machine.memory import MIB, Memory
+from thinbox.machine.sci_unit import SciUnit
 from thinbox.machine.sigint import SigintHold
 
 TIMER_LINE = 0
@@ -48,6 +49,7 @@ class Machine:
         self.memory = Memory(memory_mib * MIB)
         self.cpu = Cpu(self.memory, probe_layout())
         self.slot = self.cpu.slot
+        self.sci = SciUnit(self.cpu)
         self.pic, self.pit, self.cmos = Pic(), Pit(), Cmos()
         self.console = bytearray()
         self.doorbell_output = bytearray()

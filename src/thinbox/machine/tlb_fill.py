@@ -8,7 +8,7 @@ Rules of this file: what is not found exactly once ends the program with `Machin
 
 import ctypes
 import mmap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import unicorn.unicorn_py3.unicorn as binding
@@ -21,7 +21,25 @@ from thinbox.machine.native import hook_address
 from thinbox.machine.thunks import executable, fill_thunk
 
 if TYPE_CHECKING:
-    from thinbox.machine.cpu import Cpu
+    from thinbox.machine.memory import Memory
+
+
+class FilledCpu(Protocol):
+    """What is needed of a CPU whose TLB fill is wrapped."""
+
+    uc: Any
+    core: np.ndarray
+    slot: memoryview
+    memory: "Memory"
+
+    def keep_array(self, array: np.ndarray) -> int:
+        """Keep an array alive as long as the CPU; return its host address."""
+        ...
+
+    def add_hook(self, kind: int, function: int, data: int, *, begin: int = 1, end: int = 0) -> Any:
+        """Add a hook given by host address."""
+        ...
+
 
 _FUNCTIONS = {
     slots.TLB_FILL: "x86_cpu_tlb_fill_x86_64",
@@ -36,7 +54,7 @@ _ABOVE_RAM = 1 << 32
 _LAST = (1 << 64) - 1
 
 
-def install_tlb_fill(cpu: "Cpu") -> None:
+def install_tlb_fill(cpu: FilledCpu) -> None:
     """Wrap the TLB fill of `cpu`, once, before it first runs."""
     core = cpu.slot
     for slot, name in _FUNCTIONS.items():
