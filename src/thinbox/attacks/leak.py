@@ -68,7 +68,7 @@ class Leak:
         """
         paddr = paging.translate(self._memory.quads, self._memory.total_bytes, self._root, to_signed(vaddr))
         if paddr < 0:
-            raise MachineError(f"{vaddr:#x} is not mapped in the attacks' arena")
+            raise MachineError(f"{vaddr:#x} is not mapped in the attacker's address space")
         return paddr
 
     def top_level_entry(self, vaddr: int) -> tuple[int, int]:

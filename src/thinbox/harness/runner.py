@@ -1,0 +1,192 @@
+"""The runner: one machine under one enforcer, which makes a trial, forgets it, and makes the next.
+
+Why it exists: audits, attacks and the kill stress differ in what their processes do and in what is asked of it
+afterwards; putting the guest back, starting the processes and ending them in time is the same.
+
+Rules of this file:
+- Every trial starts from the same machine state, to the byte; nothing of one reaches another. What a trial keeps is an
+  object of its own (`Trial`), made for it and dropped with it.
+- Every trial ends. Its limits count what the guest did, never the host's time, so that it ends at the same place on
+  every host: time alone is no limit to a guest that makes calls or takes faults all the while, for which a second of
+  virtual time may take the host an hour.
+
+How it goes, and what breaks otherwise: 1. the machine goes back (the enforcer reads it next); 2. the enforcer forgets
+its tasks (they are gone); 3. the process the machine stands in is adopted; 4. work is given out, first to that process
+(it drops everybody else's); 5. the CPU runs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from thinbox.enforcement.enforcer import Enforcer
+from thinbox.enforcement.tenants import Isolation
+from thinbox.errors import MachineError
+from thinbox.guest.agent_channel import GuestScript, Park
+from thinbox.guest.sites import Sites
+from thinbox.harness.checkpoint import Checkpoint, OpenGuest, attach, reset
+from thinbox.machine import slots
+from thinbox.records.run import RunRecord
+
+if TYPE_CHECKING:
+    from thinbox.boot.ready import ReadyGuest
+    from thinbox.isolation.policy import Policy
+    from thinbox.machine.machine import Machine
+    from thinbox.records.profile import KnownPages
+
+_NS = 1_000_000_000
+
+
+class Trial(Protocol):
+    """What a runner asks of the trial under way."""
+
+    def isolates(self, nr: int) -> bool:
+        """Whether this call is isolated; asked once at every call of the tenant's tasks."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerOptions:
+    """`kind` stands in records; `tenant` names the tenant, whose 32-bit calls are isolated too if `compat`; the rest
+    as for a run."""
+
+    kind: str
+    tenant: str
+    compat: bool = False
+    on_violation: str = "oops"
+    view: str = "none"
+    prefault: "KnownPages | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a trial may use up. All of it is the guest's own: virtual time, slept included; bytes of code executed;
+    call instructions, the agent's included; exceptions and interrupts delivered.
+
+    The defaults are some twenty times what the most expensive case and attack on Debian's 6.1 use.
+    """
+
+    virtual_ns: int
+    executed_bytes: int = 4_000_000_000
+    syscalls: int = 400_000
+    exceptions: int = 2_000_000
+
+
+class Ending(Enum):
+    """How a trial ended."""
+
+    PARKED = "the agent has nothing left to do"
+    KILLED = "a call was killed"
+    WAITING = "every process waits for ever"
+    LIMIT = "it did not end within its limits"
+
+
+class _Budget:
+    """What is left of a trial's limits."""
+
+    def __init__(self, machine: "Machine", limits: Limits) -> None:
+        self._machine, self._limits = machine, limits
+        self._began = self._used()
+
+    def _used(self) -> tuple[int, int, int, int]:
+        slot = self._machine.slot
+        executed = slot[slots.CLOCK] - slot[slots.SLEPT]
+        return slot[slots.CLOCK], executed, slot[slots.COUNT_SYSCALLS], slot[slots.COUNT_DELIVERED]
+
+    def exceeded(self) -> str:
+        """Return the limit that is exceeded, in words; empty while none is."""
+        limits = self._limits
+        virtual_ns, executed, syscalls, exceptions = (
+            now - began for now, began in zip(self._used(), self._began, strict=True)
+        )
+        if virtual_ns > limits.virtual_ns:
+            return f"{limits.virtual_ns // _NS} s of virtual time"
+        if executed > limits.executed_bytes:
+            return f"{limits.executed_bytes} bytes of executed code"
+        if syscalls > limits.syscalls:
+            return f"{limits.syscalls} system calls"
+        return f"{limits.exceptions} exceptions" if exceptions > limits.exceptions else ""
+
+
+class Runner:
+    """Makes trials from one checkpoint under one policy."""
+
+    def __init__(self, guest: "ReadyGuest", checkpoint: Checkpoint, policy: "Policy", options: RunnerOptions) -> None:
+        self._ready, self._policy, self._kind = guest, policy, options.kind
+        self._trial: Trial | None = None
+        self.checkpoint = checkpoint
+        self.opened: OpenGuest = attach(guest, checkpoint)
+        self.machine, self.view, self.agent = self.opened.machine, self.opened.view, self.opened.agent
+        isolation = Isolation(
+            policy,
+            self._isolates,
+            isolates_compat=options.compat,
+            keep_faults=True,
+            on_violation=options.on_violation,
+            tenant=options.tenant,
+            view=options.view,
+            prefault=options.prefault,
+        )
+        sites = Sites.from_json(guest.snapshot.notes["sites"])
+        self.enforcer = Enforcer(self.machine, self.view, sites, isolation, self._new_record())
+        self.exceeded = ""
+        """The limit that ended the last trial, in words; empty if none did."""
+
+    def _new_record(self) -> RunRecord:
+        facts = self._ready.facts
+        return RunRecord(facts.release, facts.sha256, self._policy.name, (self._kind,))
+
+    def _isolates(self, nr: int) -> bool:
+        """Asked by the enforcer at every call of the tenant's tasks."""
+        return self._trial is not None and self._trial.isolates(nr)
+
+    # -- one trial ----------------------------------------------------------------------------------
+    def begin(self) -> RunRecord:
+        """Put the guest back, and return the new trial's record; the process the machine stands in is the tenant's."""
+        self._trial, self.exceeded = None, ""
+        record = self._new_record()
+        reset(self.opened, self.checkpoint)
+        self.enforcer.reset(record)
+        self.enforcer.adopt_current()
+        return record
+
+    def drive(
+        self, trial: Trial, scripts: Mapping[int, GuestScript], limits: Limits, *, stops_at_kill: bool = True
+    ) -> Ending:
+        """After `begin`: let the current process do the script of task 0, and those inside a call, by their
+        task_struct, theirs when that call returns; until the agent parks, a call is killed or a limit is exceeded.
+
+        Raises:
+            GuestResetError: the guest went down.
+            MachineError: the machine itself failed; this runner is of no use then.
+            ThinboxError: as a script raised it.
+        """
+        self._trial = trial
+        record, budget = self.enforcer.record, _Budget(self.machine, limits)
+        self.agent.resume(scripts[0])
+        for task, script in scripts.items():
+            if task:
+                self.agent.assign(task, script)
+
+        def is_over() -> bool:
+            if self.agent.parked or (stops_at_kill and record.kills):
+                return True
+            self.exceeded = budget.exceeded()
+            return bool(self.exceeded)
+
+        try:
+            self.machine.run(is_over)
+        except MachineError as error:
+            if "nothing to wake it" not in str(error):
+                raise
+            return Ending.WAITING
+        if stops_at_kill and record.kills:
+            return Ending.KILLED
+        return Ending.PARKED if self.agent.parked else Ending.LIMIT
+
+
+def await_end() -> GuestScript:
+    """A process inside a wait for another: when that is gone, the trial is over."""
+    yield Park()  # stands for the wait it is in
+    yield Park()
