@@ -3,9 +3,12 @@
 import pytest
 from thinbox.audit import abi
 from thinbox.audit.case_runner import make_checkpoint
+from thinbox.errors import MachineError
 from thinbox.guest.agent_channel import Park
+from thinbox.harness import checkpoint
 from thinbox.harness.process import GuestProcess, StepFailedError
-from thinbox.harness.runner import Ending, Limits, Runner, RunnerOptions, await_end
+from thinbox.harness.limits import Limits
+from thinbox.harness.runner import Ending, Runner, RunnerOptions, await_end
 from thinbox.isolation.policies import load_policy
 from thinbox.machine import slots
 
@@ -94,6 +97,13 @@ def test_a_trial_without_end_ends_at_the_same_place(runner, body, limits, exceed
     assert ends[0] == ends[1]
 
 
+def test_preparing_a_guest_ends_too(guest, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_PREPARING", Limits(60 * SECONDS, syscalls=3_000))
+    opened = checkpoint.open_guest(guest)
+    with pytest.raises(MachineError, match="preparing the guest did not end within 3000 system calls"):
+        checkpoint.run_to_park(opened, calls_for_ever(GuestProcess(opened)))
+
+
 def test_sleep_is_no_executed_code(runner):
     """A minute asleep is far within a limit of code; only time ends it."""
     assert drive(runner, sleeps_for_ever, Limits(60 * SECONDS, executed_bytes=1_000_000_000)) is Ending.LIMIT
@@ -119,6 +129,28 @@ def test_every_trial_begins_with_the_same_machine(runner):
     for _ in range(2):
         assert drive(runner, body, FAR) is Ending.PARKED
     assert began[0] == began[1] and began[0][1] == bytes(11)
+
+
+def test_work_for_a_child_that_never_came_is_not_done_by_the_next_trials(runner):
+    done = []
+
+    def child(me):
+        done.append("by a child of another trial")
+        yield from me.call("exit_group", 0)
+
+    def leaves_it(process):
+        yield from process.prepare_child(child)
+        yield from process.must("getpid")
+
+    def forks(process):
+        pid = yield from process.must("clone", 17, 0, 0, 0, 0)
+        yield from process.must("nanosleep", abi.timespec(0, 20 * abi.MILLISECOND), 0)
+        yield from process.must("kill", pid, 9)
+        yield from process.wait(pid, 9)
+
+    for body in (leaves_it, forks):
+        assert drive(runner, body, FAR) is Ending.PARKED
+    assert done == []
 
 
 def test_a_record_is_the_trials_own(runner):

@@ -19,8 +19,9 @@ from thinbox.attacks.hijack import TARGET_FUNCTION, TARGET_OFFSET
 from thinbox.attacks.scenario import DONE, GO, SHARED, VICTIM_AREA, Scenario
 from thinbox.guest.agent_channel import GuestScript, Park, call, must
 from thinbox.harness.checkpoint import OpenGuest
+from thinbox.harness.limits import Limits
 from thinbox.harness.process import AREA_BYTES, SIGCHLD
-from thinbox.harness.runner import Ending, Limits, await_end
+from thinbox.harness.runner import Ending, await_end
 
 if TYPE_CHECKING:
     from thinbox.attacks.payload import LiveText

@@ -16,7 +16,7 @@ from thinbox.errors import MachineError
 from thinbox.guest.agent_channel import SCRATCH_BYTES, AgentChannel, GuestScript, Park, call, must
 from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
 from thinbox.guest.charged_sockets import ChargedSockets
-from thinbox.harness.checkpoint import Checkpoint, OpenGuest, freeze, open_guest
+from thinbox.harness.checkpoint import Checkpoint, OpenGuest, freeze, open_guest, run_to_park
 from thinbox.harness.process import AREA_BYTES, SIGCHLD, Steps
 
 if TYPE_CHECKING:
@@ -174,13 +174,12 @@ def _connect(place: int) -> GuestScript:
 def make_scenario(guest: "ReadyGuest") -> Scenario:
     """Restore `guest`, prepare victim and attacker, and freeze."""
     opened = open_guest(guest)
-    machine, view, agent = opened.machine, opened.view, opened.agent
+    machine, view = opened.machine, opened.view
     with suppress(MachineError):
         # On a kernel whose sockets cannot be charged, attacks are tried without views.
         ChargedSockets(machine, view)
     builder = _Builder(opened)
-    agent.resume(builder.agent_script())
-    machine.run(lambda: agent.parked)
+    run_to_park(opened, builder.agent_script())
     assert builder.victim is not None
     symbols = view.symbols
     code = machine.memory.read_virtual(view.kernel_root, symbols.text_start, symbols.text_end - symbols.text_start)

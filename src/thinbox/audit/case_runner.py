@@ -19,9 +19,10 @@ from thinbox.audit.neighbour import NEIGHBOUR, TENANT, start_neighbour
 from thinbox.guest.agent_channel import AgentChannel, GuestScript, Park, call, must
 from thinbox.guest.cgroups import clone_in_cgroup
 from thinbox.guest.charged_sockets import ChargedSockets
-from thinbox.harness.checkpoint import Checkpoint, OpenGuest, freeze, open_guest
+from thinbox.harness.checkpoint import Checkpoint, OpenGuest, freeze, open_guest, run_to_park
+from thinbox.harness.limits import Limits
 from thinbox.harness.process import AREA_BYTES, SIGCHLD, StepFailedError, Steps
-from thinbox.harness.runner import Ending, Limits, Runner, RunnerOptions, await_end
+from thinbox.harness.runner import Ending, Runner, RunnerOptions, await_end
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
@@ -80,8 +81,7 @@ def make_checkpoint(guest: "ReadyGuest", *, tenants: bool = False) -> CaseCheckp
     if tenants:
         ChargedSockets(opened.machine, opened.view)
     agent_task = opened.view.current
-    opened.agent.resume(_prepare(opened.agent, tenants=tenants))
-    opened.machine.run(lambda: opened.agent.parked)
+    run_to_park(opened, _prepare(opened.agent, tenants=tenants))
     neighbour = opened.agent.task_of_area(_NEIGHBOUR_AREA) if tenants else 0
     return CaseCheckpoint(freeze(opened, agent_task), neighbour)
 

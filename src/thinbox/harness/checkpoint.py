@@ -10,13 +10,17 @@ Rules of this file: what comes back is the same machine state, to the byte. What
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from thinbox.guest.agent_channel import AgentChannel
+from thinbox.errors import MachineError
+from thinbox.guest.agent_channel import AgentChannel, GuestScript
 from thinbox.guest.kernel_view import KernelView
+from thinbox.harness.limits import Budget, Limits
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
+
+_PREPARING = Limits(virtual_ns=30 * 1_000_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,19 @@ def open_guest(guest: "ReadyGuest") -> OpenGuest:
     agent = AgentChannel(machine)
     agent.restore(guest.snapshot.notes["agent"], view)
     return OpenGuest(machine, view, agent)
+
+
+def run_to_park(opened: OpenGuest, script: GuestScript) -> None:
+    """Let the agent do `script` until it, or a process it started, parks.
+
+    Raises:
+        MachineError: the guest does not come to that.
+    """
+    budget = Budget(opened.machine, _PREPARING)
+    opened.agent.resume(script)
+    opened.machine.run(lambda: opened.agent.parked or bool(budget.exceeded()))
+    if not opened.agent.parked:
+        raise MachineError(f"preparing the guest did not end within {budget.exceeded()}")
 
 
 def freeze(opened: OpenGuest, agent_task: int) -> Checkpoint:

@@ -6,9 +6,7 @@ afterwards; putting the guest back, starting the processes and ending them in ti
 Rules of this file:
 - Every trial starts from the same machine state, to the byte; nothing of one reaches another. What a trial keeps is an
   object of its own (`Trial`), made for it and dropped with it.
-- Every trial ends. Its limits count what the guest did, never the host's time, so that it ends at the same place on
-  every host: time alone is no limit to a guest that makes calls or takes faults all the while, for which a second of
-  virtual time may take the host an hour.
+- Every trial ends, by limits that count what the guest did (`harness.limits`).
 
 How it goes, and what breaks otherwise: 1. the machine goes back (the enforcer reads it next); 2. the enforcer forgets
 its tasks (they are gone); 3. the process the machine stands in is adopted; 4. work is given out, first to that process
@@ -26,16 +24,13 @@ from thinbox.errors import MachineError
 from thinbox.guest.agent_channel import GuestScript, Park
 from thinbox.guest.sites import Sites
 from thinbox.harness.checkpoint import Checkpoint, OpenGuest, attach, reset
-from thinbox.machine import slots
+from thinbox.harness.limits import Budget, Limits
 from thinbox.records.run import RunRecord
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
     from thinbox.isolation.policy import Policy
-    from thinbox.machine.machine import Machine
     from thinbox.records.profile import KnownPages
-
-_NS = 1_000_000_000
 
 
 class Trial(Protocol):
@@ -59,20 +54,6 @@ class RunnerOptions:
     prefault: "KnownPages | None" = None
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a trial may use up. All of it is the guest's own: virtual time, slept included; bytes of code executed;
-    call instructions, the agent's included; exceptions and interrupts delivered.
-
-    The defaults are some twenty times what the most expensive case and attack on Debian's 6.1 use.
-    """
-
-    virtual_ns: int
-    executed_bytes: int = 4_000_000_000
-    syscalls: int = 400_000
-    exceptions: int = 2_000_000
-
-
 class Ending(Enum):
     """How a trial ended."""
 
@@ -80,33 +61,6 @@ class Ending(Enum):
     KILLED = "a call was killed"
     WAITING = "every process waits for ever"
     LIMIT = "it did not end within its limits"
-
-
-class _Budget:
-    """What is left of a trial's limits."""
-
-    def __init__(self, machine: "Machine", limits: Limits) -> None:
-        self._machine, self._limits = machine, limits
-        self._began = self._used()
-
-    def _used(self) -> tuple[int, int, int, int]:
-        slot = self._machine.slot
-        executed = slot[slots.CLOCK] - slot[slots.SLEPT]
-        return slot[slots.CLOCK], executed, slot[slots.COUNT_SYSCALLS], slot[slots.COUNT_DELIVERED]
-
-    def exceeded(self) -> str:
-        """Return the limit that is exceeded, in words; empty while none is."""
-        limits = self._limits
-        virtual_ns, executed, syscalls, exceptions = (
-            now - began for now, began in zip(self._used(), self._began, strict=True)
-        )
-        if virtual_ns > limits.virtual_ns:
-            return f"{limits.virtual_ns // _NS} s of virtual time"
-        if executed > limits.executed_bytes:
-            return f"{limits.executed_bytes} bytes of executed code"
-        if syscalls > limits.syscalls:
-            return f"{limits.syscalls} system calls"
-        return f"{limits.exceptions} exceptions" if exceptions > limits.exceptions else ""
 
 
 class Runner:
@@ -163,7 +117,7 @@ class Runner:
             ThinboxError: as a script raised it.
         """
         self._trial = trial
-        record, budget = self.enforcer.record, _Budget(self.machine, limits)
+        record, budget = self.enforcer.record, Budget(self.machine, limits)
         self.agent.resume(scripts[0])
         for task, script in scripts.items():
             if task:
