@@ -38,6 +38,7 @@ LAYERS = (
     {"thinbox.cli", "thinbox.__main__"},
 )
 """Imports point to the same room or to an earlier layer, those for type checkers only, too."""
+APART = {"thinbox.audit", "thinbox.attacks"}
 CIRCLES: dict[str, frozenset[str]] = {"tlb fill": frozenset(("thinbox.machine.cpu", "thinbox.machine.tlb_fill"))}
 """Circles of modules that are known and are to go. A test fails when one of them is gone: delete it here then."""
 
@@ -157,6 +158,12 @@ def test_no_module_is_in_a_circle_of_imports() -> None:
     graph = {name: arrows_of(path, modules) for name, path in modules.items()}
     assert sum(map(len, graph.values())) > 3 * len(graph) / 2
     assert circles_in(graph) == set(CIRCLES.values())
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if in_rooms(name_of(p), tuple(APART))], ids=name_of)
+def test_audits_and_attacks_know_the_harness_and_not_each_other(path: Path) -> None:
+    others = APART - {room_of(name_of(path))}
+    assert not {room_of(name) for name in imports_of(path)} & others
 
 
 def test_a_circle_is_found() -> None:
