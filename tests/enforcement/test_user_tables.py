@@ -6,7 +6,8 @@ import pytest
 
 from thinbox import paging
 from thinbox.address import U64, to_signed
-from thinbox.audit.case import Case, Expect
+from thinbox.audit.case import Case
+from thinbox.audit.expect import Expect
 from thinbox.audit.case_runner import CaseRunner, make_checkpoint
 from thinbox.audit.neighbour import NEIGHBOUR, SECRETS
 from thinbox.isolation.policies.sci import Sci

@@ -6,7 +6,8 @@ import pytest
 
 from thinbox import paging
 from thinbox.address import U64, to_signed
-from thinbox.audit.case import Case, Expect, all_cases
+from thinbox.audit.case import Case, all_cases
+from thinbox.audit.expect import Expect
 from thinbox.audit.case_runner import CaseRunner, make_checkpoint
 from thinbox.audit.neighbour import NEIGHBOUR, NEIGHBOUR_FILE, SECRET_OFFSET, SECRETS, TENANT
 from thinbox.audit.pool import audit_case
@@ -139,7 +140,7 @@ def test_the_neighbours_stack_and_page_tables_are_refused(labs, name):
         def body(process, find=find):
             nonlocal root
             root = kernel.kernel_root
-            task = reading.runner._template.neighbour
+            task = reading.runner.neighbour
             if find == "stack":
                 # By its own address, which is not the direct map's.
                 reading.target = kernel.stack_of(task, root) + 3 * PAGE
@@ -224,7 +225,7 @@ def test_a_page_freed_and_used_again_changes_its_owner(labs):
     def body(process):
         paddr = memory.map.find(SECRETS["memory"], 0, memory.guest_bytes) & ~0xFFF
         seen.append(reading.facts(paddr).owners)
-        pid = reading.runner.view.pid_of(reading.runner._template.neighbour, reading.runner.view.kernel_root)
+        pid = reading.runner.view.pid_of(reading.runner.neighbour, reading.runner.view.kernel_root)
         yield from process.must("kill", pid, 9)
         yield from process.must("nanosleep", struct.pack("<qq", 0, 5_000_000), 0)
         seen.append(reading.facts(paddr).owners)

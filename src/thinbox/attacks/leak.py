@@ -68,7 +68,7 @@ class Leak:
         """
         paddr = self._memory.tables.translate(self._root, to_signed(vaddr))
         if paddr < 0:
-            raise MachineError(f"{vaddr:#x} is not mapped in the attacks' arena")
+            raise MachineError(f"{vaddr:#x} is not mapped in the attacker's address space")
         return paddr
 
     def top_level_entry(self, vaddr: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 Why it exists: whether a policy is worth its faults shows only beside the others, on the same exploits.
 
 Rules of this file:
-- A unit of work is one policy with one view: its arena is made once, and judges all exploits.
+- A unit of work is one policy with one view: its runner is made once, and tries all exploits.
 - Workers are forked, so that the scenario (the frozen RAM, the live text) is shared, not sent.
 - Rows do not depend on how many jobs there are.
 """
@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from thinbox.attacks.attempt import Try
 from thinbox.attacks.exploit import Exploit, choose_exploits
-from thinbox.attacks.exploit_runner import GUEST_DOWN, ExploitRunner, Try
+from thinbox.attacks.exploit_runner import GUEST_DOWN, ExploitRunner
 from thinbox.attacks.scenario import Scenario, make_scenario
 from thinbox.attacks.views import NO_VIEW, require_view
 from thinbox.errors import MachineError

@@ -235,5 +235,6 @@ class AgentChannel:
         return {"scratch": self.scratch, "frames": self._frames}
 
     def restore(self, state: dict[str, Any], view: "KernelView") -> None:
-        """Load what `save` returned."""
+        """Load what `save` returned; work that was meant for a child that never came is forgotten."""
         self.scratch, self._frames, self.view, self.parked = state["scratch"], state["frames"], view, True
+        self._next_child, self._next_area = None, CHILD_AREA

@@ -22,19 +22,14 @@ from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.records.refusals import Refusal
 from thinbox.records.run import CallRecord
-from thinbox.sandbox.emulation import (
-    CallError,
-    EmulatedCall,
-    Handler,
-    NotOursError,
-    PageWantedError,
-    Services,
-    load_handler,
-)
+from thinbox.sandbox.call_error import CallError, NotOursError, PageWantedError
+from thinbox.sandbox.emulated_call import EmulatedCall, Handler, Services
+from thinbox.sandbox.emulation import load_handler
 from thinbox.sandbox.handlers import HANDLERS
-from thinbox.sandbox.handlers.files import FILES, Files
-from thinbox.sandbox.handlers.randomness import RandomStream
+from thinbox.sandbox.handlers.files import FILES
+from thinbox.sandbox.owned_files import Files
 from thinbox.sandbox.plan import Answer, Decision, Disposition, Plan
+from thinbox.sandbox.random_stream import RandomStream
 from thinbox.syscalls.table import call_name, call_number
 
 if TYPE_CHECKING:

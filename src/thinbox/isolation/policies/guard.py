@@ -10,8 +10,8 @@ object. A call that never ends is never compared. See docs/policies/guard.md.
 
 from dataclasses import dataclass
 
-from thinbox.isolation.policies import CallView
 from thinbox.isolation.policies.sci import DATA
+from thinbox.isolation.policy import CallView
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 CODE = Verdict(granted=True, rule="G0", reason="code is not judged", cacheable=True)

@@ -9,9 +9,9 @@ Cannot see: what `function` cannot; a list that the attacker changed (they are k
 granted); what generated code does.
 """
 
-from thinbox.isolation.policies import CallView
 from thinbox.isolation.policies.function import INSIDE, Function
 from thinbox.isolation.policies.sci import MIDDLE
+from thinbox.isolation.policy import CallView
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 LISTED = Verdict(granted=True, rule="6c (live)", reason="the start of code the kernel generated and lists")

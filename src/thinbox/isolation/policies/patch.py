@@ -6,7 +6,7 @@ against: it kills calls that do nothing wrong.
 """
 
 from thinbox.address import PAGE_SHIFT
-from thinbox.isolation.policies import CallView
+from thinbox.isolation.policy import CallView
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 MAX_PAGES = 256

@@ -15,8 +15,8 @@ from typing import Any
 from thinbox.address import PAGE_SHIFT
 from thinbox.errors import InputError
 from thinbox.foreign_text import parse_json
-from thinbox.isolation.policies import CallView
 from thinbox.isolation.policies.sci import DATA, NO_SYMBOL
+from thinbox.isolation.policy import CallView
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 SCHEMA = "thinbox.profile/1"

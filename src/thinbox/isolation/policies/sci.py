@@ -5,7 +5,7 @@ pages that were granted for good reasons.
 """
 
 from thinbox.address import PAGE_BYTES, page_start
-from thinbox.isolation.policies import CallView
+from thinbox.isolation.policy import CallView
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 DATA = Verdict(granted=True, rule="6", reason="kernel data", cacheable=True)
