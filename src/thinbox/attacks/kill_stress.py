@@ -16,7 +16,7 @@ from typing import Any
 from thinbox.attacks.bug import REGISTERS
 from thinbox.attacks.exploit_runner import ExploitRunner
 from thinbox.attacks.hijack import TARGET_FUNCTION, TARGET_OFFSET
-from thinbox.attacks.scenario import DONE, GO, SHARED, VICTIM_AREA
+from thinbox.attacks.scenario import ATTACKER, DONE, GO, SHARED, VICTIM_AREA
 from thinbox.audit.case_process import AREA_BYTES, SIGCHLD
 from thinbox.errors import MachineError
 from thinbox.guest.agent_channel import GuestScript, Park, call, must
@@ -62,9 +62,10 @@ class KillStress(ExploitRunner):
         """Let the victim do `rounds` of work while `kills` children of the attacker are killed."""
         self._reset_machine()
         record = self._new_record()
-        self.enforcer.reset(record)
+        self.enforcer.reset()
+        self.tenant.record = record
         self.agent.restore(self._scenario.agent, self.view)
-        self.enforcer.adopt_current()
+        self.enforcer.adopt_current(ATTACKER)
         result = KillStressResult()
         self._kills_wanted, self._rounds_wanted, self._outcome = kills, rounds, result
         for place in PLACES:

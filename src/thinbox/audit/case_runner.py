@@ -161,7 +161,8 @@ class CaseRunner:
             view=view,
             prefault=prefault,
         )
-        self.enforcer = Enforcer(machine, self.view, sites, isolation, self._new_record())
+        self.enforcer = Enforcer(machine, self.view, sites, undo=on_violation == "undo")
+        self.tenant = self.enforcer.add_tenant(isolation, self._new_record())
         self._isolating = self._measuring = self._finished = False
         self._case_nr = self._expected_status = 0
         self._measured: CallRecord | None = None
@@ -183,15 +184,16 @@ class CaseRunner:
         """Run `case` from the template. `MachineError` if the machine itself failed; the runner is of no use then."""
         self._reset_machine()
         record = self._new_record()
-        self.enforcer.reset(record)
+        self.enforcer.reset()
+        self.tenant.record = record
         self.agent.restore(self._checkpoint.agent, self.view)
         self._isolating, self._measuring, self._finished = isolated, False, False
         self._case_nr, self._expected_status = call_number(case.call), -1
         self._measured = None
         self._left_out.clear()
         self._noted = hashlib.sha256()
-        self.enforcer.adopt_current()
-        if self._checkpoint.neighbour and self.enforcer.isolation.view != "none":
+        self.enforcer.adopt_current(TENANT)
+        if self._checkpoint.neighbour and self.tenant.isolation.view != "none":
             cgroups = self.enforcer.views.cgroups
             cgroups.owners[cgroups.memcg_of(self._checkpoint.neighbour, self.view.kernel_root)] = NEIGHBOUR
         problem = self._drive(case, record)
@@ -236,7 +238,7 @@ class CaseRunner:
         if not self._measuring or nr != self._case_nr:
             return False
         self._measuring = False
-        self._measured = self.enforcer.record.calls[-1]
+        self._measured = self.tenant.record.calls[-1]
         return self._isolating
 
     # -- what a case says ---------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
             on_output=lambda stream, data: _write_out(progress, stream, data),
             progress=progress.say,
         )
-        session = Session(guest, tenant.command, run_options)
+        session = Session.alone(guest, tenant.command, run_options)
         tabulate = _prepare_surface(session, progress) if options["surface"] else None
         progress.clear()
         result = run_with_signals(session, yours)

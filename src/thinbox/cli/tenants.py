@@ -19,7 +19,7 @@ from thinbox.errors import InputError
 
 if TYPE_CHECKING:
     from thinbox.session.session import RunResult
-    from thinbox.session.several import TenantSpec
+    from thinbox.session.options import TenantSpec
 
 SCHEMA = "thinbox.tenants/1"
 _STREAMS = {1: "stdout", 2: "stderr"}
@@ -27,7 +27,7 @@ _STREAMS = {1: "stdout", 2: "stderr"}
 
 def parse_tenants(texts: Sequence[str], defaults: dict[str, Any]) -> "list[TenantSpec]":
     """Return the tenants of `--tenant NAME=COMMAND` options; a command is split as a shell does."""
-    from thinbox.session.several import TenantSpec
+    from thinbox.session.options import TenantSpec
 
     specs = []
     for text in texts:
@@ -48,7 +48,7 @@ def load_tenants(path: Path, defaults: dict[str, Any]) -> "list[TenantSpec]":
         InputError: it cannot be read, or says what there is not.
     """
     from thinbox.guest.tenant import TenantOptions
-    from thinbox.session.several import TenantSpec
+    from thinbox.session.options import TenantSpec
 
     try:
         tenants = tomllib.loads(path.read_text()).get("tenant")

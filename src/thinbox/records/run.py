@@ -98,6 +98,8 @@ class RunRecord:
     """A violation ended the run at once (`--on-violation stop`)."""
     stuck: bool = False
     """A killed task could not end (it waits for a lock it holds); the guest was given up."""
+    not_started: str = ""
+    """Why the program could not be executed, empty if it was."""
     kernel_slide: int = 0
     """How many bytes above its link addresses the kernel ran (KASLR)."""
 
@@ -139,6 +141,7 @@ class RunRecord:
             "refusals_truncated": self.refusals.truncated,
             "steady_seq": self.steady_seq,
             "stopped": self.stopped,
+            "not_started": self.not_started,
             "calls": [asdict(call) for call in self.calls],
             "totals": self.totals,
             "events": self.events.to_json(),
