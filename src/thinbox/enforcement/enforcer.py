@@ -112,7 +112,7 @@ class Enforcer:
         if isolation.tenant in self.tenants:
             raise InputError(f"two tenants are called {isolation.tenant!r}")
         if isolation.on_violation == "undo" and self.undo is None:
-            raise InputError(f"the calls of tenant {isolation.tenant} cannot be undone: this guest is not made for undo")
+            raise InputError(f"tenant {isolation.tenant} wants undo, and this guest is not made for it")
         judge = Judge(self.target, isolation.policy)
         judge.install()
         text_start, known = self.view.symbols.text_start, isolation.prefault

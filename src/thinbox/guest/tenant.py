@@ -11,7 +11,7 @@ import errno
 import os
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from thinbox.errors import InputError
 from thinbox.guest.agent_channel import CHILD_AREA, AgentChannel, GuestScript, Park, call, must
@@ -61,7 +61,7 @@ class TenantOptions:
     user: str | None = None
     cgroup: str | None = None
     """The cgroup of its own it gets (a tenant with a view or with limits has one)."""
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,13 @@ def become_tenant(agent: AgentChannel, start: Start, io: TenantIo) -> GuestScrip
     # Only a call that failed comes back here: behind one that did not, nobody answers this process any more.
     io.not_started = f"cannot run {program}: {_reason(-result)}"
     io.disown()
-    yield from call("exit_group", EXIT_NOT_FOUND if result == -errno.ENOENT else EXIT_NOT_EXECUTABLE)
+    yield from leave(agent, EXIT_NOT_FOUND if result == -errno.ENOENT else EXIT_NOT_EXECUTABLE)
+
+
+def leave(agent: AgentChannel, status: int) -> GuestScript:
+    """End the process. It is forgotten at once: another may have its task_struct soon."""
+    agent.forget(agent.require_view().current)
+    yield from call("exit_group", status)
 
 
 def _take_stdio(stdio: Stdio) -> GuestScript:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from thinbox.errors import InputError
-from thinbox.guest.agent_channel import CHILD_AREA, AgentChannel, GuestScript, call, must
+from thinbox.guest.agent_channel import CHILD_AREA, AgentChannel, GuestScript, must
 from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups, write_file
 from thinbox.guest.engine_mounts import hide_proc, open_low_ports
 from thinbox.guest.pump import Pump, TenantEnds, TenantIo, run_pumps
@@ -28,6 +28,7 @@ from thinbox.guest.tenant import (
     end_tenants,
     find_program,
     identify,
+    leave,
     limit_open_files,
     open_pipe,
     open_stdio,
@@ -127,7 +128,7 @@ def _be_process_1(agent: AgentChannel, plan: TenantPlan, start: Start, gate: tup
         ended = yield from must("wait4", -1, place, 0, 0)
         if ended == child:
             status = int.from_bytes(agent.read(place, 4), "little")
-            yield from call("exit_group", 128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF)
+            yield from leave(agent, 128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF)
 
 
 def _mount_own(root: str, *, has_image: bool) -> GuestScript:

@@ -34,13 +34,14 @@ ALONE = "tenant"
 class Confinement:
     """How one tenant is isolated, what it sees, and what is kept of it.
 
-    `policy` is a name or a policy object; `isolate` is "all", "none" or names of calls. The root is `rootfs`, or `image`
-    with what container engines mount, or the guest's own; `user` is a name or number, with :group if wanted, looked up
-    there (None: root). An image's own command is in `ContainerImage.launch`. With a `plan` it says what becomes of each
-    call; `isolate` then counts for the program's start only. `stdin` is a binary stream or bytes; None is no input.
+    `policy` is a name or a policy object; `isolate` is "all", "none" or names of calls. The root is `rootfs`, or
+    `image` with what container engines mount, or the guest's own; `user` is a name or number, with :group if wanted,
+    looked up there (None: root). An image's own command is in `ContainerImage.launch`. With a `plan` it says what
+    becomes of each call; `isolate` then counts for the program's start only. `stdin` is a binary stream or bytes; None
+    is no input.
 
-    `memory_bytes` and `tasks` limit the tenant's cgroup. `coverage` records which functions and pages each call uses, in
-    `record.coverage`; `keep_faults` every granted page, in `record.faults`.
+    `memory_bytes` and `tasks` limit the tenant's cgroup. `coverage` records which functions and pages each call uses,
+    in `record.coverage`; `keep_faults` every granted page, in `record.faults`.
     """
 
     policy: str | Policy = DEFAULT_POLICY
@@ -87,9 +88,9 @@ class Confinement:
 class RunOptions(Confinement):
     """How to run one program alone.
 
-    `keep_trace` notes every page touched, for `thinbox cost`. With a `terminal`, stdio is one: what the tenant writes to
-    it comes as stdout, and `keys` may change, or act on, what is typed. `on_output(stream, bytes)` takes the output;
-    `on_machine(machine, enforcer)` sees the guest just before it starts.
+    `keep_trace` notes every page touched, for `thinbox cost`. With a `terminal`, stdio is one: what the tenant writes
+    to it comes as stdout, and `keys` may change, or act on, what is typed. `on_output(stream, bytes)` takes the
+    output; `on_machine(machine, enforcer)` sees the guest just before it starts.
     """
 
     keep_trace: bool = False

@@ -1,7 +1,7 @@
 """From the agent's process to the tenant's program: watches the `execve` that makes the one the other.
 
-Why it exists: a program that cannot be executed leaves the process the agent's, which must go on being answered, or it
-asks for ever. One that can be is a stranger's from its first instruction, and gets no answer any more, whatever it asks.
+Why it exists: a program that cannot be executed leaves the process the agent's, which must go on being answered, or
+it asks for ever. One that can be is a stranger's from its first instruction, and gets no answer, whatever it asks.
 
 Rules of this file: only the kernel says which it was, by the result of the call, before user code runs again.
 """

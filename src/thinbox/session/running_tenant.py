@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from thinbox.enforcement.tenants import Isolation
 from thinbox.errors import EXIT_KILLED
 from thinbox.guest.cgroups import Limits
-from thinbox.guest.pump import TenantIo
 from thinbox.guest.tenant import TenantOptions
 from thinbox.isolation.view_rules import view_rule
 from thinbox.records.profile import require_known_here, require_same_kernel
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from thinbox.boot.ready import ReadyGuest
+    from thinbox.guest.pump import TenantIo
     from thinbox.guest.terminal import Terminal
     from thinbox.isolation.policies import Policy
 

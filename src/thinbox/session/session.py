@@ -1,11 +1,11 @@
 """Run tenants on a ready guest: restore, watch, pump, record. The only loop, for one tenant as for many.
 
-Why it exists: `run(guest, ["sh", "-c", "id"])` is a program alone; `run_tenants(guest, [TenantSpec("a", ("id",)), …])` are
-several, each in namespaces of its own. What they share is here.
+Why it exists: `run(guest, ["sh", "-c", "id"])` is a program alone; `run_tenants(guest, [TenantSpec("a", ("id",))])` are
+tenants, each in namespaces of its own. What they share is here.
 
 Rules of this file:
-- No tenant is special: each has its own policy, view, plan, streams and record; a record has its own calls, kills, tables
-  and faults only. The machine's time is the same in all of them.
+- No tenant is special: each has its own policy, view, plan, streams and record; a record has its own calls, kills,
+  tables and faults only. The machine's time is the same in all of them.
 - The agent answers a process until its `execve` succeeded: from then on the tenant's program runs in it.
 """
 
