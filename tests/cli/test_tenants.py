@@ -22,6 +22,8 @@ WRONG = (
     "workdir = 3", "memory_bytes = 'x'", "tasks = -1", "tasks = true", "policy = 3", "stdin = 3", "env = 3",
     "env = {A = 1}", "rootfs = 3", "on_violation = 'bogus'", "isolate = ['x']",
 )  # fmt: skip
+
+
 def test_a_file_of_tenants_is_read_with_the_commands_options_as_defaults(tmp_path):
     path = tmp_path / "two.toml"
     path.write_text(
@@ -111,7 +113,11 @@ def test_what_several_tenants_cannot_have_is_refused_with_its_reason(words, reas
 
 
 def test_an_option_of_one_value_is_not_given_twice():
-    for words in (("--image", "a", "--image", "b"), ("--policy", "sci", "--policy", "live"), ("-u", "1", "--user", "2")):
+    for words in (
+        ("--image", "a", "--image", "b"),
+        ("--policy", "sci", "--policy", "live"),
+        ("-u", "1", "--user", "2"),
+    ):
         done = CliRunner().invoke(group, ["run", "-q", *words, "--", "true"], standalone_mode=False)
         assert isinstance(done.exception, click.UsageError) and "given twice" in str(done.exception)
 
@@ -149,16 +155,30 @@ user = "9:10"
 """
     )
     out, record = tmp_path / "out", tmp_path / "record.json"
-    asked = ("--record", tmp_path / "record", "--coverage", tmp_path / "cov.json", "--save-profile", tmp_path / "p.json")
+    asked = (
+        "--record",
+        tmp_path / "record",
+        "--coverage",
+        tmp_path / "cov.json",
+        "--save-profile",
+        tmp_path / "p.json",
+    )
     words = ["run", "-q", "--output", out, "--json", record, *asked, tmp_path / "three.toml"]
     done = CliRunner().invoke(group, [str(word) for word in words])
-    texts = {name: (out / f"{name}.stdout").read_text() for name in ("planned", "boxed", "plain") if (out / f"{name}.stdout").exists()}
+    texts = {
+        name: (out / f"{name}.stdout").read_text()
+        for name in ("planned", "boxed", "plain")
+        if (out / f"{name}.stdout").exists()
+    }
     errors = {name: (out / f"{name}.stderr").read_text() for name in texts if (out / f"{name}.stderr").exists()}
     tenants = json.loads(record.read_text())["tenants"]
     assert done.exit_code == 0, (done.output, done.exception, texts, errors)
     assert texts["plain"] == "9\n"
     lines = texts["boxed"].splitlines()
-    assert lines[0].startswith("uid=7(app) gid=8") and lines[1] == "/h" and lines[3:6] == ["b c", "out", "1"], (texts, errors)
+    assert lines[0].startswith("uid=7(app) gid=8") and lines[1] == "/h" and lines[3:6] == ["b c", "out", "1"], (
+        texts,
+        errors,
+    )
     assert "null" in lines and "urandom" in lines
     assert texts["planned"] == "denied\n" and tenants["planned"]["plan"] == "no-folders"
     assert [refusal["call"] for refusal in tenants["planned"]["refusals"]] == ["mkdir"]
@@ -174,7 +194,20 @@ user = "9:10"
     learned = json.loads((tmp_path / "p.json").read_text())["calls"]
     assert {"execve", "write"} <= set(learned)
     done = CliRunner().invoke(
-        group, ["run", "-q", "--prefault", str(tmp_path / "p.json"), "--json", str(record), "--tenant", "a=id", "--tenant", "b=id", "--surface"]
+        group,
+        [
+            "run",
+            "-q",
+            "--prefault",
+            str(tmp_path / "p.json"),
+            "--json",
+            str(record),
+            "--tenant",
+            "a=id",
+            "--tenant",
+            "b=id",
+            "--surface",
+        ],
     )
     assert done.exit_code == 0, (done.output, done.exception)
     for tenant in json.loads(record.read_text())["tenants"].values():
@@ -183,7 +216,9 @@ user = "9:10"
 
 
 def test_the_output_of_one_tenant_goes_to_files_too(guest, tmp_path):
-    done = CliRunner().invoke(group, ["run", "-q", "--output", str(tmp_path / "out"), "--", "sh", "-c", "echo hello; echo no >&2"])
+    done = CliRunner().invoke(
+        group, ["run", "-q", "--output", str(tmp_path / "out"), "--", "sh", "-c", "echo hello; echo no >&2"]
+    )
     assert done.exit_code == 0 and done.output == ""
     assert [(tmp_path / "out" / f"tenant.{name}").read_text() for name in ("stdout", "stderr")] == ["hello\n", "no\n"]
 

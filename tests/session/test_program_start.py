@@ -12,7 +12,23 @@ NOT_EXECUTABLE, NOT_FOUND = 126, 127
 
 
 def elf(machine=62, interpreter=b""):
-    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01" + bytes(9), 2, machine, 1, 0x400078, 64, 0, 0, 64, 56, 2 if interpreter else 1, 0, 0, 0)
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH",
+        b"\x7fELF\x02\x01\x01" + bytes(9),
+        2,
+        machine,
+        1,
+        0x400078,
+        64,
+        0,
+        0,
+        64,
+        56,
+        2 if interpreter else 1,
+        0,
+        0,
+        0,
+    )
     load = struct.pack("<IIQQQQQQ", 1, 5, 0, 0x400000, 0x400000, 4096, 4096, 4096)
     if not interpreter:
         return header + load + bytes(4096)
@@ -74,8 +90,11 @@ def test_the_agents_own_program_is_no_tenants(guest):
 def test_a_tenant_that_asks_as_the_agent_does_is_not_answered(guest, tmp_path):
     """Before its `execve` succeeded the process was the agent's: the same question by the program is an unknown call."""
     code = (
-        b"\xbf" + (-2 & 0xFFFFFFFF).to_bytes(4, "little")  # mov edi, -2
-        + b"\xb8" + HYPERCALL_NR.to_bytes(4, "little") + b"\x0f\x05"  # what the agent's loop does
+        b"\xbf"
+        + (-2 & 0xFFFFFFFF).to_bytes(4, "little")  # mov edi, -2
+        + b"\xb8"
+        + HYPERCALL_NR.to_bytes(4, "little")
+        + b"\x0f\x05"  # what the agent's loop does
         + b"\x48\xf7\xd8"  # neg rax: ENOSYS
         + b"\x48\x89\xc7\xb8\xe7\x00\x00\x00\x0f\x05"  # exit_group(rax)
     )

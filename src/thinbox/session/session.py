@@ -123,15 +123,32 @@ class Session:
     # -- the run ----------------------------------------------------------------------------------------
     def run(self) -> dict[str, RunResult]:
         """Run until every tenant has ended; return each one's result by name."""
-        started, began_ns = time.perf_counter(), self.machine.now_ns
-        hang_detector = HangDetector(self.enforcer.target, self.enforcer.task_list)
+        self.start()
+        self.go_on()
+        return self.finish()
+
+    def start(self) -> None:
+        """Give the agent its work; nothing runs before `go_on`."""
+        self._started_s, self._began_ns = time.perf_counter(), self.machine.now_ns
+        self._hang_detector = HangDetector(self.enforcer.target, self.enforcer.task_list)
         self.agent.resume(self._script())
+
+    def go_on(self, is_enough: Callable[[], bool] = lambda: False) -> bool:
+        """Run until every tenant has ended: True; or, asked whenever the CPU stops, it `is_enough`: False."""
         try:
-            self.machine.run(lambda: self.agent.parked or self._is_stopped() or hang_detector.is_hung())
+            self.machine.run(lambda: self._is_over() or is_enough())
         finally:
             for tenant in self.tenants.values():
-                tenant.record.wall_s = time.perf_counter() - started
-                tenant.record.virtual_ns = self.machine.now_ns - began_ns
+                tenant.record.wall_s = time.perf_counter() - self._started_s
+                tenant.record.virtual_ns = self.machine.now_ns - self._began_ns
+        return self._is_over()
+
+    def _is_over(self) -> bool:
+        stopped = any(tenant.record.stopped for tenant in self.tenants.values())
+        return self.agent.parked or stopped or self._hang_detector.is_hung()
+
+    def finish(self) -> dict[str, RunResult]:
+        """Sum up; return each tenant's result by name."""
         self._events.finish(self.enforcer.kernel_root)
         console = self.machine.console.decode(errors="replace")
         for name, tenant in self.tenants.items():
@@ -146,10 +163,6 @@ class Session:
             (tenant,) = self.tenants.values()
             return start_alone(self.agent, tenant, self._host.terminal, memory_mib, self._say)
         return start_apart(self.agent, list(self.tenants.values()), self._arrived, memory_mib, self._say)
-
-    def _is_stopped(self) -> bool:
-        """Whether a violation stops the run."""
-        return any(tenant.record.stopped for tenant in self.tenants.values())
 
     # -- processes --------------------------------------------------------------------------------------
     def _io_of(self, tenant: RunningTenant) -> TenantIo:
