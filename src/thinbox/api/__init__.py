@@ -6,7 +6,7 @@ from thinbox.api.inside import Inside
 from thinbox.api.options import Tenant
 from thinbox.api.plans import export, exporter, make_plan
 from thinbox.api.policy import Policy
-from thinbox.api.results import AttackResult, AuditResult, Result, TenantResults, report
+from thinbox.api.results import AttackResult, AuditResult, Result, TenantResults, render_report
 from thinbox.attacks.attacker import Attacker
 from thinbox.attacks.bug import wrong_registers
 from thinbox.attacks.exploit import exploit
@@ -15,6 +15,7 @@ from thinbox.audit.case_runner import file_content
 from thinbox.errors import InputError, MachineError, ThinboxError
 from thinbox.isolation.policies import CallView
 from thinbox.isolation.verdict import Access, AccessKind, Verdict, Violation
+from thinbox.sandbox.emulation import CallError, NotOursError
 from thinbox.sandbox.plan import Plan
 
 __all__ = [
@@ -23,12 +24,14 @@ __all__ = [
     "AttackResult",
     "Attacker",
     "AuditResult",
+    "CallError",
     "CallView",
     "Case",
     "Guest",
     "InputError",
     "Inside",
     "MachineError",
+    "NotOursError",
     "Plan",
     "Policy",
     "Result",
@@ -45,6 +48,6 @@ __all__ = [
     "exporter",
     "file_content",
     "make_plan",
-    "report",
+    "render_report",
     "wrong_registers",
 ]

@@ -188,6 +188,8 @@ class Inside:
         self._session, self._finish = session, finish
         self._is_started = False
         self._result: Result | None = None
+        self._last: dict[object, tuple[int, int]] = {}
+        self._told: set[object] = set()
         self.regs = Registers(session)
         self.memory = GuestMemory(session)
         self.symbols = Symbols(session)
@@ -201,6 +203,15 @@ class Inside:
     def current(self) -> Task:
         """The task that runs."""
         return Task(self, self._session.view.current)
+
+    @property
+    def is_tenants(self) -> bool:
+        """Whether the task that runs is the program's, or a child of it; not the guest's own."""
+        return self._session.view.current in self._session.enforcer.tasks
+
+    def jump(self, vaddr: int) -> None:
+        """In a function given to `on`: let the CPU go on at `vaddr` instead, as a corrupted pointer would."""
+        self._session.machine.cpu.jump(vaddr)
 
     @property
     def now_ns(self) -> int:
@@ -220,30 +231,50 @@ class Inside:
         """
         if not callable(callback):
             raise InputError(f"{callback!r} is no function to call")
+        vaddr, key = self._vaddr(where), object()
 
         def call() -> None:
-            callback()
+            if key in self._told:
+                self._told.discard(key)  # before `run_to` stopped here
+                return
+            here = (vaddr, self.now_ns)
+            if self._last.get(key) != here:  # else its first access faulted, and it runs again
+                self._last[key] = here
+                callback()
 
-        remove = self._session.machine.cpu.add_code_hook(self._vaddr(where), call)
+        remove = self._session.machine.cpu.add_code_hook(vaddr, call)
         self._session.machine.cpu.uc.ctl_flush_tb()
         return remove
 
     def run_to(self, where: int | str) -> bool:
-        """Run until the instruction at a symbol or address is about to run: True; False if the program ended before."""
-        arrived: list[bool] = []
+        """Run until the instruction at a symbol or address is about to run: True; False if the program ended before.
+
+        Called again there, it runs to the next time.
+        """
+        vaddr, arrived = self._vaddr(where), False
+        is_here = self._session.machine.cpu.rip == vaddr
 
         def stop() -> None:
+            nonlocal arrived, is_here
+            if is_here:
+                is_here = False
+                return
             if not arrived:
-                arrived.append(True)
+                arrived = True
+                here = (vaddr, self.now_ns)
+                self._told = {key for key, last in self._last.items() if last == here}
                 self._session.machine.cpu.stop()
 
-        remove = self.on(where, stop)
+        if self._result is not None:
+            return False
+        remove = self._session.machine.cpu.add_code_hook(vaddr, stop)
+        self._session.machine.cpu.uc.ctl_flush_tb()
         try:
             self._start()
-            self._session.go_on(lambda: bool(arrived))
+            self._session.go_on(lambda: arrived)
         finally:
             remove()
-        return bool(arrived)
+        return arrived
 
     def run(self) -> Result:
         """Run to the end; return the result, also of later calls."""

@@ -104,6 +104,12 @@ class Result:
             raise RunError(f"{shown}: status {self.exit_code}" + "".join(f": {line}" for line in last), self.exit_code)
         return self
 
+    def summary(self) -> str:
+        """Return the table that `thinbox run` writes to stderr."""
+        from thinbox.report.summary import render_summary
+
+        return render_summary(self.run.record)
+
     def to_json(self) -> dict[str, Any]:
         """Return the object of `thinbox run --json`."""
         record = self.run.record.to_json()
@@ -290,7 +296,7 @@ class AttackResult:
         return render_html(f"{len(rows)} tries", ("attack", "policy", "view", "outcome", "why"), rows)
 
 
-def report(results: Sequence[Result | AuditResult | AttackResult], title: str = "thinbox") -> bytes:
+def render_report(results: Sequence[Result | AuditResult | AttackResult], title: str = "thinbox") -> bytes:
     """Return one self-contained HTML page (bytes of UTF-8) of these results, as `thinbox report` makes it."""
     from thinbox.report.page.contents import contents_of
     from thinbox.report.page.document import parse_document
@@ -312,4 +318,4 @@ def _write(path: str | Path, data: bytes) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
 
 
-__all__ = ["AttackResult", "AuditResult", "Result", "TenantResults", "report"]
+__all__ = ["AttackResult", "AuditResult", "Result", "TenantResults", "render_report"]

@@ -217,3 +217,7 @@ def main(kills: int = 1000, rounds: int = 1000) -> None:
             f"{found.counts}, {found.tasks} tasks, {found.blocked}, locks {found.locks!r}"
             f"{', wounded' if found.is_wounded else ''}"
         )
+
+
+if __name__ == "__main__":
+    main()
