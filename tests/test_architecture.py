@@ -34,6 +34,7 @@ LAYERS = (
     {"thinbox.report", "thinbox.bench", "thinbox.surface", "thinbox.planning"},
     {"thinbox.audit"},
     {"thinbox.attacks"},
+    {"thinbox.api"},
     {"thinbox.cli", "thinbox.__main__"},
 )
 """Imports point to the same room or to an earlier layer. Imports for type checkers only do not count."""
