@@ -163,7 +163,7 @@ def test_a_session_is_looked_into(booted):
         with pytest.raises(thinbox.InputError, match="not been run"):
             _ = s.result
     assert len(seen) == [call.name for call in s.result.calls].count("getuid") > 0
-    assert seen[0][:2] == ("id", "__x64_sys_getuid+0x0") and seen[0][2] >> 47 == 0x1FFFF
+    assert seen[0][:2] == ("id", "__x64_sys_getuid") and seen[0][2] >> 47 == 0x1FFFF
     assert s.result.exit_code == 0 and s.run() is s.result
 
 
@@ -281,7 +281,7 @@ def test_an_export_of_ones_own(ids):
         return "\n".join(made.allowed()).encode()
 
     plan = thinbox.make_plan([ids])
-    assert b"execve" in thinbox.export(plan, "names-only") and b"execve" in thinbox.export(
+    assert b"getuid" in thinbox.export(plan, "names-only") and b"getuid" in thinbox.export(
         plan, f"{__name__}:names_only"
     )
     for wrong in ("oci", "names-only", "a=b"):

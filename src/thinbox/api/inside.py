@@ -115,7 +115,7 @@ class Symbols(Mapping[str, int]):
         return len(set(self._symbols.names))
 
     def at(self, vaddr: int) -> str:
-        """Return `symbol+0xoffset` of an address."""
+        """Return `symbol+0xoffset` of an address, the symbol alone at its start."""
         return self._symbols.describe(vaddr)
 
 
