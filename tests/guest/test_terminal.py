@@ -110,7 +110,9 @@ def run_when_ready(guest, command, steps, **terminal):
 
     seen = bytearray()
     with os.fdopen(reader, "rb", buffering=0) as stdin:
-        session = Session(guest, command, RunOptions(stdin=stdin, terminal=Terminal(**terminal), on_output=on_output))
+        session = Session.alone(
+            guest, command, RunOptions(stdin=stdin, terminal=Terminal(**terminal), on_output=on_output)
+        )
         sessions.append(session)
         end = time.monotonic() + LIMIT_S
 
@@ -118,7 +120,7 @@ def run_when_ready(guest, command, steps, **terminal):
             assert time.monotonic() < end, (waiting, bytes(shown))
 
         session.machine.check_signals = check
-        result = session.run()
+        result = session.run()["tenant"]
     os.close(writer)
     assert not waiting, (waiting, bytes(shown))
     assert result.record.totals["killed"] == 0

@@ -116,6 +116,8 @@ class RunRecord:
     """Kernel work done for the tenant outside its calls: what, and how often (`enforcement.outside_work`)."""
     restored: list[Restored] = field(default_factory=list)
     """What policy `guard` put back."""
+    not_started: str = ""
+    """Why the program could not be executed, empty if it was."""
     kernel_slide: int = 0
     """How many bytes above its link addresses the kernel ran (KASLR)."""
 
@@ -159,6 +161,7 @@ class RunRecord:
             "restored": [asdict(each) for each in self.restored],
             "steady_seq": self.steady_seq,
             "stopped": self.stopped,
+            "not_started": self.not_started,
             "calls": [asdict(call) for call in self.calls],
             "totals": self.totals,
             "events": self.events.to_json(),

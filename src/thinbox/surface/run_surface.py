@@ -78,19 +78,23 @@ class RunSurface:
         return out
 
 
-def load_surface(session: "Session", say: Callable[[str], None] | None = None, jobs: int | None = None) -> Surface:
-    """Return the measure for a run of `session`, which must not have begun: the guest stands ready.
+def load_surface(
+    session: "Session", say: Callable[[str], None] | None = None, jobs: int | None = None, tenant: str | None = None
+) -> Surface:
+    """Return the measure for a tenant (None: the only one) of `session`, which must not have begun: the guest stands
+    ready.
 
     Raises:
         MachineError: a process that looks for gadgets died.
     """
     view, memory, enforcer = session.view, session.machine.memory, session.enforcer
+    watched = next(iter(enforcer.tenants.values())) if tenant is None else enforcer.tenants[tenant]
     kernel = read_live_kernel(memory, view.kernel_root)
     return Surface(
         gadgets=gadgets_of(kernel, view.symbols, view.facts.sha256, say, jobs),
         symbols=view.symbols,
         baseline=read_baseline(memory, view, enforcer.sites),
-        policy=enforcer.isolation.policy,
+        policy=watched.isolation.policy,
         mapped_pages=kernel.mapped_pages,
         writable_pages=kernel.writable_pages,
     )

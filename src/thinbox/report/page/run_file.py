@@ -174,6 +174,7 @@ class RunFile:
     view: str | None = None
     stuck: bool = False
     stopped: bool = False
+    not_started: str = ""
     plan: str = ""
     refusals: tuple[RunRefusal, ...] = ()
     refusals_truncated: bool = False

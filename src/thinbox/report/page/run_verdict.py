@@ -21,6 +21,8 @@ def headline_of(run: RunFile) -> Headline:
         sentence = shorten(kills[0].sentence(), _LONGEST_SENTENCE)
         more = f" ({count(len(kills) - 1, 'more kill')} below)" if len(kills) > 1 else ""
         return Headline("bad", f"{sentence}{more}; {ended}{_limits(run)}.")
+    if run.not_started:
+        return Headline("warn", f"Never began: {shorten(run.not_started, _LONGEST_SENTENCE)}; {ended}{_limits(run)}.")
     if run.refusals:
         first = shorten(run.refusals[0].sentence(), _LONGEST_SENTENCE)
         more = f" ({count(run.totals.refused - 1, 'more refusal')})" if run.totals.refused > 1 else ""
@@ -41,6 +43,8 @@ def short_verdict(run: RunFile) -> tuple[str, Headline]:
         return "given up", whole
     if run.violations:
         return f"killed {len(run.violations):,}", whole
+    if run.not_started:
+        return "never began", whole
     if run.refusals:
         return f"refused {run.totals.refused:,}", whole
     return {"warn": "incomplete", "plain": "not judged"}.get(whole.tone, "no kill"), whole
