@@ -1,7 +1,6 @@
 """`thinbox run`: one program, one tenant."""
 
 import errno
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from thinbox.cli.options import kaslr_options, machine_options, workload_options
-from thinbox.cli.output import write_output
+from thinbox.cli.output import write_json
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
@@ -158,14 +157,21 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
     finally:
         progress.clear()
     if options["coverage_path"] and result.record.coverage is not None:
-        _write_json(result.record.coverage.to_json(), options["coverage_path"])
-    if options["save_profile"]:
-        from thinbox.cli.options import save_profile
-        from thinbox.records.profile import touched_by
+        write_json(options["coverage_path"], result.record.coverage.to_json())
+    surface, refused = None, None
+    try:
+        if options["save_profile"]:
+            from thinbox.cli.options import save_profile
+            from thinbox.records.profile import touched_by
 
-        save_profile(options["save_profile"], touched_by(result.record), guest.facts)
-    surface = tabulate(result.record) if tabulate else None
+            save_profile(options["save_profile"], touched_by(result.record), guest.facts)
+        surface = tabulate(result.record) if tabulate else None
+    except InputError as error:
+        # Of a record that leaves calls out; it is written all the same.
+        refused = error
     _report(result, options["json_path"], options["record"], surface, quiet=quiet)
+    if refused is not None:
+        raise refused
     raise click.exceptions.Exit(result.exit_code)
 
 
@@ -208,7 +214,7 @@ def _run_tenants(
     finally:
         progress.clear()
     if options["json_path"]:
-        _write_json(several.tenants_json(results), options["json_path"])
+        write_json(options["json_path"], several.tenants_object(results))
     for name, result in results.items():
         _say_what_was_refused(result.record, f"{name}: ")
         if not quiet:
@@ -301,18 +307,16 @@ def _require_record_extra(folder: Path | None) -> None:
         raise InputError("--record needs pyarrow; install it with: pip install 'thinbox[record]'")
 
 
-def _write_json(data: dict[str, Any], path: str) -> None:
-    write_output(path, json.dumps(data, indent=1) + "\n")
-
-
 def _say_what_was_refused(record: "RunRecord", tenant: str = "") -> None:
-    """Say refusals and kills, each once; refusals that killed are said with the kills."""
+    """Say refusals and kills, each once, and what the record leaves out; refusals that killed are said with the
+    kills."""
     from thinbox.report.sentences import shorten
 
     refused = shorten(refusal.sentence() for refusal in record.refusals if refusal.errno)
     if record.refusals.truncated:
         refused.append(record.refusals.headline())
-    for line in (*refused, *shorten(violation.sentence() for violation in record.kills)):
+    left_out = record.left_out_sentence()
+    for line in (*refused, *shorten(violation.sentence() for violation in record.kills), *[left_out] * bool(left_out)):
         click.echo(f"thinbox: {tenant}{line}", err=True)
 
 
@@ -325,7 +329,7 @@ def _report(
         record.events.trace.save(trace_path)
         record.events.trace_file = trace_path.name
     if json_path:
-        _write_json(record.to_json() | ({} if surface is None else {"surface": surface.to_json()}), json_path)
+        write_json(json_path, record.json_object() | ({} if surface is None else {"surface": surface.to_json()}))
     if folder:
         from thinbox.report.parquet import write_record
 

@@ -152,8 +152,16 @@ def file_output(folder: Path) -> Callable[[str, int, bytes], None]:
 
 
 def tenants_json(results: "dict[str, RunResult]") -> dict[str, Any]:
-    """Return the object of `--json`: each tenant's is that of a run (`thinbox.run/1`)."""
-    tenants = {name: result.record.to_json() for name, result in results.items()}
+    """Return the object of `--json`, whole: each tenant's is that of a run (`thinbox.run/1`)."""
+    return _object(results, {name: result.record.to_json() for name, result in results.items()})
+
+
+def tenants_object(results: "dict[str, RunResult]") -> dict[str, Any]:
+    """Return the object of `--json` for a writer that streams (`records.json_rows`)."""
+    return _object(results, {name: result.record.json_object() for name, result in results.items()})
+
+
+def _object(results: "dict[str, RunResult]", tenants: dict[str, Any]) -> dict[str, Any]:
     kernel = next(iter(tenants.values()))["kernel"]
     return {"schema": SCHEMA, "kernel": kernel, "exit_code": exit_status(results), "tenants": tenants}
 
@@ -163,4 +171,4 @@ def exit_status(results: "dict[str, RunResult]") -> int:
     return next((result.exit_code for result in results.values() if result.exit_code), 0)
 
 
-__all__ = ["Prefixed", "exit_status", "file_output", "load_tenants", "parse_tenants", "tenants_json"]
+__all__ = ["Prefixed", "exit_status", "file_output", "load_tenants", "parse_tenants", "tenants_json", "tenants_object"]

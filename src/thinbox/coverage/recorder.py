@@ -11,7 +11,6 @@ Rules of this file:
 - The task switch is nobody's: recording ends at `__switch_to_asm` and goes on in `finish_task_switch`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.guest.sites import Sites
     from thinbox.machine.machine import Machine
+    from thinbox.records.call_log import CallLog
     from thinbox.records.coverage import RunCoverage
-    from thinbox.records.run import CallRecord
 
 CAPACITY = 1 << 20
 """More blocks than a kernel has: 14 MiB of text at some 15 bytes a block. Pages nobody writes cost nothing."""
@@ -43,9 +42,10 @@ _NUMBER_BYTES = 4
 
 @dataclass(slots=True)
 class _Progress:
-    """A call that has not closed: the numbers of its blocks so far (32 bits each), its data pages with their
+    """A call that has not closed: its name, the numbers of its blocks so far (32 bits each), its data pages with their
     marks, and where the interrupt that switched away from it will return to."""
 
+    name: str
     blocks: bytes
     data: list[npt.NDArray[np.int64]] | None
     interrupt_rsp: int = 0
@@ -89,7 +89,7 @@ class Recorder:
     # -- what the enforcer tells ------------------------------------------------------------------------
     def opened(self, _state: "TaskState", call: "OpenCall") -> None:
         """The call begins; the block the CPU is in was announced before."""
-        self._open[call.record.seq] = _Progress(self._first_block(), [] if call.isolated else None)
+        self._open[call.record.seq] = _Progress(call.record.name, self._first_block(), [] if call.isolated else None)
         self._cov[compiled.INTERRUPT_RSP] = 0
         self._cov[compiled.RECORDING] = 1
 
@@ -115,7 +115,7 @@ class Recorder:
         progress = self._open.pop(call.record.seq, None)
         if progress is not None:
             self._collect(progress, call)
-            self._ledger.add(call.record.seq, progress.blocks, progress.data)
+            self._ledger.add(call.record.seq, call.record.name, progress.blocks, progress.data)
 
     def _interrupted(self) -> None:
         """An interrupt was delivered; RSP is where its `iretq` will find its frame."""
@@ -166,13 +166,13 @@ class Recorder:
         wanted: npt.NDArray[np.int64] = pages[errors & paging.FAULT_FETCH == 0]
         return wanted
 
-    def finish(self, calls: "Sequence[CallRecord]") -> "RunCoverage":
+    def finish(self, calls: "CallLog") -> "RunCoverage":
         """Attribute everything to symbols, fill `coverage` of each record, and return the whole.
 
-        `calls` are indexed by `seq`. A call that never returned counts with what it did.
+        `calls` are numbered by `seq`. A call that never returned counts with what it did.
         """
         for seq, progress in sorted(self._open.items()):
-            self._ledger.add(seq, progress.blocks, progress.data)
+            self._ledger.add(seq, progress.name, progress.blocks, progress.data)
         self._open.clear()
         blocks = self._blocks[: self._cov[compiled.BLOCK_COUNT]]
         interrupts = self._irq_log[: self._cov[compiled.IRQ_COUNT]]

@@ -102,7 +102,7 @@ class EventRecorder:
         now = self._read()
         began = self._began or now
         self.events.totals = {name: now[i] - began[i] for i, name in enumerate(COUNTERS)}
-        self.events.totals["sleeps"] = sum(row[SLEEPS] for row in self.events.rows)
+        self.events.totals["sleeps"] = self.events.rows.total(SLEEPS)
         if self._buffer is not None:
             self.events.trace = self._collect(self._buffer[: self._word[tracing.TRACE_COUNT]], root)
         return self.events

@@ -19,7 +19,8 @@ def headline_of(run: RunFile) -> Headline:
     kills = run.violations
     if kills:
         sentence = shorten(kills[0].sentence(), _LONGEST_SENTENCE)
-        more = f" ({count(len(kills) - 1, 'more kill')} below)" if len(kills) > 1 else ""
+        others = len(kills) + run.kills_left_out - 1
+        more = f" ({count(others, 'more kill')} below)" if others else ""
         return Headline("bad", f"{sentence}{more}; {ended}{_limits(run)}.")
     if run.refusals:
         first = shorten(run.refusals[0].sentence(), _LONGEST_SENTENCE)
@@ -40,14 +41,23 @@ def short_verdict(run: RunFile) -> tuple[str, Headline]:
     if run.stuck:
         return "given up", whole
     if run.violations:
-        return f"killed {len(run.violations):,}", whole
+        return f"killed {len(run.violations) + run.kills_left_out:,}", whole
     if run.refusals:
         return f"refused {run.totals.refused:,}", whole
     return {"warn": "incomplete", "plain": "not judged"}.get(whole.tone, "no kill"), whole
 
 
 def _limits(run: RunFile) -> str:
-    found = []
+    found = [
+        f"the record leaves out {count(left_out, what)}"
+        for left_out, what in (
+            (run.calls_left_out, "call"),
+            (run.kills_left_out, "kill"),
+            (run.faults_left_out, "fault"),
+            (run.event_rows_left_out, "event row"),
+        )
+        if left_out
+    ]
     if run.stuck:
         found.append(
             "a lock that the killed task held is waited for, so the guest was given up and the record ends there"
