@@ -229,3 +229,10 @@ def test_faults_past_their_bound_are_counted() -> None:
     assert len(list(log)) == MANY - log.left_out and log[-1] == some_faults(MANY)[-1]
     with pytest.raises(IndexError):
         log[CHUNK_ROWS]
+
+
+def test_logs_of_the_same_are_equal_and_a_list_is_one() -> None:
+    log = CallLog(made(12))
+    assert log == CallLog(made(12)) and log == copies(12) and log != copies(13) and log != copies(12)[:-1]
+    assert log != CallLog(made(12), Bounds(CHUNK_ROWS, 1 << 30))
+    assert FaultLog(some_faults(MANY)) == some_faults(MANY) and CallLog() == [] == FaultLog()

@@ -32,6 +32,7 @@ def test_rows_are_as_they_were_counted_however_old() -> None:
     assert len(rows) == MANY and list(rows) == wanted
     assert list(rows.numbered()) == [[n, *row] for n, row in enumerate(wanted) if any(row)]
     assert [rows.total(column) for column in range(WIDTH)] == [sum(column) for column in zip(*wanted, strict=True)]
+    assert rows == wanted and rows != wanted[:-1]
     draw = random.Random(2)
     for number in draw.sample(range(MANY), 200):
         assert rows[number] == wanted[number]

@@ -22,7 +22,7 @@ from thinbox.address import U64
 from thinbox.records.call import UNREACHING, CallRecord
 from thinbox.records.call_counts import CountsByCall
 from thinbox.records.coverage import CallCounts
-from thinbox.records.row_store import CHUNK_ROWS, Bounds, Rows, RowStore
+from thinbox.records.row_store import CHUNK_ROWS, Bounds, Rows, RowStore, holds_the_same
 from thinbox.records.tally import NameTally, Tally
 
 CALL_BOUNDS = Bounds(rows=20_000_000, bytes=4 << 30)
@@ -112,6 +112,11 @@ class CallLog(Sequence[CallRecord]):
         if call is None:
             raise IndexError(f"call {index} of {self._count} is not in the record")
         return call
+
+    def __eq__(self, other: object) -> bool:
+        return holds_the_same(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"<CallLog of {self._count} calls, {self.left_out} left out>"

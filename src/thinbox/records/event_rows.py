@@ -13,7 +13,7 @@ from typing import overload
 
 import numpy as np
 
-from thinbox.records.row_store import CHUNK_ROWS, Bounds, RowStore
+from thinbox.records.row_store import CHUNK_ROWS, Bounds, RowStore, holds_the_same
 
 EVENT_BOUNDS = Bounds(rows=20_000_000, bytes=1 << 30)
 """As many as calls (`records.call_log.CALL_BOUNDS`); 2 to 12 bytes each."""
@@ -89,6 +89,11 @@ class EventRows(Sequence[list[int]]):
             yield row[1:]
             number = row[0] + 1
         yield from ([0] * self._width for _ in range(number, self._count))
+
+    def __eq__(self, other: object) -> bool:
+        return holds_the_same(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
 
     def _touch(self, number: int) -> list[int]:
         row = self._touched.get(number)

@@ -13,7 +13,7 @@ from typing import overload
 import numpy as np
 
 from thinbox.address import U64
-from thinbox.records.row_store import CHUNK_ROWS, Bounds, RowStore
+from thinbox.records.row_store import CHUNK_ROWS, Bounds, RowStore, holds_the_same
 
 FAULT_BOUNDS = Bounds(rows=300_000_000, bytes=4 << 30)
 """300 million are the 15 of each of 20 million calls; a page takes 4 to 14 bytes, so either bound may come first."""
@@ -90,6 +90,11 @@ class FaultLog(Sequence[FaultRecord]):
         if fault is None:
             raise IndexError(f"fault {index} of {len(self)} is not in the record")
         return fault
+
+    def __eq__(self, other: object) -> bool:
+        return holds_the_same(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"<FaultLog of {len(self)} faults, {self.left_out} left out>"

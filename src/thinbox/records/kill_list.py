@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 from thinbox.isolation.verdict import Violation
+from thinbox.records.row_store import holds_the_same
 
 MOST_KEPT = 4096
 """Violations kept: some 2 MB, and more than a person reads."""
@@ -52,9 +53,7 @@ class KillList(Sequence[Violation]):
         return self._kept[index]
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence):
-            return NotImplemented
-        return self._count == len(other) and self._kept == list(other)
+        return holds_the_same(self, other)
 
     __hash__ = None  # type: ignore[assignment]
 

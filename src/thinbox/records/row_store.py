@@ -15,6 +15,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -146,6 +148,14 @@ class RowStore:
             numbers, places = numbers[newest], places[newest]
         self._late_sorted = numbers, places
         return self._late_sorted
+
+
+def holds_the_same(ours: Sequence[Any], theirs: object) -> bool:
+    """Tell whether a log and another one, or a list, are of the same length, and what they keep is equal."""
+    if not isinstance(theirs, Sequence) or len(ours) != len(theirs):
+        return False
+    nothing = object()
+    return all(one == other for one, other in zip_longest(ours, theirs, fillvalue=nothing))
 
 
 def _encode(rows: Rows, words: Sequence[str]) -> bytes:
