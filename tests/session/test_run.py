@@ -102,7 +102,7 @@ def test_two_runs_give_the_same_record_to_the_byte(guest):
         data = record.to_json()
         for name in HOST_FIELDS:
             del data["totals"][name]
-        records.append(json.dumps(data) + repr(record.faults))
+        records.append(json.dumps(data) + repr(list(record.faults)))
     assert records[0] == records[1]
 
 

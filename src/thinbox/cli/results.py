@@ -3,14 +3,13 @@
 Why it exists: one tenant and several give the same things; several give each under its name.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from thinbox.cli.output import write_output
+from thinbox.cli.output import write_json
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,24 +42,25 @@ def write_files(
     if options["coverage_path"]:
         found = {name: record.coverage.to_json() for name, record in records.items() if record.coverage is not None}
         several = {"schema": COVERAGE_SCHEMA, "tenants": found}
-        _write_json(next(iter(found.values())) if alone else several, options["coverage_path"])
-    if options["save_profile"]:
-        from thinbox.cli.options import save_profile
-        from thinbox.records.profile import touched_by
-
-        calls = [touched for record in records.values() for touched in touched_by(record)]
-        save_profile(options["save_profile"], calls, facts)
+        write_json(options["coverage_path"], next(iter(found.values())) if alone else several)
     if options["json_path"]:
         if alone:
             (record,) = records.values()
             _write_trace(record, options["json_path"])
-        tenants = tenants_json(results, surfaces)
-        _write_json(next(iter(tenants["tenants"].values())) if alone else tenants, options["json_path"])
+        tenants = tenants_object(results, surfaces)
+        write_json(options["json_path"], next(iter(tenants["tenants"].values())) if alone else tenants)
     if options["record"]:
         from thinbox.report.parquet import write_record
 
         for name, record in records.items():
             write_record(record, options["record"] if alone else options["record"] / name)
+    if options["save_profile"]:
+        # Last: it refuses a record that leaves calls out, and that is written all the same.
+        from thinbox.cli.options import save_profile
+        from thinbox.records.profile import touched_by
+
+        calls = [touched for record in records.values() for touched in touched_by(record)]
+        save_profile(options["save_profile"], calls, facts)
 
 
 def _write_trace(record: "RunRecord", json_path: str) -> None:
@@ -70,14 +70,18 @@ def _write_trace(record: "RunRecord", json_path: str) -> None:
         record.events.trace_file = path.name
 
 
-def _write_json(data: dict[str, Any], path: str) -> None:
-    write_output(path, json.dumps(data, indent=1) + "\n")
-
-
 def tenants_json(results: Results, surfaces: Surfaces | None = None) -> dict[str, Any]:
-    """Return the object of `--json`: each tenant's is that of a run (`thinbox.run/1`)."""
-    tenants = {name: result.record.to_json() for name, result in results.items()}
-    for name, surface in (surfaces or {}).items():
+    """Return the object of `--json`, whole: each tenant's is that of a run (`thinbox.run/1`)."""
+    return _object(results, {name: result.record.to_json() for name, result in results.items()}, surfaces or {})
+
+
+def tenants_object(results: Results, surfaces: Surfaces | None = None) -> dict[str, Any]:
+    """Return the object of `--json` for a writer that streams (`records.json_rows`)."""
+    return _object(results, {name: result.record.json_object() for name, result in results.items()}, surfaces or {})
+
+
+def _object(results: Results, tenants: dict[str, Any], surfaces: Surfaces) -> dict[str, Any]:
+    for name, surface in surfaces.items():
         tenants[name]["surface"] = surface.to_json()
     kernel = next(iter(tenants.values()))["kernel"]
     return {"schema": TENANTS_SCHEMA, "kernel": kernel, "exit_code": exit_status(results), "tenants": tenants}
@@ -111,13 +115,15 @@ def say_what_came(results: Results, surfaces: Surfaces, *, alone: bool, quiet: b
 
 
 def _say_what_was_refused(record: "RunRecord", tenant: str) -> None:
-    """Say refusals and kills, each once; refusals that killed are said with the kills."""
+    """Say refusals and kills, each once, and what the record leaves out; refusals that killed are said with the
+    kills."""
     from thinbox.report.sentences import shorten
 
     refused = shorten(refusal.sentence() for refusal in record.refusals if refusal.errno)
     if record.refusals.truncated:
         refused.append(record.refusals.headline())
-    for line in (*refused, *shorten(violation.sentence() for violation in record.kills)):
+    left_out = record.left_out_sentence()
+    for line in (*refused, *shorten(violation.sentence() for violation in record.kills), *[left_out] * bool(left_out)):
         click.echo(f"thinbox: {tenant}{line}", err=True)
 
 

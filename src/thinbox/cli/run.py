@@ -128,9 +128,17 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
         prepared.end()
     finally:
         progress.clear()
-    surfaces = {name: measure(results[name].record) for name, measure in measures.items()}
+    surfaces: dict[str, RunSurface] = {}
+    refused: InputError | None = None
+    try:
+        surfaces |= {name: measure(results[name].record) for name, measure in measures.items()}
+    except InputError as error:
+        # Of a record that leaves calls out; it is written all the same.
+        refused = error
     write_files(results, surfaces, options, guest.facts, alone=alone)
     say_what_came(results, surfaces, alone=alone, quiet=quiet)
+    if refused is not None:
+        raise refused
     raise click.exceptions.Exit(exit_status(results))
 
 

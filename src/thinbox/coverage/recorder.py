@@ -11,7 +11,7 @@ Rules of this file:
 - The task switch is nobody's: recording ends at `__switch_to_asm` and goes on in `finish_task_switch`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.guest.sites import Sites
     from thinbox.machine.machine import Machine
+    from thinbox.records.call_log import CallLog
     from thinbox.records.coverage import RunCoverage
-    from thinbox.records.run import CallRecord
 
 CAPACITY = 1 << 20
 """More blocks than a kernel has: 14 MiB of text at some 15 bytes a block. Pages nobody writes cost nothing."""
@@ -43,9 +43,10 @@ _NUMBER_BYTES = 4
 
 @dataclass(slots=True)
 class _Progress:
-    """A call that has not closed: the numbers of its blocks so far (32 bits each), its data pages with their
+    """A call that has not closed: its name, the numbers of its blocks so far (32 bits each), its data pages with their
     marks, and where the interrupt that switched away from it will return to."""
 
+    name: str
     blocks: bytes
     data: list[npt.NDArray[np.int64]] | None
     interrupt_rsp: int = 0
@@ -92,7 +93,8 @@ class Recorder:
         """The call begins; the block the CPU is in was announced before."""
         if state.tenant.name not in self._ledgers:
             return
-        self._open[_key(state, call)] = _Progress(self._first_block(), [] if call.isolated else None)
+        data: list[np.ndarray] | None = [] if call.isolated else None
+        self._open[_key(state, call)] = _Progress(call.record.name, self._first_block(), data)
         self._cov[compiled.INTERRUPT_RSP] = 0
         self._cov[compiled.RECORDING] = 1
 
@@ -118,7 +120,7 @@ class Recorder:
         progress = self._open.pop(_key(state, call), None)
         if progress is not None:
             self._collect(state.tenant.name, progress, call)
-            self._ledgers[state.tenant.name].add(call.record.seq, progress.blocks, progress.data)
+            self._ledgers[state.tenant.name].add(call.record.seq, call.record.name, progress.blocks, progress.data)
 
     def _interrupted(self) -> None:
         """An interrupt was delivered; RSP is where its `iretq` will find its frame."""
@@ -178,15 +180,15 @@ class Recorder:
         wanted: npt.NDArray[np.int64] = pages[errors & paging.FAULT_FETCH == 0]
         return wanted
 
-    def finish(self, tenant: str, calls: "Sequence[CallRecord]") -> "RunCoverage":
+    def finish(self, tenant: str, calls: "CallLog") -> "RunCoverage":
         """Attribute what the tenant did to symbols, fill `coverage` of each record, and return the whole.
 
-        `calls` are indexed by `seq`. A call that never returned counts with what it did.
+        `calls` are numbered by `seq`. A call that never returned counts with what it did.
         """
         ledger = self._ledgers[tenant]
         for key, progress in sorted(self._open.items()):
             if key[0] == tenant:
-                ledger.add(key[1], progress.blocks, progress.data)
+                ledger.add(key[1], progress.name, progress.blocks, progress.data)
         self._open = {key: progress for key, progress in self._open.items() if key[0] != tenant}
         blocks = self._blocks[: self._cov[compiled.BLOCK_COUNT]]
         interrupts = self._irq_log[: self._cov[compiled.IRQ_COUNT]]

@@ -110,7 +110,7 @@ class EventRecorder:
         for tenant, began in self._began.items():
             events = self.of(tenant)
             events.totals = {name: now[i] - began[i] for i, name in enumerate(COUNTERS)}
-            events.totals["sleeps"] = sum(row[SLEEPS] for row in events.rows)
+            events.totals["sleeps"] = events.rows.total(SLEEPS)
             if self._buffer is not None:
                 events.trace = self._collect(self._buffer[: self._word[tracing.TRACE_COUNT]], root)
 
