@@ -37,7 +37,7 @@ def test_every_packing_gives_back_the_vmlinux(compression: str, make_elf: Any, m
 
 def test_the_lz4_tools_own_output_is_read(make_elf: Any) -> None:
     if shutil.which("lz4") is None:
-        pytest.skip("needs the lz4 program")
+        pytest.skip("needs the lz4 program: apt install lz4")
     elf = make_elf()
     packed = subprocess.run(["lz4", "-l", "-c"], input=elf, capture_output=True, check=True).stdout
     assert load_kernel_image(packed).vmlinux == elf
