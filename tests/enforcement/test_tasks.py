@@ -19,3 +19,9 @@ def test_a_reset_forgets_the_tasks_and_keeps_the_tenants():
     guest.tasks.running = guest.task(tenant, 1)
     guest.tasks.clear()
     assert (guest.tasks.tasks, guest.tasks.running, guest.tasks.tenants) == ({}, None, {"a": tenant})
+
+
+def test_a_new_task_has_no_table_no_call_and_no_past():
+    state = FakeGuest().task(None)
+    assert (state.root, state.stack, state.pages_made, state.call) == (0, 0, 0, None)
+    assert (state.killed, state.killed_ns, state.bytes_mark, state.identity, state.planned) == (False, 0, 0, None, None)
