@@ -33,6 +33,7 @@ def commands():
     return found
 
 
+@pytest.mark.guest
 @pytest.mark.parametrize(
     "name",
     [
@@ -103,6 +104,7 @@ def test_every_command_a_document_names_exists(path):
     assert path != README or len(names) >= 8
 
 
+@pytest.mark.guest
 @pytest.mark.parametrize(("command", "shown"), commands(), ids=[command for command, _shown in commands()])
 def test_the_readmes_shell_commands_do_what_it_shows(command, shown, tmp_path):
     tool = tmp_path / "thinbox"

@@ -145,6 +145,7 @@ def test_neither_engine_nor_compiler_is_started_for_a_page(tmp_path):
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_brings_its_templates(record, tmp_path):
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT],

@@ -24,6 +24,7 @@ def assert_refused(data: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", FORMATS)
 def test_every_packing_gives_back_the_vmlinux(compression: str, make_elf: Any, make_bzimage: Any) -> None:
     elf = make_elf(random.Random(1).randbytes(1 << 20) * 9)  # more than one lz4 block, more than one lzo block
@@ -67,6 +68,7 @@ def test_kernels_without_a_64_bit_entry_are_refused(make_elf: Any, make_bzimage:
         load_kernel_image(make_elf(machine=183))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", FORMATS[1:])
 def test_a_bomb_is_refused_at_the_limit(compression: str, make_bzimage: Any) -> None:
     bomb = make_bzimage(bytes(64 << 20), compression)

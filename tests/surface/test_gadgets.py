@@ -57,6 +57,7 @@ def test_a_gadget_over_two_pages_is_left_only_if_both_are():
     assert gadgets.pages == 4
 
 
+@pytest.mark.slow
 def test_the_number_of_jobs_changes_nothing():
     kernel = small_kernel()
     thunks = {START + 0x1234: GadgetKind.JUMP}
@@ -66,6 +67,7 @@ def test_the_number_of_jobs_changes_nothing():
     assert (np.diff(one.starts.astype(object)) > 0).all()
 
 
+@pytest.mark.slow
 def test_what_is_cached_is_what_was_found_and_damage_is_rebuilt(tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     kernel = small_kernel()
