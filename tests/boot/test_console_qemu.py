@@ -16,7 +16,7 @@ from thinbox.guest.initramfs import build_initramfs, fetch_busybox
 from thinbox.image.source import resolve_kernel
 
 QEMU = shutil.which("qemu-system-x86_64")
-TIMEOUT_S = 120.0
+TIMEOUT_S = 600.0
 END = re.compile(r"Run /init as init process")
 _STAMP = re.compile(r"^\[ *\d+\.\d+\] ?")
 

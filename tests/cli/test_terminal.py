@@ -17,7 +17,7 @@ from thinbox.cli.terminal import EscapeKeys
 
 pytestmark = pytest.mark.usefixtures("guest")
 SOURCE = Path(__file__).resolve().parents[2] / "src"
-LIMIT_S = 60
+LIMIT_S = 600
 
 
 class Typist:

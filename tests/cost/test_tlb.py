@@ -1,6 +1,7 @@
 """The TLB model against a reference written another way: eager removal, Python lists and dictionaries."""
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from thinbox.bench.tlb import bench_trace
@@ -146,6 +147,7 @@ def steps(draw):
     return (op, page, shift, tag, context, code)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(steps(), max_size=120), st.sampled_from([SMALL, SHARED]))
 @example([(0, 1, 12, 0, 0, 0), (1, 0, 12, 0, 0, 0), (0, 1, 12, 0, 0, 0)], SMALL)

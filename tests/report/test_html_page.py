@@ -291,7 +291,7 @@ def test_the_same_records_give_the_same_bytes_whatever_the_hash_seed_clock_and_p
         zone = {"PYTHONHASHSEED": seed, "TZ": f"UTC{at}", "PYTHONPATH": str(ROOT / "src")}
         done = subprocess.run(
             [sys.executable, "-m", "thinbox", "report", *names, "-o", "-"],
-            cwd=folder, env=os.environ | zone, capture_output=True, timeout=120, check=True,
+            cwd=folder, env=os.environ | zone, capture_output=True, timeout=600, check=True,
         )  # fmt: skip
         pages.add(done.stdout)
         assert str(tmp_path).encode() not in done.stdout

@@ -17,6 +17,8 @@ from thinbox.surface.gadgets import PIECE_BYTES, find_gadgets, find_thunks, gadg
 from thinbox.surface.live_kernel import LiveKernel, TextRegion, read_live_kernel
 from thinbox.surface.scan import Found, GadgetKind
 
+pytestmark = pytest.mark.slow
+
 START = 0xFFFF_FFFF_8100_0000
 OTHER = 0xFFFF_FFFF_C000_0000
 SHA = "ab" * 32
@@ -57,7 +59,6 @@ def test_a_gadget_over_two_pages_is_left_only_if_both_are():
     assert gadgets.pages == 4
 
 
-@pytest.mark.slow
 def test_the_number_of_jobs_changes_nothing():
     kernel = small_kernel()
     thunks = {START + 0x1234: GadgetKind.JUMP}
@@ -67,7 +68,6 @@ def test_the_number_of_jobs_changes_nothing():
     assert (np.diff(one.starts.astype(object)) > 0).all()
 
 
-@pytest.mark.slow
 def test_what_is_cached_is_what_was_found_and_damage_is_rebuilt(tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     kernel = small_kernel()
