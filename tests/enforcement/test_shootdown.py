@@ -137,6 +137,9 @@ def test_text_that_may_not_run_any_more_goes_and_data_of_text_stays(fake):
     """A data grant is NX where the kernel's page is not; the other way round the right to run was taken away."""
     fake.memory.quads[0x30000 + 1] &= ~paging.NO_EXECUTE
     assert remap(fake, lambda entry: entry) == ([0, 2, 3], [0, 1, 2, 3])
+    both = Granted()
+    both.memory.quads[0x30000 + 1] &= ~paging.NO_EXECUTE
+    assert remap(both, lambda entry: entry & ~paging.NO_EXECUTE) == ([0, 1, 2, 3], [0, 1, 2, 3])
     other = Granted()
     assert remap(other, lambda entry: entry & ~paging.NO_EXECUTE) == ([0, 1, 2, 3], [0, 1, 2, 3])
 
