@@ -35,6 +35,10 @@ class SourceError(InputError):
     """A kernel or package could not be found or fetched."""
 
 
+class TrustError(InputError):
+    """What thinbox would execute or believe (the cache, a policy, a profile) is in the hands of others too."""
+
+
 class CacheError(ThinboxError):
     """The cache folder cannot be written (full disk, permissions)."""
 

@@ -1,14 +1,16 @@
 """Attacks: each succeeds unisolated, by the guest's own evidence; what stops it is what the documents say."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
+from thinbox.attacks import exploit_runner
 from thinbox.attacks.exploit_runner import ExploitRunner
 from thinbox.attacks.bug import wrong_registers
 from thinbox.attacks.exploit import Exploit, all_exploits, choose_exploits
 from thinbox.attacks.exploits import rop_clear_smep
-from thinbox.attacks.matrix import MatrixOptions, run_matrix
+from thinbox.attacks.matrix import MatrixOptions, make_row, run_matrix
 from thinbox.records.attack import AttackRecord, AttackRow
 from thinbox.attacks.kill_stress import KillStress, expected_output
 from thinbox.attacks.attacker import O_RDWR
@@ -65,7 +67,7 @@ def test_there_are_at_least_18():
 @pytest.mark.parametrize("exploit", all_exploits(), ids=lambda exploit: exploit.name)
 def test_each_succeeds_unisolated_and_sci_stops_what_it_is_said_to_stop(runner, exploit):
     plain = runner.run(exploit, isolated=False)
-    assert plain.reached, plain.problem
+    assert plain.reached and plain.bugs_reached, plain.problem
     isolated = runner.run(exploit, isolated=True)
     assert isolated.reached == (exploit.name in THROUGH_SCI)
     if not isolated.reached:
@@ -78,6 +80,8 @@ def test_without_its_bug_an_attack_reaches_nothing_and_is_not_killed(runner, exp
     for isolated in (False, True):
         found = runner.run(exploit, isolated=isolated, with_bugs=False)
         assert not found.reached and found.violation is None
+        # It was tried: it came to every place where its bugs would have been.
+        assert found.bugs_reached, found.problem
 
 
 def test_with_the_best_policy_and_view_one_attack_is_left(best):
@@ -102,8 +106,26 @@ def test_a_bug_that_is_never_reached_is_no_success(runner):
         yield from attacker.attack("getuid", bug=wrong_registers(place, {register: 0}))
         return True
 
-    found = runner.run(Exploit("never", "", "", "kernel", False, body), isolated=False)
+    never = Exploit("never", "", "", "kernel", False, body)
+    found = runner.run(never, isolated=False)
     assert not found.reached and "did not come to the place of the bug" in found.problem
+    assert not found.bugs_reached and not runner.run(never, isolated=False, with_bugs=False).bugs_reached
+
+
+def test_an_attack_without_end_ends_and_is_no_success(runner, monkeypatch):
+    """Calls take next to no virtual time, and much of the host's."""
+
+    def body(attacker):
+        while (yield from attacker.call("getuid")) != 0:
+            pass
+        return True
+
+    monkeypatch.setattr(exploit_runner, "_LIMITS", replace(exploit_runner._LIMITS, syscalls=5_000))
+    endless = Exploit("endless", "", "", "kernel", False, body)
+    found = runner.run(endless, isolated=False)
+    assert not found.reached and found.problem == "the try did not end within 5000 system calls"
+    row = make_row(endless, "none", "none", found)
+    assert (row.outcome, row.reason) == ("contained", found.problem)
 
 
 def test_the_rows_do_not_depend_on_the_number_of_jobs(guest):
@@ -143,7 +165,7 @@ def test_only_the_marked_part_of_a_document_is_replaced():
 
 def test_a_victim_does_not_feel_kills_that_are_undone(guest, scenario):
     stress = KillStress(guest, scenario, load_policy("sci"), "undo")
-    calm, attacked = stress.besiege(0, 60), stress.besiege(30, 60)
+    calm, attacked = stress.stress(0, 60), stress.besiege(30, 60)
     assert (attacked.kills, attacked.undone, attacked.is_wounded) == (30, 30, False)
     assert calm.output == attacked.output == expected_output(60)
     assert attacked.victim_ns < 3 * calm.victim_ns
@@ -155,7 +177,7 @@ def test_a_victim_does_not_feel_kills_that_are_undone(guest, scenario):
 
 def test_as_an_oops_the_first_kill_with_a_lock_held_wounds_the_guest(guest, scenario):
     stress = KillStress(guest, scenario, load_policy("sci"), "oops")
-    found = stress.besiege(30, 60, 5_000_000_000)
+    found = stress.stress(30, 60, 5_000_000_000)
     assert found.is_wounded and found.kills < 30 and found.undone == 0
 
 

@@ -2,9 +2,12 @@
 
 import errno
 import struct
+from dataclasses import replace
 
 import pytest
-from thinbox.audit.case import AT_LEAST_0, ZERO, Case, exactly, fails
+from thinbox.audit import case_runner
+from thinbox.audit.case import Case
+from thinbox.audit.expect import AT_LEAST_0, ZERO, exactly, fails
 from thinbox.audit.case_runner import FILE_BYTES, CaseRunner, file_content, make_checkpoint
 from thinbox.audit.pool import audit_case
 from thinbox.isolation.policies import load_policy
@@ -109,6 +112,16 @@ def test_a_case_that_waits_for_ever_says_so(runner):
     assert runner.run(case("getpid", body), isolated=False).problem is None
 
 
+def test_a_case_that_makes_calls_without_end_says_so(runner, monkeypatch):
+    def body(process):
+        yield from process.measure()
+        while True:
+            yield from process.call("getuid")
+
+    monkeypatch.setattr(case_runner, "_LIMITS", replace(case_runner._LIMITS, syscalls=5_000))
+    assert runner.run(case("getpid", body), isolated=True).problem == "the case did not end within 5000 system calls"
+
+
 def test_a_process_that_dies_unasked_fails_the_case(runner):
     def body(process):
         yield from process.measure(0, 9)
@@ -130,28 +143,33 @@ def test_a_call_that_never_returns_is_judged_by_its_status(runner):
 
 def test_memory_the_call_wrote_is_compared(runner):
     """A body that writes what only an isolated run has shows as a difference."""
+    runs = iter((b"plain", b"isolated"))
 
     def body(process):
         yield from process.measure()
-        process.buffer(b"isolated" if runner._isolating else b"plain")
+        process.buffer(next(runs))
 
     entry = audit_case(runner, case("getpid", body))
     assert entry.exercised and not entry.same and entry.reason == "user memory differs"
 
+    runs_left_out = iter((b"plain___", b"isolated"))
+
     def left_out(process):
         yield from process.measure()
-        process.volatile(process.buffer(b"isolated" if runner._isolating else b"plain___"), 8)
+        process.volatile(process.buffer(next(runs_left_out)), 8)
 
     assert audit_case(runner, case("getpid", left_out)).same
 
 
 def test_a_result_that_differs_is_a_difference_unless_it_may_vary(runner):
-    def body(process):
-        if runner._isolating:
-            yield from process.must("dup", yield_from_open)
-        yield from process.measure(yield_from_open, expect=AT_LEAST_0)
+    doorbell = 10  # its descriptor, inherited
+    runs = iter((False, True, False, True))
 
-    yield_from_open = 10  # the doorbell's descriptor, inherited
+    def body(process):
+        if next(runs):
+            yield from process.must("dup", doorbell)
+        yield from process.measure(doorbell, expect=AT_LEAST_0)
+
     assert "returned" in audit_case(runner, case("dup", body)).reason
     assert audit_case(runner, case("dup", body, varies=True)).same
 
@@ -203,5 +221,5 @@ def test_children_and_sleeping(runner):
     assert entry.isolated_virtual_ns > 3_000_000
 
 
-def test_the_prepared_file_is_what_the_lab_says():
+def test_the_prepared_file_is_what_the_runner_says():
     assert len(file_content()) == FILE_BYTES

@@ -152,3 +152,12 @@ def test_tenants_of_the_command_line_run_and_their_record_has_policy_and_view(tm
         ("a", "live", "permissive", 0),
         ("b", "live", "permissive", 3),
     ]
+
+
+@pytest.mark.parametrize("root", ["/", "/etc", "..", "a/../..", "link", "link/etc"])
+def test_a_file_of_tenants_names_no_root_outside_its_folder(tmp_path, root):
+    (tmp_path / "link").symlink_to("/")
+    path = tmp_path / "t.toml"
+    path.write_text(f"[tenant.a]\ncommand = 'id'\nrootfs = '{root}'\n")
+    with pytest.raises(InputError, match="tenant a: rootfs leads out of the folder"):
+        load_tenants(path, {})

@@ -319,7 +319,7 @@ def test_a_folders_symlink_leads_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes((folder / "index.json").read_bytes())
     (folder / "index.json").unlink()
     (folder / "index.json").symlink_to(tmp_path / "secret")
-    refuse(folder, "leads out of the image's folder")
+    refuse(folder, "leads out of its folder")
 
 
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:

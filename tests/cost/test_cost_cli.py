@@ -84,7 +84,7 @@ def test_without_a_trace_the_bounds_hold_what_the_replay_says(record, tmp_path):
         (["cost", "missing.json"], "cannot read"),
         (["cost", "--mode", "nothing", "RUN"], "no mode 'nothing'"),
         (["cost", "--cpu", "z80", "RUN"], "no CPU profile 'z80'"),
-        (["cost", __file__], "is not JSON"),
+        (["cost", __file__], "no JSON"),
         (["run", "--events", "--", "true"], "--events needs --json"),
     ],
 )

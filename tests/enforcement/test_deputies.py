@@ -15,7 +15,7 @@ from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.machine import GuestResetError
 from thinbox.session.several import TenantSpec, run_tenants
-from thinbox.enforcement.views import Views
+from thinbox.enforcement.call_switch import CallSwitch
 
 CONTROLLED = b"BBBBAAAA"
 
@@ -107,13 +107,13 @@ def test_an_errand_on_no_stack_is_the_guests_own_fault(hijack, steps_aside):
 
 
 def test_what_a_call_was_granted_lately_is_looked_at_behind_an_errand(guest, monkeypatch):
-    left, back = [], Views._back_from_deferred_work
+    left, back = [], CallSwitch.end_deferred_work
 
-    def counted(self, state):
+    def counted(self, call):
         left.append(self._slot[slots.LOG_COUNT])
-        back(self, state)
+        back(self, call)
 
-    monkeypatch.setattr(Views, "_back_from_deferred_work", counted)
+    monkeypatch.setattr(CallSwitch, "end_deferred_work", counted)
     run_tenants(guest, [TenantSpec(name, ("sh", "-c", TALK), view="permissive") for name in ("one", "two")])
     assert len(left) > 20 and not any(left)
 

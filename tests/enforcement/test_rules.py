@@ -43,7 +43,7 @@ class Watch:
 
 def pages_of(machine, root):
     """Every page mapped in the kernel half of an SCI table: address -> entry, and the table pages."""
-    words, found, tables = machine.memory.quads, {}, set()
+    words, found, tables = machine.memory.words, {}, set()
 
     def walk(table, shift, vaddr):
         tables.add(table)
@@ -61,7 +61,7 @@ def pages_of(machine, root):
 
 
 def kernel_tables(machine, root):
-    words, tables = machine.memory.quads, set()
+    words, tables = machine.memory.words, set()
 
     def walk(table, shift):
         if table in tables or table + 4096 > machine.memory.total_bytes:
@@ -83,7 +83,7 @@ def baseline_of(enforcer, state, kernel_root):
     ranges += [(entry, entry + 1) for entry in sites.entries]
     for start, end in ranges:
         for vaddr in range(start & ~0xFFF, end, 4096):
-            leaf = paging.walk_leaf(memory.quads, memory.total_bytes, kernel_root, to_signed(vaddr))
+            leaf = paging.walk_leaf(memory.words, memory.total_bytes, kernel_root, to_signed(vaddr))
             if leaf:
                 expected[to_signed(vaddr)] = leaf
     return expected
@@ -297,7 +297,7 @@ def test_r9_a_mapping_torn_down_in_a_call_does_not_survive_in_the_table(guest):
             return False
         state = current_call(enforcer)
         start, end = (to_signed(machine.cpu.regs[r]) for r in (registers.RDI, registers.RSI))
-        words, total = machine.memory.quads, machine.memory.total_bytes
+        words, total = machine.memory.words, machine.memory.total_bytes
         for vaddr in range(start, end, 4096):
             index = paging.entry_index(words, total, state.root, vaddr)
             assert index < 0 or not words[index] & paging.PRESENT
@@ -337,15 +337,15 @@ def test_r9_a_flush_drops_what_the_kernels_table_no_longer_maps_alike(guest, sta
         state = current_call(enforcer)
         if state is None or watch.count:
             return False
-        enforcer.isolated_calls()
+        enforcer.grants.drain(state, state.call)
         rows = [row for chunk in state.call.rows for row in chunk.tolist()]
         words = machine.memory.words
         candidates = [row[3] for row in rows if not row[2] & paging.FAULT_FETCH and words[row[3]] < 0]
         words[candidates[0]] ^= stale
         before = [bool(words[index]) for index in candidates]
-        Shootdown(enforcer.target, enforcer.task_list, enforcer.grants)._drop_changed()
+        enforcer._drop(Shootdown(enforcer.target, enforcer.task_list).of_changes)
         assert words[candidates[0]] == 0
-        kernel = [paging.walk_leaf(machine.memory.quads, 1 << 40, enforcer.kernel_root, row[0]) for row in rows]
+        kernel = [paging.walk_leaf(machine.memory.words, 1 << 40, enforcer.kernel_root, row[0]) for row in rows]
         assert all(kernel)
         assert sum(bool(words[index]) for index in set(candidates)) >= sum(before) // 2, "the rest stays"
         return True

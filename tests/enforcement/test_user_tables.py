@@ -6,7 +6,8 @@ import pytest
 
 from thinbox import paging
 from thinbox.address import U64, to_signed
-from thinbox.audit.case import Case, Expect
+from thinbox.audit.case import Case
+from thinbox.audit.expect import Expect
 from thinbox.audit.case_runner import CaseRunner, make_checkpoint
 from thinbox.audit.neighbour import NEIGHBOUR, SECRETS
 from thinbox.isolation.policies.sci import Sci
@@ -70,18 +71,18 @@ class Writing:
     # -- where things are -----------------------------------------------------------------------------
     def entry(self, vaddr):
         """Index of the last-level entry of a user address."""
-        return paging.entry_index(self.memory.quads, self.memory.total_bytes, self.kernel.kernel_root, vaddr)
+        return paging.entry_index(self.memory.words, self.memory.total_bytes, self.kernel.kernel_root, vaddr)
 
     def upper_entry(self, vaddr, level, user_pgd=False):
         """Index of the entry at a level (4: the PGD)."""
         table = self.kernel.kernel_root + (PAGE if user_pgd else 0)
         for at in range(4, level, -1):
-            table = self.memory.quads[(table >> 3) + (vaddr >> 12 + 9 * (at - 1) & 511)] & paging.FRAME_MASK
+            table = self.memory.words[(table >> 3) + (vaddr >> 12 + 9 * (at - 1) & 511)] & paging.FRAME_MASK
         return (table >> 3) + (vaddr >> 12 + 9 * (level - 1) & 511)
 
     def frame(self, vaddr):
         root = self.kernel.kernel_root
-        return paging.translate(self.memory.quads, self.memory.total_bytes, root, to_signed(vaddr)) & ~0xFFF
+        return paging.translate(self.memory.words, self.memory.total_bytes, root, to_signed(vaddr)) & ~0xFFF
 
     def secret(self, name):
         return self.memory.map.find(SECRETS[name], 0, self.memory.guest_bytes) & ~0xFFF
@@ -158,7 +159,7 @@ def test_a_siblings_page_table_is_looked_at_too(writing):
         (task,) = (task for task in writing.runner.enforcer.tasks if task != kernel.current)
         mm = kernel.read_u64(task + offset("task_struct", "mm"), root)
         pgd = writing.frame(kernel.read_u64(mm + offset("mm_struct", "pgd"), root))
-        index = paging.entry_index(writing.memory.quads, writing.memory.total_bytes, pgd, place)
+        index = paging.entry_index(writing.memory.words, writing.memory.total_bytes, pgd, place)
         assert index != writing.entry(place)
         writing.wanted = (index, writing.secret("memory") | USER_PAGE)
         yield from process.measure(expect=ANYTHING)
@@ -227,7 +228,7 @@ def kernel_half(slot, user_pgd=False):
     """An entry of the kernel's half is made to name a true page table of its own: user memory at a kernel address."""
 
     def choose(writing, place):
-        upper = writing.memory.quads[writing.upper_entry(place, 4)]
+        upper = writing.memory.words[writing.upper_entry(place, 4)]
         return writing.upper_entry(slot << 39, 4, user_pgd), upper | USER_PAGE
 
     return choose

@@ -6,7 +6,8 @@ import pytest
 
 from thinbox import paging
 from thinbox.address import U64, to_signed
-from thinbox.audit.case import Case, Expect, all_cases
+from thinbox.audit.case import Case, all_cases
+from thinbox.audit.expect import Expect
 from thinbox.audit.case_runner import CaseRunner, make_checkpoint
 from thinbox.audit.neighbour import NEIGHBOUR, NEIGHBOUR_FILE, SECRET_OFFSET, SECRETS, TENANT
 from thinbox.audit.pool import audit_case
@@ -139,7 +140,7 @@ def test_the_neighbours_stack_and_page_tables_are_refused(labs, name):
         def body(process, find=find):
             nonlocal root
             root = kernel.kernel_root
-            task = reading.runner._template.neighbour
+            task = reading.runner.neighbour
             if find == "stack":
                 # By its own address, which is not the direct map's.
                 reading.target = kernel.stack_of(task, root) + 3 * PAGE
@@ -162,7 +163,7 @@ def test_ones_own_page_is_granted_through_the_direct_map(labs, name):
         place = yield from process.must("mmap", 0, PAGE, 3, 0x8022, -1, 0)
         process.write(place, b"my own bytes, 32 of them, really")
         memory = reading.runner.machine.memory
-        paddr = paging.translate(memory.quads, memory.total_bytes, reading.runner.view.kernel_root, place)
+        paddr = paging.translate(memory.words, memory.total_bytes, reading.runner.view.kernel_root, place)
         reading.target = reading.direct_map(paddr)
         yield from process.measure(expect=ANYTHING)
 
@@ -190,7 +191,7 @@ def test_under_strict_no_page_of_several_tenants_stays_mapped(labs):
             root = runner.enforcer.kernel_root
             for rows in call.rows:
                 for vaddr, _rip, error, index, _before in rows.tolist():
-                    entry = runner.machine.memory.quads[index]
+                    entry = runner.machine.memory.words[index]
                     if error & paging.FAULT_FETCH or not entry & paging.PRESENT:
                         continue
                     cgroups = runner.enforcer.views.cgroups
@@ -224,7 +225,7 @@ def test_a_page_freed_and_used_again_changes_its_owner(labs):
     def body(process):
         paddr = memory.map.find(SECRETS["memory"], 0, memory.guest_bytes) & ~0xFFF
         seen.append(reading.facts(paddr).owners)
-        pid = reading.runner.view.pid_of(reading.runner._template.neighbour, reading.runner.view.kernel_root)
+        pid = reading.runner.view.pid_of(reading.runner.neighbour, reading.runner.view.kernel_root)
         yield from process.must("kill", pid, 9)
         yield from process.must("nanosleep", struct.pack("<qq", 0, 5_000_000), 0)
         seen.append(reading.facts(paddr).owners)
@@ -255,7 +256,7 @@ def test_a_page_that_changes_hands_while_the_call_sleeps_is_taken_back(labs):
             root = runner.enforcer.view.kernel_root
             pages = runner.enforcer.views.cgroups.pages
             for vaddr, _rip, error, index, _before in [row for rows in call.rows for row in rows.tolist()]:
-                entry = memory.quads[index]
+                entry = memory.words[index]
                 facts = reading.facts(entry & paging.FRAME_MASK)
                 if error & paging.FAULT_FETCH or facts.kind is not PageKind.SLAB or TENANT not in facts.owners:
                     continue
@@ -265,15 +266,15 @@ def test_a_page_that_changes_hands_while_the_call_sleeps_is_taken_back(labs):
                 found["index"], found["vaddr"] = index, vaddr
                 memcg = next(m for m, name in runner.enforcer.views.cgroups.owners.items() if name == NEIGHBOUR)
                 theirs = kernel_objcg(runner, memcg)
-                paddr = paging.translate(memory.quads, memory.total_bytes, root, to_signed(vector))
+                paddr = paging.translate(memory.words, memory.total_bytes, root, to_signed(vector))
                 for at in range(paddr >> 3, (paddr >> 3) + 32):
-                    if memory.quads[at] & U64 == mine:
-                        memory.quads[at] = to_signed(theirs)
+                    if memory.words[at] & U64 == mine:
+                        memory.words[at] = to_signed(theirs)
                 return
 
         def resumed(self, state, call):
             if found and "after" not in found:
-                found["after"] = memory.quads[found["index"]]
+                found["after"] = memory.words[found["index"]]
 
         def closed(self, state, call):
             pass

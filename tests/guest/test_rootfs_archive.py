@@ -20,6 +20,7 @@ from tests.support.tar_writer import (
     tar_bytes,
     write_tar,
 )
+from thinbox.errors import RootfsError
 from thinbox.guest.rootfs import EntryKind, open_rootfs
 
 
@@ -178,3 +179,23 @@ def test_a_wrong_checksum_of_the_compressed_stream_is_found(tmp_path: Path) -> N
 def test_what_is_no_tar_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t").write_bytes(content)
     require_refused(tmp_path / "t", "not a tar archive|damaged")
+
+
+def test_a_chain_of_folders_below_a_symlink_takes_steps_with_its_length_and_is_bounded(tmp_path: Path) -> None:
+    from thinbox.guest import rootfs_tree
+
+    names = ["/".join(["d"] * depth) for depth in range(1, 2000)]
+    with pytest.raises(RootfsError, match="more than 256 directories deep"):
+        list(open_rootfs(write_tar(tmp_path, symlink("l", "d"), *map(directory, names))))
+    tree = rootfs_tree.RootfsTree()
+    tree.add(b"l", rootfs_tree.EntryKind.SYMLINK, b"/".join([b"d"] * 200))
+    with pytest.raises(RootfsError, match="more than 256 directories deep once its symlinks are followed"):
+        tree.resolve(b"l/" + b"/".join([b"e"] * 100))
+
+
+def test_a_symlink_that_is_replaced_leads_nowhere_any_more(tmp_path: Path) -> None:
+    archive = write_tar(
+        tmp_path, directory("a"), symlink("l", "a"), member("l/x"), symlink("m", "l/../l"), member("m/y"), symlink("m", "b"),
+        member("m/z"), symlink("k/l", "../a"), member("k/l/z"),
+    )  # fmt: skip
+    assert paths(archive) == [b"a", b"l", b"a/x", b"m", b"a/y", b"m", b"b", b"b/z", b"k", b"k/l", b"a/z"]

@@ -115,3 +115,77 @@ def test_only_standard_device_nodes_are_taken_from_a_directory(tmp_path: Path) -
     (tmp_path / "vda").unlink()
     (entry,) = open_rootfs(tmp_path)
     assert (entry.kind, entry.device) == (EntryKind.CHAR, (1, 3))
+
+
+@pytest.fixture
+def swapped(tree: Path, tmp_path: Path) -> Path:
+    """Where a swapped link of the tree leads: names that the tree has too, with other contents."""
+    other = tmp_path / "other"
+    (other / "bin").mkdir(parents=True)
+    for name in ("bin/b", "bin/a-later-name-of-b", "passwd"):
+        (other / name).write_bytes(b"secret" * 1000)
+    return other
+
+
+def swap(place: Path, target: Path) -> None:
+    place.rename(place.with_name("moved-away"))
+    place.symlink_to(target)
+
+
+def test_a_folder_that_is_swapped_for_a_link_before_it_is_opened_is_not_followed(tree: Path, swapped: Path) -> None:
+    """The seam: a directory is yielded before its content is looked for."""
+    seen = []
+    with pytest.raises(RootfsError, match="etc: cannot be read: something else came in its place"):
+        for entry in open_rootfs(tree):
+            seen.append(entry.path)
+            if entry.path == b"etc":
+                swap(tree / "etc", swapped)
+    assert b"etc/passwd" not in seen
+
+
+def test_a_folder_that_is_swapped_for_another_folder_is_noticed(tree: Path, swapped: Path) -> None:
+    with pytest.raises(RootfsError, match="usr: cannot be read: something else"):
+        for entry in open_rootfs(tree):
+            if entry.path == b"usr":
+                (tree / "usr").rename(tree / "moved-away")
+                swapped.rename(tree / "usr")
+
+
+def test_a_folder_that_is_swapped_while_it_is_read_is_the_one_that_was_opened(tree: Path, swapped: Path) -> None:
+    found = []
+    for entry in open_rootfs(tree):
+        found.append(entry)
+        if entry.path == b"usr/bin/a-later-name-of-b":
+            swap(tree / "usr", swapped)
+            with pytest.raises(RootfsError, match="link"):
+                list(entry.read_chunks())
+    assert found[-1].path == b"usr/bin/b" and found[-1].kind is EntryKind.HARDLINK
+
+
+def test_a_file_that_is_swapped_for_another_is_not_read(tree: Path, swapped: Path) -> None:
+    entries = {entry.path: entry for entry in open_rootfs(tree)}
+    (tree / "usr/bin/a-later-name-of-b").unlink()
+    (swapped / "bin/b").rename(tree / "usr/bin/a-later-name-of-b")
+    with pytest.raises(RootfsError, match="something else"):
+        list(entries[b"usr/bin/a-later-name-of-b"].read_chunks())
+
+
+def test_no_descriptor_is_left_open(tree: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    walk = open_rootfs(tree)
+    for entry in walk:
+        if entry.path == b"usr/bin/a-later-name-of-b":
+            b"".join(entry.read_chunks())
+            break
+    del walk, entry
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(("depth", "fits"), [(256, True), (257, False)])
+def test_folders_are_bounded_in_depth(tmp_path: Path, depth: int, fits: bool) -> None:
+    (tmp_path / "/".join(["d"] * depth)).mkdir(parents=True)
+    if fits:
+        assert len(paths(tmp_path)) == depth
+    else:
+        with pytest.raises(RootfsError, match="more than 256 directories deep"):
+            paths(tmp_path)

@@ -191,3 +191,10 @@ def test_the_stored_index_gives_the_same_table(default_facts: tuple[KernelImage,
     image, facts = default_facts
     fresh = parse_types(image, facts.symbols)
     assert np.array_equal(fresh.type_starts, facts.types.type_starts)
+
+
+def test_structs_that_hold_themselves_many_times_are_refused_and_do_not_take_for_ever() -> None:
+    writer = BtfWriter()
+    writer.struct("loop", 8, [("", 1, 0)] * 60)
+    with pytest.raises(KernelImageError, match="too many members|without end"):
+        TypeTable(writer.build()).offset_of("loop", "member")

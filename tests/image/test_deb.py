@@ -1,5 +1,6 @@
 """Packages of every format are read without dpkg, and damaged ones are refused."""
 
+import io
 import stat
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from thinbox.errors import KernelImageError
+from thinbox.image import deb as packages
 from thinbox.image.deb import deb_member, iter_deb_files
 
 FILES = {"boot/vmlinuz-1.2.3": b"kernel" * 1000, "etc/x": b""}
@@ -45,3 +47,41 @@ def test_damaged_packages_are_refused_or_read(make_deb: Any, tmp_path: Path, suf
         list(iter_deb_files(deb))
     except KernelImageError as error:
         assert "\n" not in str(error)
+
+
+def package(info: object, tar_tail: bytes, build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a package whose data begins with the header `info` and goes on with `tar_tail`."""
+    import tarfile
+
+    raw = info.tobuf(tarfile.GNU_FORMAT) + tar_tail
+    path = tmp_path / "x.deb"
+    path.write_bytes(build({}))
+    monkeypatch.setattr(packages, "_open_data", lambda _raw: io.BytesIO(raw))
+    return path
+
+
+def test_a_body_without_end_is_refused_while_it_is_skipped(
+    make_deb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tarfile
+
+    class Endless(io.BytesIO):
+        def read(self, size: int = -1) -> bytes:
+            return super().read(size) or bytes(size)
+
+    info = tarfile.TarInfo("big")
+    info.size = 1 << 60
+    path = package(info, b"", make_deb, tmp_path, monkeypatch)
+    monkeypatch.setattr(packages, "_open_data", lambda _raw: Endless(info.tobuf(tarfile.GNU_FORMAT)))
+    monkeypatch.setattr(packages, "MAX_UNPACKED_BYTES", 64 << 20)
+    with pytest.raises(KernelImageError, match="unpacks to more than 64 MiB"):
+        deb_member(path, lambda name: name == "nope")
+
+
+def test_a_header_of_any_size_is_not_read_whole(make_deb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tarfile
+
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 33
+    with pytest.raises(KernelImageError, match="a header announces"):
+        list(iter_deb_files(package(info, bytes(1024), make_deb, tmp_path, monkeypatch)))

@@ -159,3 +159,84 @@ def test_the_real_kernel_has_what_a_loader_needs(default_facts: tuple[KernelImag
     assert len(image.relocs) % 4 == 0 and len(image.relocs) > 100_000
     assert image.entry_paddr == facts.symbols.address_of("startup_64") - 0xFFFFFFFF80000000
     assert sum(segment.memory_bytes for segment in image.segments) > 30 << 20
+
+
+# -- sizes that a hostile header claims ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("init_bytes", "fits"), [(0xFFFF_FFFF, False), ((1 << 30) + 1, False), (1 << 30, True), (0, True)]
+)
+def test_memory_to_start_in_is_bounded(make_elf: Any, make_bzimage: Any, init_bytes: int, fits: bool) -> None:
+    image = bytearray(make_bzimage(make_elf(), "gzip"))
+    image[0x260:0x264] = init_bytes.to_bytes(4, "little")
+    if fits:
+        parse_kernel_image(bytes(image))
+    else:
+        with pytest.raises(KernelImageError, match="MiB to start in"):
+            parse_kernel_image(bytes(image))
+
+
+def elf_of(segments: int, text: bytes, sections: int = 0, names: bytes = b"") -> bytes:
+    """An ELF file in which every segment is all of `text`, and every section's name begins `names`."""
+    import struct
+
+    at = 64 + 56 * segments
+    behind = at + len(text) + len(names)
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, 62, 1, 0x1000000, 64, behind if sections else 0, 0, 64, 56, segments,
+        64, sections, 0,
+    )  # fmt: skip
+    segment = struct.pack("<IIQQQQQQ", 1, 5, at, 0xFFFFFFFF81000000, 0x1000000, len(text), len(text), 0x200000)
+    section = struct.pack("<IIQQQQIIQQ", 0, 3, 0, 0, at + len(text), len(names), 0, 0, 1, 0)
+    return header + segment * segments + text + names + section * sections
+
+
+def test_segments_over_one_another_are_refused_for_they_multiply_what_is_loaded() -> None:
+    parse_kernel_image(elf_of(1, bytes(1 << 20)))
+    with pytest.raises(KernelImageError, match="over one another"):
+        parse_kernel_image(elf_of(1000, bytes(1 << 20)))
+
+
+def test_names_of_sections_are_bounded() -> None:
+    """A name without an end, 60,000 times: as many copies of 16 MiB."""
+    image = parse_kernel_image(elf_of(1, bytes(4096), 60_000, b"x" * (16 << 20)))
+    assert {len(section.name) for section in image.sections} == {256}
+
+
+_WORDS = st.sampled_from([0, 1, 0x7F, 0xFF, 0xFFFF, 0x7FFF_FFFF, 0xFFFF_FFFF, 1 << 40, (1 << 63) - 1, (1 << 64) - 1])
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(["none", "gzip", "zstd"]), st.data())
+def test_any_header_is_read_or_refused_within_bounds(
+    make_elf: Any, make_bzimage: Any, compression: str, data: st.DataObject
+) -> None:
+    """Words of the setup header and of the ELF headers, set to what breaks arithmetic."""
+    from thinbox.boot.payload import compressed_payload, unpacked_payload
+    from thinbox.errors import InputError
+    from thinbox.image.kallsyms import _elf_symbols
+
+    elf = bytearray(elf_of(2, bytes(range(256)), 2, b"\0.symtab\0"))
+    for at in data.draw(st.lists(st.integers(0, len(elf) - 8), max_size=3)):
+        width = data.draw(st.sampled_from([2, 4, 8]))
+        elf[at : at + width] = (data.draw(_WORDS) & ((1 << 8 * width) - 1)).to_bytes(width, "little")
+    image = bytearray(make_bzimage(bytes(elf), compression))
+    for at in data.draw(st.lists(st.integers(0x1F1, 0x268), max_size=3)):
+        image[at : at + 4] = (data.draw(_WORDS) & 0xFFFF_FFFF).to_bytes(4, "little")
+    for whole in (bytes(elf), bytes(image)):
+        try:
+            found = parse_kernel_image(whole)
+        except KernelImageError as error:
+            assert str(error).isprintable()
+            continue
+        assert sum(len(piece) for _paddr, piece in unpacked_payload(found).pieces) <= len(found.vmlinux)
+        for section in found.sections:
+            try:
+                list(_elf_symbols(found, section))
+            except KernelImageError:
+                pass
+        try:
+            compressed_payload(found)
+        except InputError as error:
+            assert str(error).isprintable()

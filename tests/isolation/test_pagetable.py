@@ -60,10 +60,12 @@ class Kernel:
 
     def grant(self, vaddr, error=0):
         self.row = [0] * fault.LOG_COLUMNS
-        return fault.grant(self.words, RAM_END, self.pool, self.root, KERNEL_ROOT, vaddr, error, 0, self.row, 0)
+        return fault.grant(
+            self.words, POOL_FIRST, RAM_END, self.pool, self.root, KERNEL_ROOT, vaddr, error, 0, self.row, 0
+        )
 
     def classify(self, vaddr, error=0):
-        return fault.classify(self.words, RAM_END, self.root, KERNEL_ROOT, vaddr, error)
+        return fault.classify(self.words, POOL_FIRST, self.root, KERNEL_ROOT, vaddr, error)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_no_table_page_is_shared_and_all_are_freed():
         kernel.grant(vaddr)
     used = before - kernel.pool[0]
     assert used == 3 + 3 + 2 + 1, "three levels each for two regions; the third shares a PDPT; one more last level"
-    assert pagetable.free_table(kernel.words, RAM_END, kernel.pool, kernel.root) == used + 1
+    assert pagetable.free_table(kernel.words, POOL_FIRST, RAM_END, kernel.pool, kernel.root) == used + 1
     assert sorted(kernel.pool[1 : POOL_FRAMES + 1]) == [POOL_FIRST + 4096 * i for i in range(POOL_FRAMES)]
 
 
@@ -160,3 +162,52 @@ def test_the_approved_table_finds_what_was_put_in_and_nothing_else(vaddrs):
     for number, vaddr in enumerate(vaddrs):
         asked = fault.needs_judgement([0] * 512, 0, 0, table, mask, 1, vaddr, paging.FAULT_FETCH)
         assert asked == bool(number % 2)
+
+
+@pytest.mark.parametrize("forged", [0, 0x5000, POOL_FIRST - 0x1000, RAM_END, 1 << 40, paging.FRAME_MASK])
+@pytest.mark.parametrize("level", range(3))
+def test_a_forged_word_is_neither_followed_nor_freed(level, forged):
+    kernel = Kernel()
+    kernel.grant(DATA_4K)
+    table = kernel.root
+    for shift in (39, 30, 21)[:level]:
+        table = kernel.words[table // 8 + (DATA_4K >> shift & 511)] & paging.FRAME_MASK
+    kernel.words[table // 8 + (DATA_4K >> 39 - 9 * level & 511)] = forged | 0x67
+    before, free = kernel.words.copy(), kernel.pool[0]
+    map_page = pagetable.map_page
+    assert map_page(kernel.words, POOL_FIRST, RAM_END, kernel.pool, kernel.root, DATA_4K, 0x5067) == -1
+    assert kernel.words == before
+    freed = pagetable.free_table(kernel.words, POOL_FIRST, RAM_END, kernel.pool, kernel.root)
+    assert freed == level + 1 == kernel.pool[0] - free
+    assert all(POOL_FIRST <= frame < RAM_END for frame in kernel.pool[1 : 1 + kernel.pool[0]])
+
+
+def test_a_frame_is_freed_once():
+    kernel = Kernel()
+    kernel.grant(DATA_4K)
+    kernel.grant(TEXT_2M, paging.FAULT_FETCH)
+    top = kernel.root // 8
+    kernel.words[top + 300] = kernel.words[top + (DATA_4K >> 39 & 511)]  # the same tables twice
+    pagetable.free_table(kernel.words, POOL_FIRST, RAM_END, kernel.pool, kernel.root)
+    assert pagetable.free_table(kernel.words, POOL_FIRST, RAM_END, kernel.pool, kernel.root) == 0
+    free = kernel.pool[1 : 1 + kernel.pool[0]]
+    assert len(set(free)) == len(free) == POOL_FRAMES
+
+
+@pytest.mark.parametrize("root", [RAM_END, POOL_FIRST, 1 << 40, paging.FRAME_MASK, -4096])
+def test_a_kernel_root_outside_ram_is_the_guests_own_fault(root):
+    kernel = Kernel()
+    for vaddr in (0x1000, DATA_4K):
+        assert fault.classify(kernel.words, POOL_FIRST, kernel.root, root, vaddr, 0) == fault.GUEST
+        assert fault.classify_user(kernel.words, POOL_FIRST, root, vaddr, 0) == fault.GUEST
+    kernel.words[kernel.root // 8] = 0x5067
+    pagetable.sync_user_half(kernel.words, POOL_FIRST, kernel.root, root)
+    assert not any(kernel.words[kernel.root // 8 : kernel.root // 8 + 256])
+
+
+def test_a_copied_entry_that_the_cpu_marked_is_not_copied_again_for_ever():
+    kernel = Kernel()
+    kernel.words[KERNEL_ROOT // 8] = 0x5007
+    pagetable.sync_user_half(kernel.words, POOL_FIRST, kernel.root, KERNEL_ROOT)
+    kernel.words[kernel.root // 8] |= paging.ACCESSED
+    assert kernel.classify(0x1000) == fault.GUEST

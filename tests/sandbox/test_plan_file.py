@@ -162,3 +162,78 @@ def test_any_plan_comes_back_from_its_text(made, default, seed, name):
         by_number[rule.nr] = (*by_number.get(rule.nr, ()), rule)
     plan = Plan(name, by_number, default, default, seed)
     assert without_lines(parse_plan(render_plan(plan), "x", None)) == plan
+
+
+# -- files of the host that a plan names ----------------------------------------------------------------------
+
+
+def plan_with(folder, *origins):
+    path = folder / "p.toml"
+    path.write_text(HEAD + "".join(f'[[file]]\npath = "/x{i}"\nfrom = "{each}"\n' for i, each in enumerate(origins)))
+    return str(path)
+
+
+def test_a_file_below_the_plan_is_read(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "hosts").write_bytes(b"data")
+    assert [file.data for file in load_plan(plan_with(tmp_path, "sub/hosts")).files] == [b"data"]
+
+
+@pytest.mark.parametrize(
+    "origin", ["/etc/passwd", "../secret", "link", "folder/secret", "fifo", "/dev/zero", "zero", ".", "no"]
+)
+def test_a_plan_reads_nothing_else_of_the_host(tmp_path, origin):
+    import os
+
+    folder = tmp_path / "plans"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder / "link").symlink_to("../secret")
+    (folder / "folder").symlink_to("..")
+    (folder / "zero").symlink_to("/dev/zero")
+    os.mkfifo(folder / "fifo")
+    with pytest.raises(InputError, match=r"p.toml: file /x0: ") as caught:
+        load_plan(plan_with(folder, origin))
+    assert str(caught.value).isprintable()
+
+
+def test_files_of_a_plan_are_bounded_each_together_and_in_number(tmp_path, monkeypatch):
+    import os
+
+    from thinbox.sandbox import plan_file
+
+    (tmp_path / "big").touch()
+    os.truncate(tmp_path / "big", (64 << 20) + 1)
+    with pytest.raises(InputError, match="larger than 64 MiB"):
+        load_plan(plan_with(tmp_path, "big"))
+    (tmp_path / "small").write_bytes(b"x" * 10)
+    monkeypatch.setattr(plan_file, "ALL_FILES_BYTES", 25)
+    load_plan(plan_with(tmp_path, "small", "small"))
+    with pytest.raises(InputError, match="MiB together"):
+        load_plan(plan_with(tmp_path, "small", "small", "small"))
+    with pytest.raises(InputError, match="at most 1024"):
+        load_plan(plan_with(tmp_path, *["small"] * 1025))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x = " + "[" * 100_000, "seed = " + "9" * 5_000, "seed = 0x" + "f" * 5_000, "seed = nan", "a." * 50_000 + "a = 1",
+     "[calls]\nsocket = { do = 'pass', when = { family = '" + "9" * 5_000 + "' } }"],
+)  # fmt: skip
+def test_what_breaks_parsers_is_one_line(text):
+    with pytest.raises(InputError) as caught:
+        parse(text)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 6_000
+
+
+def test_a_plan_that_cannot_be_read_is_one_line(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "fifo.toml")
+    (tmp_path / "latin.toml").write_bytes(b"name = '\xe9'")
+    for name in ("fifo.toml", "latin.toml", "none.toml"):
+        with pytest.raises(InputError) as caught:
+            load_plan(str(tmp_path / name))
+        assert str(caught.value).isprintable()
+    with pytest.raises(InputError):
+        load_plan("/dev/zero")

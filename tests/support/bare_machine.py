@@ -124,8 +124,8 @@ class BareMachine:
             for port, value in ((base, 0x11), (base + 1, vector), (base + 1, third), (base + 1, 1), (base + 1, 0)):
                 self.machine.pic.write(port, value)
 
-    def run(self) -> None:
-        """Run to the next `hlt` with nothing waiting."""
+    def run(self, limit_ns: int | None = None) -> bool:
+        """Run to the next `hlt` with nothing waiting, or for `limit_ns` of virtual time; tell whether it halted."""
 
         def halt(_due_ns: int | None) -> bool:
             self._halted = True
@@ -133,7 +133,12 @@ class BareMachine:
 
         self._halted = False
         self.machine.on_idle = halt
-        self.machine.run(lambda: self._halted)
+        end_ns = None if limit_ns is None else self.machine.now_ns + limit_ns
+        if end_ns is not None:
+            # The CPU is looked at then, too, not only after a whole slice.
+            self.machine.hold_interrupts(end_ns)
+        self.machine.run(lambda: self._halted or (end_ns is not None and self.machine.now_ns >= end_ns))
+        return self._halted
 
     def run_freely(self, limit_ns: int = 1_000_000_000) -> None:
         """Run with the machine's own idea of HLT."""

@@ -3,7 +3,8 @@
 import struct
 
 from thinbox.address import U64, to_signed
-from thinbox.audit.case import Case, Expect
+from thinbox.audit.case import Case
+from thinbox.audit.expect import Expect
 from thinbox.audit.case_runner import CaseRunner
 from thinbox.isolation.policies.sci import Sci
 from thinbox.machine import cpu as registers

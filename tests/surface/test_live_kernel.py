@@ -77,7 +77,7 @@ def test_the_booted_kernel_as_its_walk_shows_it(guest):
     tried += [r.start for r in kernel.regions] + [r.end - 1 for r in kernel.regions]
     inside = 0
     for vaddr in tried:
-        leaf = paging.walk_leaf(memory.quads, memory.total_bytes, root, to_signed(vaddr))
+        leaf = paging.walk_leaf(memory.words, memory.guest_bytes, root, to_signed(vaddr))
         executable = bool(leaf) and not leaf & paging.NO_EXECUTE
         assert executable == any(r.start <= vaddr < r.end for r in kernel.regions), hex(vaddr)
         inside += executable

@@ -14,20 +14,18 @@ from typing import TYPE_CHECKING
 
 from thinbox.address import page_start
 from thinbox.attacks.bug import Bug, wrong_registers
-from thinbox.attacks.exploit import ExploitFailedError
-from thinbox.attacks.payload import POP_RBX_RBP, POP_RSP, RETURN, Chain, LiveText
-from thinbox.attacks.scenario import ATTACKER_AREA, DONE, GO, PRIVATE_FILE, SECRET_BYTES
-from thinbox.audit.case import Case, Steps
-from thinbox.audit.case_process import AREA_BYTES, Argument, Process
+from thinbox.attacks.leak import Leak
+from thinbox.attacks.payload import POP_RBX_RBP, POP_RSP, RETURN, Chain, ExploitFailedError
+from thinbox.attacks.scenario import ATTACKER_AREA, DONE, GO, PRIVATE_FILE, SECRET_BYTES, Scenario
+from thinbox.attacks.smep import set_smep
 from thinbox.guest.agent_channel import Syscall
+from thinbox.harness.process import AREA_BYTES, Argument, GuestProcess, Steps
 from thinbox.machine import cpu as registers
 
 if TYPE_CHECKING:
-    from thinbox.attacks.exploit_runner import ExploitRunner
-    from thinbox.attacks.leak import Leak
-    from thinbox.attacks.scenario import Victim
+    from thinbox.attacks.attempt import Attempt
+    from thinbox.harness.checkpoint import OpenGuest
 
-_NO_CASE = Case("", "", True, lambda _process: iter(()))  # type: ignore[arg-type, return-value]
 Wanted = Callable[[int], bool] | None
 _END_WORDS = 3
 """What `Attacker.end_chain` appends."""
@@ -64,65 +62,53 @@ class Frame:
     rbp: int
 
 
-class Attacker(Process):
+class Attacker(GuestProcess):
     """A process of uid 1000 that tries an exploit."""
 
-    def __init__(self, runner: "ExploitRunner") -> None:
-        super().__init__(runner, _NO_CASE, ATTACKER_AREA // AREA_BYTES)  # type: ignore[arg-type]
-        self._exploits = runner
-        self.task = runner.attacker_task
+    def __init__(self, opened: "OpenGuest", scenario: Scenario, attempt: "Attempt") -> None:
+        super().__init__(opened, ATTACKER_AREA // AREA_BYTES)
+        self._attempt, self._machine = attempt, opened.machine
+        self.task, self.text, self.victim = scenario.attacker_task, scenario.text, scenario.victim
 
     @property
-    def text(self) -> LiveText:
-        """The kernel's live text, to build payloads from."""
-        return self._exploits.text
-
-    @property
-    def leak(self) -> "Leak":
-        """Addresses the attacker is presumed to know."""
-        return self._exploits.leak
-
-    @property
-    def victim(self) -> "Victim":
-        """The other tenant."""
-        return self._exploits.victim
+    def leak(self) -> Leak:
+        """Addresses the attacker is presumed to know, as the kernel's own table maps them now."""
+        return Leak(self._machine.memory, self._guest.view, self._attempt.corruption.kernel_root)
 
     @property
     def console(self) -> bytes:
-        """What the kernel printed during this try."""
-        return bytes(self._exploits.machine.console)
+        """What the kernel printed during this attempt."""
+        return bytes(self._machine.console)
 
     def on_death(self, reached: "Callable[[], bool]") -> None:
         """The attack may end its own process: `reached` says then whether its goal was reached."""
-        self._exploits.on_death = reached
+        self._attempt.on_death = reached
 
     @property
     def cr4(self) -> int:
         """What CR4 holds."""
-        return self._exploits.machine.cpu.cr4
+        return self._machine.cpu.cr4
 
     def give_cpu_smep(self) -> None:
         """Make the CPU one with SMEP, as the kernel would have at boot (arch/x86/kernel/cpu/common.c, setup_smep)."""
-        from thinbox.attacks.smep import set_smep
-
-        set_smep(self._exploits.machine, self.leak, self.text)
+        set_smep(self._machine, self.leak, self.text)
 
     # -- attacking --------------------------------------------------------------------------------
     def attack(self, name: str, *args: Argument, bug: Bug | None = None) -> Steps:
         """Make a call of the attack; its value is the result, negative errno included."""
-        self._exploits.begin_attack(name, bug)
+        self._attempt.begin_attack(name, bug)
         result = yield Syscall(name, args)
-        self._exploits.end_attack(name)
+        self._attempt.end_attack(name)
         return result
 
     def use(self, chain: Chain) -> Chain:
         """Note the names of a chain's parts, for the record."""
-        self._exploits.names.update(chain.names)
+        self._attempt.names.update(chain.names)
         return chain
 
     def name(self, vaddr: int, name: str) -> int:
         """Note the name of one address of the payload, for the record."""
-        self._exploits.names[vaddr] = name
+        self._attempt.names[vaddr] = name
         return vaddr
 
     def learn_frame(self) -> Steps:
@@ -130,10 +116,10 @@ class Attacker(Process):
         found: list[Frame] = []
 
         def look() -> None:
-            regs = self._exploits.machine.cpu.regs
+            regs = self._machine.cpu.regs
             found.append(Frame(regs[registers.RSP], regs[registers.RBX], regs[registers.RBP]))
 
-        self._exploits.watch(self.text.function("__x64_sys_getpid"), look)
+        self._attempt.watch(self.text.function("__x64_sys_getpid"), look)
         yield from self.must("getpid")
         return found[0]
 
@@ -159,9 +145,7 @@ class Attacker(Process):
     def overflow_slots(self, function: str, frame: Frame) -> Steps:
         """Return how many words lie between `function`'s return address, in a read of a pipe, and the handler's."""
         found: list[int] = []
-        self._exploits.watch(
-            self.text.function(function), lambda: found.append(self._exploits.machine.cpu.regs[registers.RSP])
-        )
+        self._attempt.watch(self.text.function(function), lambda: found.append(self._machine.cpu.regs[registers.RSP]))
         handle = yield from self.filled_pipe(b"x")
         yield from self.must("read", handle[0], self.buffer(8), 1)
         return (frame.slot - found[0]) // 8
@@ -233,4 +217,4 @@ class Attacker(Process):
         """Let the victim look at what is its own: its memory, its file, its pipe."""
         yield from self.must("write", GO[1], b"g", 1)
         yield from self.must("read", DONE[0], self.buffer(8), 1)
-        return self._exploits.seen
+        return self._attempt.seen

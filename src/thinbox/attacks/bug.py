@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from thinbox.address import U64, to_signed
+from thinbox.attacks.corruption import Corruption
 from thinbox.machine import cpu as registers
 
 if TYPE_CHECKING:
-    from thinbox.attacks.exploit_runner import ExploitRunner
     from thinbox.attacks.payload import LiveText
 
 REGISTERS = {
@@ -31,18 +31,18 @@ REGISTERS = {
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """`happen(arena)` is done once, before the first of the instructions at `places` runs."""
+    """`happen(corruption)` is done once, before the first of the instructions at `places` runs."""
 
     places: tuple[int, ...]
-    happen: "Callable[[ExploitRunner], None]"
+    happen: Callable[[Corruption], None]
 
 
 def overwritten_return(text: "LiveText", function: str, words: bytes) -> Bug:
     """The return address of `function`, and what lies above it on the stack, is overwritten when it returns (a stack
     overflow that spares or knows the canary, or a write to the stack)."""
 
-    def happen(runner: "ExploitRunner") -> None:
-        runner.corrupt(to_signed(runner.machine.cpu.regs[registers.RSP]), words)
+    def happen(corruption: Corruption) -> None:
+        corruption.write(to_signed(corruption.regs[registers.RSP]), words)
 
     return Bug(text.returns(function), happen)
 
@@ -51,9 +51,9 @@ def wrong_registers(place: int, values: dict[str, int]) -> Bug:
     """Registers hold what they were loaded with from a corrupted object: a function pointer, its argument, the
     pointer of a copy."""
 
-    def happen(runner: "ExploitRunner") -> None:
+    def happen(corruption: Corruption) -> None:
         for name, value in values.items():
-            runner.machine.cpu.regs[REGISTERS[name]] = value & U64
+            corruption.regs[REGISTERS[name]] = value & U64
 
     return Bug((place,), happen)
 
@@ -61,7 +61,7 @@ def wrong_registers(place: int, values: dict[str, int]) -> Bug:
 def corrupted_object(place: int, vaddr: int, data: bytes) -> Bug:
     """An object of the kernel's is overwritten (use after free, overflow of its neighbour) when `place` is reached."""
 
-    def happen(runner: "ExploitRunner") -> None:
-        runner.corrupt(to_signed(vaddr), data)
+    def happen(corruption: Corruption) -> None:
+        corruption.write(to_signed(vaddr), data)
 
     return Bug((place,), happen)

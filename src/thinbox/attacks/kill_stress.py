@@ -9,17 +9,23 @@ Rules of this file:
 - The counts are the guest's own: /proc/meminfo, /proc/loadavg, /proc/stat, /proc/locks, read by a process of it.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thinbox.attacks.bug import REGISTERS
 from thinbox.attacks.exploit_runner import ExploitRunner
 from thinbox.attacks.hijack import TARGET_FUNCTION, TARGET_OFFSET
-from thinbox.attacks.scenario import DONE, GO, SHARED, VICTIM_AREA
-from thinbox.audit.case_process import AREA_BYTES, SIGCHLD
-from thinbox.errors import MachineError
+from thinbox.attacks.scenario import DONE, GO, SHARED, VICTIM_AREA, Scenario
 from thinbox.guest.agent_channel import GuestScript, Park, call, must
+from thinbox.harness.checkpoint import OpenGuest
+from thinbox.harness.limits import Limits
+from thinbox.harness.process import AREA_BYTES, SIGCHLD
+from thinbox.harness.runner import Ending, await_end
+
+if TYPE_CHECKING:
+    from thinbox.attacks.payload import LiveText
+    from thinbox.enforcement.enforcer import Enforcer
 
 _CHILD_AREA = 3 * AREA_BYTES
 _BUFFERS = 32 << 10
@@ -53,58 +59,63 @@ class KillStressResult:
 
 
 class KillStress(ExploitRunner):
-    """An arena in which the attacker sends children to their death."""
+    """A scenario in which the attacker sends children to their death."""
 
-    _kills_wanted = _rounds_wanted = _sent = _file = 0
-    _outcome: KillStressResult
-
-    def besiege(self, kills: int, rounds: int, limit_ns: int = _LIMIT_NS) -> KillStressResult:
+    def stress(self, kills: int, rounds: int, limit_ns: int = _LIMIT_NS) -> KillStressResult:
         """Let the victim do `rounds` of work while `kills` children of the attacker are killed."""
-        self._reset_machine()
-        record = self._new_record()
-        self.enforcer.reset(record)
-        self.agent.restore(self._scenario.agent, self.view)
-        self.enforcer.adopt_current()
-        result = KillStressResult()
-        self._kills_wanted, self._rounds_wanted, self._outcome = kills, rounds, result
-        for place in PLACES:
-            self._send_astray(place)
-        limit = self.machine.now_ns + limit_ns
+        record = self.begin()
+        wanted = _Stress(self.opened, self.enforcer, self.scenario, kills, rounds)
+        scripts = {
+            0: wanted.attacker(),
+            self.checkpoint.agent_task: await_end(),
+            self.scenario.victim.task: wanted.victim(),
+        }
         try:
-            self.agent.resume(self._parent())
-            self.agent.assign(self._scenario.agent_task, _sleep_for_ever())
-            self.agent.assign(self.victim.task, self._script())
-            self.machine.run(lambda: self.agent.parked or self.machine.now_ns > limit)
-        except MachineError as error:
-            if "nothing to wake it" not in str(error):
-                raise
+            ending = self.drive(wanted, scripts, Limits(limit_ns, executed_bytes=limit_ns), stops_at_kill=False)
         finally:
-            for take_away in self._hooks:
-                take_away()
-            self._hooks.clear()
+            wanted.close()
+        result = wanted.result
         result.kills, result.undone = len(record.kills), sum(kill.undone for kill in record.kills)
-        result.is_wounded = not self.agent.parked
+        result.is_wounded = ending is not Ending.PARKED
         return result
 
-    def _isolates(self, _nr: int) -> bool:
-        """The attacker's children only: each makes one call."""
-        return self.view.current != self.attacker_task
 
-    def _send_astray(self, function: str) -> None:
-        place, register = self.text.indirect_call(function)
-        target = self.text.function(TARGET_FUNCTION) + TARGET_OFFSET
+class _Stress:
+    """One stress: how many kills and rounds are wanted, how far it is, and what came of it."""
+
+    def __init__(self, opened: OpenGuest, enforcer: "Enforcer", scenario: Scenario, kills: int, rounds: int) -> None:
+        self._machine, self._view, self._agent = opened.machine, opened.view, opened.agent
+        self._tasks, self._attacker_task = enforcer.task_list, scenario.attacker_task
+        self._kills_wanted, self._rounds_wanted = kills, rounds
+        self._sent = self._file = 0
+        self.result = KillStressResult()
+        self._hooks = [self._send_astray(scenario.text, place) for place in PLACES]
+
+    def isolates(self, _nr: int) -> bool:
+        """The attacker's children only: each makes one call."""
+        return self._view.current != self._attacker_task
+
+    def _send_astray(self, text: "LiveText", function: str) -> Callable[[], None]:
+        place, register = text.indirect_call(function)
+        target = text.function(TARGET_FUNCTION) + TARGET_OFFSET
 
         def happen() -> None:
-            current = self.view.current
-            if current in self.enforcer.tasks and current != self.attacker_task:
-                self.machine.cpu.regs[REGISTERS[register]] = target
+            current = self._view.current
+            if current in self._tasks.tasks and current != self._attacker_task:
+                self._machine.cpu.regs[REGISTERS[register]] = target
 
-        self.watch(place, happen)
+        return self._machine.cpu.add_code_hook(place, happen)
+
+    def close(self) -> None:
+        """Take the bugs away."""
+        for take_away in self._hooks:
+            take_away()
 
     # -- the attacker -------------------------------------------------------------------------------
-    def _parent(self) -> GuestScript:
-        place = self.agent.scratch + _BUFFERS
-        self.agent.adopt_next_child(self._new_process(), _CHILD_AREA)
+    def attacker(self) -> GuestScript:
+        """Send one child after the other, let the victim end, and count what is left."""
+        place = self._agent.scratch + _BUFFERS
+        self._agent.adopt_next_child(self._new_process(), _CHILD_AREA)
         file = yield from must("open", "plain", _O_CREAT_RDWR, 0o600)
         yield from must("write", GO[1], b"g", 1)
         for number in range(self._kills_wanted):
@@ -119,11 +130,11 @@ class KillStress(ExploitRunner):
 
     def _new_process(self) -> GuestScript:
         """Whose child a new process is decides what it does."""
-        self.agent.adopt_next_child(self._new_process(), _CHILD_AREA)
-        task = self.view.current
+        self._agent.adopt_next_child(self._new_process(), _CHILD_AREA)
+        task = self._view.current
         # It makes one call and is no more; the next process may have the same task_struct.
-        self.agent.forget(task)
-        if task in self.enforcer.tasks:
+        self._agent.forget(task)
+        if task in self._tasks.tasks:
             yield from self._doomed()
         else:
             yield from call("exit_group", 7)
@@ -140,26 +151,26 @@ class KillStress(ExploitRunner):
     def _count(self, place: int) -> GuestScript:
         text = yield from self._read("/proc/meminfo", place)
         lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-        self._outcome.counts = {name: int(lines[name].split()[0]) for name in COUNTS}
+        self.result.counts = {name: int(lines[name].split()[0]) for name in COUNTS}
         text = yield from self._read("/proc/loadavg", place)
-        self._outcome.tasks = text.split()[3].split("/")[1]
+        self.result.tasks = text.split()[3].split("/")[1]
         text = yield from self._read("/proc/stat", place)
-        self._outcome.blocked = next(line for line in text.splitlines() if line.startswith("procs_blocked"))
-        self._outcome.locks = yield from self._read("/proc/locks", place)
+        self.result.blocked = next(line for line in text.splitlines() if line.startswith("procs_blocked"))
+        self.result.locks = yield from self._read("/proc/locks", place)
 
     def _read(self, path: str, place: int) -> Generator[Any, int, str]:
         handle = yield from must("open", path, 0, 0)
         count = yield from must("read", handle, place, 8192)
         yield from must("close", handle)
-        return self.agent.read(place, count).decode()
+        return self._agent.read(place, count).decode()
 
     # -- the victim ---------------------------------------------------------------------------------
-    def _script(self) -> GuestScript:
+    def victim(self) -> GuestScript:
         """Files, pipes, sockets and children, round after round; what was read is the output."""
-        agent, result = self.agent, self._outcome
+        agent, result = self._agent, self.result
         place = agent.scratch + VICTIM_AREA + _BUFFERS
         yield Park()  # stands for the read it waits in
-        began = self.machine.now_ns
+        began = self._machine.now_ns
         yield from must("socketpair", _AF_UNIX, _SOCK_STREAM, 0, place)
         sockets = [int.from_bytes(agent.read(place + at, 4), "little") for at in (0, 4)]
         yield from must("pipe", place)
@@ -179,24 +190,18 @@ class KillStress(ExploitRunner):
             got += agent.read(place, 4)
             result.output.append(got)
             result.rounds += 1
-        result.victim_ns = self.machine.now_ns - began
+        result.victim_ns = self._machine.now_ns - began
         yield from must("write", DONE[1], b"d", 1)
         yield from must("read", GO[0], place, 1)
 
     def _echo(self, place: int, name: str, *args: int) -> Generator[Any, int, bytes]:
         count = yield from must(name, *args)
-        return self.agent.read(place, count)
+        return self._agent.read(place, count)
 
 
 def expected_output(rounds: int) -> list[bytes]:
     """Return what the victim's rounds must have read."""
     return [3 * (b"round %05d\n" % number) + (7 << 8).to_bytes(4, "little") for number in range(rounds)]
-
-
-def _sleep_for_ever() -> GuestScript:
-    """The agent waits for the attacker, which does not end."""
-    yield Park()  # stands for the wait it is in
-    yield Park()
 
 
 def main(kills: int = 1000, rounds: int = 1000) -> None:
@@ -209,7 +214,7 @@ def main(kills: int = 1000, rounds: int = 1000) -> None:
     scenario = make_scenario(guest)
     for on_violation, wanted in (("undo", 0), ("undo", kills), ("oops", kills)):
         limit_ns = _LIMIT_NS if on_violation == "undo" else _LIMIT_NS // 6
-        found = KillStress(guest, scenario, load_policy("sci"), on_violation).besiege(wanted, rounds, limit_ns)
+        found = KillStress(guest, scenario, load_policy("sci"), on_violation).stress(wanted, rounds, limit_ns)
         print(
             f"{on_violation}, {wanted} kills wanted: {found.kills} kills, {found.undone} undone, {found.rounds} rounds "
             f"in {found.victim_ns / 1e6:.0f} ms, output right: {found.output == expected_output(rounds)}, "

@@ -66,22 +66,22 @@ class Leak:
         Raises:
             MachineError: it is not mapped.
         """
-        paddr = paging.translate(self._memory.quads, self._memory.total_bytes, self._root, to_signed(vaddr))
+        paddr = self._memory.tables.translate(self._root, to_signed(vaddr))
         if paddr < 0:
-            raise MachineError(f"{vaddr:#x} is not mapped in the attacks' arena")
+            raise MachineError(f"{vaddr:#x} is not mapped in the attacker's address space")
         return paddr
 
     def top_level_entry(self, vaddr: int) -> tuple[int, int]:
         """Return (kernel address, value) of the top-level page-table entry of a user address."""
         place = (self._root & paging.FRAME_MASK) + 8 * (vaddr >> 39 & 511)
-        return self.in_direct_map(place), self._memory.quads[place >> 3] & U64
+        return self.in_direct_map(place), self._memory.words[place >> 3] & U64
 
     def last_level_entry(self, vaddr: int) -> tuple[int, int]:
         """Return (kernel address, value) of the last-level entry of a user address whose table exists."""
-        index = paging.entry_index(self._memory.quads, self._memory.total_bytes, self._root, vaddr)
+        index = paging.entry_index(self._memory.words, self._memory.guest_bytes, self._root, vaddr)
         if index < 0:
             raise MachineError(f"{vaddr:#x} has no page table")
-        return self.in_direct_map(8 * index), self._memory.quads[index] & U64
+        return self.in_direct_map(8 * index), self._memory.words[index] & U64
 
     # -- objects ------------------------------------------------------------------------------------
     def cred(self, task: int) -> int:

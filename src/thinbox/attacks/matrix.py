@@ -3,7 +3,7 @@
 Why it exists: whether a policy is worth its faults shows only beside the others, on the same exploits.
 
 Rules of this file:
-- A unit of work is one policy with one view: its arena is made once, and judges all exploits.
+- A unit of work is one policy with one view: its runner is made once, and tries all exploits.
 - Workers are forked, so that the scenario (the frozen RAM, the live text) is shared, not sent.
 - Rows do not depend on how many jobs there are.
 """
@@ -11,17 +11,17 @@ Rules of this file:
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from thinbox.attacks.attempt import Try
 from thinbox.attacks.exploit import Exploit, choose_exploits
-from thinbox.attacks.exploit_runner import GUEST_DOWN, ExploitRunner, Try
+from thinbox.attacks.exploit_runner import GUEST_DOWN, ExploitRunner
 from thinbox.attacks.scenario import Scenario, make_scenario
 from thinbox.attacks.views import NO_VIEW, require_view
-from thinbox.errors import InputError, MachineError
+from thinbox.errors import MachineError
 from thinbox.isolation.policies import Policy, load_policy
 from thinbox.records.attack import CONTAINED, DETECTED, SUCCEEDED, UNISOLATED, AttackRecord, AttackRow
-from thinbox.records.profile import profile_of, require_same_kernel
+from thinbox.records.profile import load_policy_object, profile_of, read_policy_file, require_same_kernel
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
@@ -111,16 +111,9 @@ def _load(name: str, learned: bytes, guest: "ReadyGuest") -> Policy:
     if name == UNISOLATED:
         return load_policy("sci")
     spec = "+".join(f"{LEARNED}:" if part == LEARNED else part for part in _parts(name))
-    policy = load_policy(spec, lambda path: learned if not path else _read_file(path))
+    policy = load_policy(spec, lambda path: learned if not path else read_policy_file(path), load_policy_object)
     require_same_kernel(policy, guest.facts.sha256)
     return policy
-
-
-def _read_file(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; a profile is made by session.profile") from error
 
 
 def _learn(guest: "ReadyGuest", scenario: Scenario, exploits: tuple[Exploit, ...]) -> bytes:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from thinbox.address import U64, page_start
-from thinbox.attacks.exploit import ExploitFailedError
+from thinbox.errors import ThinboxError
 
 if TYPE_CHECKING:
     from thinbox.image.symbols import SymbolTable
@@ -29,6 +29,10 @@ CLEAR_EAX = b"\x31\xc0\xc3"
 _THUNK = re.compile(r"__x86_indirect_thunk_(r\w+)")
 _LOAD = re.compile(r"(r\w+), qword ptr \[(r\w+)(?: \+ (0x[0-9a-f]+|\d+))?\]")
 _LONGEST_LOOK_BACK = 20
+
+
+class ExploitFailedError(ThinboxError):
+    """An exploit cannot be tried: its preparation failed, or this kernel lacks what it is made of."""
 
 
 class LiveText:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from thinbox.attacks.scenario import HOME, PRIVATE_FILE, SECRET_BYTES
-from thinbox.audit.case import Steps
+from thinbox.harness.process import Steps
 
 if TYPE_CHECKING:
     from thinbox.attacks.attacker import Attacker

@@ -8,22 +8,18 @@ Rules of this file: secrets leave no copy in the scratch, which all processes sh
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from thinbox.attacks.leak import Leak
 from thinbox.attacks.payload import LiveText
-from thinbox.audit.case_process import AREA_BYTES, SIGCHLD
 from thinbox.errors import MachineError
 from thinbox.guest.agent_channel import SCRATCH_BYTES, AgentChannel, GuestScript, Park, call, must
 from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
 from thinbox.guest.charged_sockets import ChargedSockets
-from thinbox.guest.kernel_view import KernelView
-from thinbox.machine.machine import Machine
-from thinbox.machine.snapshot import restore_snapshot
+from thinbox.harness.checkpoint import Checkpoint, OpenGuest, freeze, open_guest, run_to_park
+from thinbox.harness.process import AREA_BYTES, SIGCHLD, Steps
 
 if TYPE_CHECKING:
-    from thinbox.attacks.exploit_runner import ExploitRunner
-    from thinbox.audit.case import Steps
     from thinbox.boot.ready import ReadyGuest
 
 VICTIM_AREA, ATTACKER_AREA = AREA_BYTES, 2 * AREA_BYTES
@@ -70,13 +66,10 @@ class Victim:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """The frozen machine (see `audit.case_runner.Checkpoint`), the victim, and the kernel's text."""
+    """The frozen machine, which stands in the attacker's process; the victim, and the kernel's text."""
 
-    ram: int
-    cpu: bytes
-    devices: dict[str, Any]
-    agent: dict[str, Any]
-    agent_task: int
+    checkpoint: Checkpoint
+    attacker_task: int
     victim: Victim
     text: LiveText
 
@@ -84,10 +77,10 @@ class Scenario:
 class _Builder:
     """Prepares the processes; keeps what is learned on the way."""
 
-    def __init__(self, machine: Machine, view: KernelView, agent: AgentChannel) -> None:
-        self.machine, self.view, self.agent = machine, view, agent
+    def __init__(self, opened: OpenGuest) -> None:
+        self.machine, self.view, self.agent = opened.machine, opened.view, opened.agent
         self.victim: Victim | None = None
-        self.agent_task = view.current
+        self.agent_task = opened.view.current
 
     def agent_script(self) -> GuestScript:
         """Run by process 1."""
@@ -180,28 +173,23 @@ def _connect(place: int) -> GuestScript:
 
 def make_scenario(guest: "ReadyGuest") -> Scenario:
     """Restore `guest`, prepare victim and attacker, and freeze."""
-    machine = Machine(guest.params.memory_mib)
-    restore_snapshot(machine, guest.snapshot)
-    view = KernelView(machine, guest.facts)
-    agent = AgentChannel(machine)
-    agent.restore(guest.snapshot.notes["agent"], view)
+    opened = open_guest(guest)
+    machine, view = opened.machine, opened.view
     with suppress(MachineError):
         # On a kernel whose sockets cannot be charged, attacks are tried without views.
         ChargedSockets(machine, view)
-    builder = _Builder(machine, view, agent)
-    agent.resume(builder.agent_script())
-    machine.run(lambda: agent.parked)
+    builder = _Builder(opened)
+    run_to_park(opened, builder.agent_script())
     assert builder.victim is not None
     symbols = view.symbols
     code = machine.memory.read_virtual(view.kernel_root, symbols.text_start, symbols.text_end - symbols.text_start)
     text = LiveText(code, symbols)
-    ram, cpu, devices = machine.memory.freeze(), machine.cpu.save(), machine.save_devices()
-    return Scenario(ram, cpu, devices, agent.save(), builder.agent_task, builder.victim, text)
+    return Scenario(freeze(opened, builder.agent_task), view.current, builder.victim, text)
 
 
-def check_victim(runner: "ExploitRunner") -> "Steps":
-    """What the victim does when it is told to go on: look at what is its own, and say that it did."""
-    agent, victim = runner.agent, runner.victim
+def check_victim(agent: AgentChannel, victim: Victim, seen: dict[str, bytes]) -> Steps:
+    """What the victim does when it is told to go on: look at what is its own, put that into `seen`, and say that it
+    did."""
     place = agent.scratch + VICTIM_AREA + (32 << 10)
     yield  # the read it waits in
     while True:
@@ -213,6 +201,6 @@ def check_victim(runner: "ExploitRunner") -> "Steps":
         yield from must("pread64", victim.common, place + 3 * SECRET_BYTES, SECRET_BYTES, 0)
         data = agent.read(place, 4 * SECRET_BYTES)
         for number, name in enumerate(("file", "pipe", "memory", "common")):
-            runner.seen[name] = data[number * SECRET_BYTES : (number + 1) * SECRET_BYTES]
+            seen[name] = data[number * SECRET_BYTES : (number + 1) * SECRET_BYTES]
         yield from must("write", DONE[1], b"d", 1)
         yield from must("read", GO[0], place, 1)

@@ -22,5 +22,5 @@ def set_smep(machine: "Machine", leak: "Leak", text: "LiveText") -> None:
     """Set SMEP in CR4, in the per-CPU copy and in `cr4_pinned_bits`; between two runs of the CPU."""
     copy = (leak.word(text.data("__per_cpu_offset")) + text.data("cpu_tlbstate")) & U64
     for vaddr in (copy + leak.offset("tlb_state", "cr4"), text.data("cr4_pinned_bits")):
-        machine.memory.quads[leak.paddr_of(vaddr) >> 3] = to_signed(leak.word(vaddr) | SMEP)
+        machine.memory.words[leak.paddr_of(vaddr) >> 3] = to_signed(leak.word(vaddr) | SMEP)
     machine.cpu.load_cr4(machine.cpu.cr4 | SMEP)

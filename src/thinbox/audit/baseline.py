@@ -9,8 +9,10 @@ Rules of this file:
 """
 
 import json
+from typing import Any
 
 from thinbox.errors import InputError
+from thinbox.foreign_text import parse_json
 from thinbox.records.audit import AuditEntry, AuditRecord
 
 SCHEMA = "thinbox.audit-baseline/1"
@@ -40,16 +42,16 @@ def _state(entry: AuditEntry) -> str:
     return "same" if entry.same else "different"
 
 
-def compare_with_baseline(record: AuditRecord, text: str) -> list[str]:
+def compare_with_baseline(record: AuditRecord, text: str | bytes) -> list[str]:
     """Return one line for each thing that is worse than in the baseline; `InputError` if it cannot be compared."""
+    stored = parse_json(text.encode() if isinstance(text, str) else text, "the baseline")
     try:
-        stored = json.loads(text)
         if stored["schema"] != SCHEMA:
             raise InputError(f"the baseline has schema {stored['schema']!r}, this thinbox reads {SCHEMA!r}")
-        cases: dict[str, list[int | str]] = dict(stored["cases"])
+        cases = {str(title): _row(row) for title, row in stored["cases"].items()}
         policy = stored["policy"]
         same_guest = (stored["kernel"], stored["initramfs"]) == (record.sha256, record.initramfs_sha256)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"the baseline is damaged: {error}; make a new one with --update-baseline") from error
     if policy != record.policy:
         raise InputError(f"the baseline is of policy {policy}, the audit of {record.policy}")
@@ -70,9 +72,16 @@ def compare_with_baseline(record: AuditRecord, text: str) -> list[str]:
     return worse
 
 
-def _more_grants(entry: AuditEntry, before: list[int | str]) -> list[str]:
+def _row(row: Any) -> tuple[int, int, str]:
+    code, data, state = row
+    if type(code) is not int or type(data) is not int or not isinstance(state, str):
+        raise TypeError(f"{row!r} is no row of a case")
+    return code, data, state
+
+
+def _more_grants(entry: AuditEntry, before: tuple[int, int, str]) -> list[str]:
     out = []
     for name, now, then in (("code", entry.code_faults, before[0]), ("data", entry.data_faults, before[1])):
-        if now > int(then):
+        if now > then:
             out.append(f"{entry.title}: {now} {name} pages granted, the baseline has {then}")
     return out

@@ -8,50 +8,14 @@ Rules of this file:
 - Names are unique within a call; the order of a listing is that of the system call table, then of the source.
 """
 
-import errno
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from thinbox.errors import ThinboxError
+from thinbox.audit.case_process import Process
+from thinbox.audit.expect import Expect
+from thinbox.harness.process import Steps
 
-if TYPE_CHECKING:
-    from thinbox.audit.case_process import Process
-
-Steps = Generator[Any, Any, Any]
-Body = Callable[["Process"], Steps]
-
-
-class CaseFailedError(ThinboxError):
-    """A call did not do what its case says it must."""
-
-
-@dataclass(frozen=True, slots=True)
-class Expect:
-    """What a call must return: `accepts(result)` (negative errno included), the same in words, and whether that is
-    a failure."""
-
-    accepts: Callable[[int], bool]
-    text: str
-    is_error: bool = False
-
-
-def exactly(value: int) -> Expect:
-    """Expect this very number."""
-    return Expect(lambda result: result == value, str(value))
-
-
-def fails(*numbers: int) -> Expect:
-    """Expect one of these errno values."""
-    names = " or ".join(errno.errorcode[number] for number in numbers)
-    return Expect(lambda result: -result in numbers, names, is_error=True)
-
-
-ZERO = exactly(0)
-AT_LEAST_0 = Expect(lambda result: result >= 0, "no error")
-POSITIVE = Expect(lambda result: result > 0, "a positive number")
-ADDRESS = Expect(lambda result: result > 0 and result % 4096 == 0, "the address of a page")
-NEVER = Expect(lambda _result: False, "never returns")
+Body = Callable[[Process], Steps]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +77,7 @@ def plain(
     expect: Expect,
     *,
     varies: bool = False,
-    holds: "bytes | Callable[[bytes], bool] | None" = None,
+    holds: bytes | Callable[[bytes], bool] | None = None,
 ) -> None:
     """Register a case without any preparation: the call, its arguments, and what it must return.
 
@@ -122,7 +86,7 @@ def plain(
     """
     fixed = tuple(args)
 
-    def body(process: "Process") -> Steps:
+    def body(process: Process) -> Steps:
         if holds is None:
             yield from process.measure(*fixed, expect=expect)
             return

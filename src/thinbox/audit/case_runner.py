@@ -1,43 +1,37 @@
 """The case runner: one machine that runs a case, forgets it, and runs the next.
 
-Why it exists: a boot takes seconds and a restored session half a second; a case takes milliseconds. The
-process that makes the calls is prepared once and frozen; after a case only the pages it wrote are
-dropped.
+Why it exists: a case is run twice, isolated and not, by a process that is prepared once and frozen; what it came to
+each time is compared (`audit.pool`).
 
 Rules of this file:
-- Every case starts from the same machine state, to the byte; nothing of one case reaches another.
+- A run's own state is its `Measurement`, made for it.
 - Only the measured call is isolated, and only in the isolated run; everything else of a case runs plainly.
 - A killed call ends the case at once: what the guest does afterwards is not the audit's matter.
 """
 
-import hashlib
-import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from thinbox.audit.case import Case, CaseFailedError, Steps
-from thinbox.audit.case_process import AREA_BYTES, SIGCHLD, Process
+from thinbox.audit.case import Case
+from thinbox.audit.case_process import Process
+from thinbox.audit.measurement import Measurement
 from thinbox.audit.neighbour import NEIGHBOUR, TENANT, start_neighbour
-from thinbox.enforcement.enforcer import Enforcer
-from thinbox.enforcement.tenants import Isolation
-from thinbox.errors import MachineError
 from thinbox.guest.agent_channel import AgentChannel, GuestScript, Park, call, must
 from thinbox.guest.cgroups import clone_in_cgroup
 from thinbox.guest.charged_sockets import ChargedSockets
-from thinbox.guest.kernel_view import KernelView
-from thinbox.guest.sites import Sites
-from thinbox.machine.machine import Machine
-from thinbox.machine.snapshot import restore_snapshot
-from thinbox.records.run import CallRecord, RunRecord
-from thinbox.syscalls.table import call_number
+from thinbox.harness.checkpoint import Checkpoint, OpenGuest, freeze, open_guest, run_to_park
+from thinbox.harness.limits import Limits
+from thinbox.harness.process import AREA_BYTES, SIGCHLD, StepFailedError, Steps
+from thinbox.harness.runner import Ending, Runner, RunnerOptions, await_end
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
-    from thinbox.isolation.policies import Policy
+    from thinbox.isolation.policy import Policy
     from thinbox.records.profile import KnownPages
+    from thinbox.records.run import CallRecord
 
-_CASE_LIMIT_NS = 60 * 1_000_000_000
-"""Virtual time a case may take."""
+_LIMITS = Limits(virtual_ns=60 * 1_000_000_000)
+"""What a case may use up."""
 _STATUS_AREA = 7 * AREA_BYTES
 _NEIGHBOUR_AREA = 6 * AREA_BYTES
 FOLDER = "/tmp/audit"
@@ -54,17 +48,12 @@ def file_content() -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """The frozen machine: a file of its RAM (shared by processes), and the rest of its state."""
+class CaseCheckpoint:
+    """A frozen machine that stands in the process which makes a case's calls. `neighbour` is the task_struct of the
+    other tenant's process (`audit.neighbour`), 0 if the process is alone and no tenant."""
 
-    ram: int
-    cpu: bytes
-    devices: dict[str, Any]
-    agent: dict[str, Any]
-    agent_task: int
-    process: int
+    machine: Checkpoint
     neighbour: int = 0
-    """The neighbour's task_struct (`audit.neighbour`), 0 if the process is alone and no tenant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +63,7 @@ class Outcome:
 
     problem: str | None
     memory: str
-    record: CallRecord | None
+    record: "CallRecord | None"
     killed: str | None
 
     @property
@@ -83,24 +72,18 @@ class Outcome:
         return None if self.record is None else self.record.ret
 
 
-def make_checkpoint(guest: "ReadyGuest", *, tenants: bool = False) -> Checkpoint:
+def make_checkpoint(guest: "ReadyGuest", *, tenants: bool = False) -> CaseCheckpoint:
     """Restore `guest`, prepare the process that will make the calls, and freeze.
 
-    With `tenants` the process is in a cgroup of its own, and there is a neighbour: a lab with a view needs that.
+    With `tenants` the process is in a cgroup of its own, and there is a neighbour: a runner with a view needs that.
     """
-    machine = Machine(guest.params.memory_mib)
-    restore_snapshot(machine, guest.snapshot)
-    view = KernelView(machine, guest.facts)
-    agent = AgentChannel(machine)
-    agent.restore(guest.snapshot.notes["agent"], view)
+    opened = open_guest(guest)
     if tenants:
-        ChargedSockets(machine, view)
-    agent_task = view.current
-    agent.resume(_prepare(agent, tenants=tenants))
-    machine.run(lambda: agent.parked)
-    process, neighbour = view.current, agent.task_of_area(_NEIGHBOUR_AREA) if tenants else 0
-    saved = (machine.memory.freeze(), machine.cpu.save(), machine.save_devices(), agent.save())
-    return Checkpoint(*saved, agent_task, process, neighbour)
+        ChargedSockets(opened.machine, opened.view)
+    agent_task = opened.view.current
+    run_to_park(opened, _prepare(opened.agent, tenants=tenants))
+    neighbour = opened.agent.task_of_area(_NEIGHBOUR_AREA) if tenants else 0
+    return CaseCheckpoint(freeze(opened, agent_task), neighbour)
 
 
 def _prepare(agent: AgentChannel, *, tenants: bool) -> GuestScript:
@@ -132,140 +115,60 @@ def _first_process(agent: AgentChannel) -> GuestScript:
     yield Park()
 
 
-class CaseRunner:
-    """Runs cases from one template under one policy, and one view if the template has tenants."""
+class CaseRunner(Runner):
+    """Runs cases from one checkpoint under one policy, and one view if the checkpoint has tenants."""
 
     def __init__(
         self,
         guest: "ReadyGuest",
-        checkpoint: Checkpoint,
+        checkpoint: CaseCheckpoint,
         policy: "Policy",
         on_violation: str = "oops",
         view: str = "none",
         prefault: "KnownPages | None" = None,
     ) -> None:
-        self._guest, self._checkpoint, self._policy = guest, checkpoint, policy
-        self.machine = machine = Machine(guest.params.memory_mib)
-        machine.memory.attach(checkpoint.ram)
-        self.agent = AgentChannel(machine)
-        self._reset_machine()
-        self.view = KernelView(machine, guest.facts)
-        sites = Sites.from_json(guest.snapshot.notes["sites"])
-        isolation = Isolation(
-            policy,
-            self._isolates,
-            isolates_compat=False,
-            keep_faults=True,
-            on_violation=on_violation,
-            tenant=TENANT,
-            view=view,
-            prefault=prefault,
-        )
-        self.enforcer = Enforcer(machine, self.view, sites, isolation, self._new_record())
-        self._isolating = self._measuring = self._finished = False
-        self._case_nr = self._expected_status = 0
-        self._measured: CallRecord | None = None
-        self._left_out: list[tuple[int, int]] = []
-        self._noted = hashlib.sha256()
+        options = RunnerOptions("audit", TENANT, on_violation=on_violation, view=view, prefault=prefault)
+        super().__init__(guest, checkpoint.machine, policy, options)
+        self.neighbour = checkpoint.neighbour
+        """The neighbour's task_struct, 0 if there is none."""
 
-    def _new_record(self) -> RunRecord:
-        return RunRecord(self._guest.facts.release, self._guest.facts.sha256, self._policy.name, ("audit",))
-
-    def _reset_machine(self) -> None:
-        machine = self.machine
-        machine.memory.clear()
-        machine.console.clear()
-        machine.cpu.restore(self._checkpoint.cpu)
-        machine.restore_devices(self._checkpoint.devices)
-
-    # -- one case -----------------------------------------------------------------------------------
     def run(self, case: Case, *, isolated: bool) -> Outcome:
-        """Run `case` from the template. `MachineError` if the machine itself failed; the runner is of no use then."""
-        self._reset_machine()
-        record = self._new_record()
-        self.enforcer.reset(record)
-        self.agent.restore(self._checkpoint.agent, self.view)
-        self._isolating, self._measuring, self._finished = isolated, False, False
-        self._case_nr, self._expected_status = call_number(case.call), -1
-        self._measured = None
-        self._left_out.clear()
-        self._noted = hashlib.sha256()
-        self.enforcer.adopt_current()
-        if self._checkpoint.neighbour and self.enforcer.isolation.view != "none":
+        """Run `case` from the checkpoint. `MachineError` if the machine itself failed; the runner is of no use then."""
+        record = self.begin()
+        if self.neighbour and self.enforcer.isolation.view != "none":
             cgroups = self.enforcer.views.cgroups
-            cgroups.owners[cgroups.memcg_of(self._checkpoint.neighbour, self.view.kernel_root)] = NEIGHBOUR
-        problem = self._drive(case, record)
+            cgroups.owners[cgroups.memcg_of(self.neighbour, self.view.kernel_root)] = NEIGHBOUR
+        measurement = Measurement(case.call, record, self.agent, isolated=isolated)
+        problem = self._drive_case(case, measurement)
         killed = record.kills[0].sentence() if record.kills else None
-        return Outcome(None if killed else problem, self._memory_hash(), self._measured, killed)
+        return Outcome(None if killed else problem, measurement.memory_hash(), measurement.measured, killed)
 
-    def _drive(self, case: Case, record: RunRecord) -> str | None:
-        limit = self.machine.now_ns + _CASE_LIMIT_NS
+    def _drive_case(self, case: Case, measurement: Measurement) -> str | None:
+        scripts = {0: _steps(case, self.opened, measurement), self.checkpoint.agent_task: await_end()}
         try:
-            self.agent.resume(self._steps(case))
-            self.agent.assign(self._checkpoint.agent_task, _await_end())
-            self.machine.run(lambda: self.agent.parked or bool(record.kills) or self.machine.now_ns > limit)
-        except CaseFailedError as error:
+            ending = self.drive(measurement, scripts, _LIMITS)
+        except StepFailedError as error:
             return str(error)
-        except MachineError as error:
-            if "nothing to wake it" in str(error):
-                return "every process of the case waits for ever"
-            raise
-        if record.kills:
+        if ending is Ending.WAITING:
+            return "every process of the case waits for ever"
+        if ending is Ending.LIMIT:
+            return f"the case did not end within {self.exceeded}"
+        if ending is Ending.KILLED:
             return None
-        if not self.agent.parked:
-            return f"the case did not end within {_CASE_LIMIT_NS // 10**9} s of virtual time"
-        if self._measured is None:
+        if measurement.measured is None:
             return "the case made no measured call"
-        return None if self._finished else self._judge_end()
+        return None if measurement.is_finished else self._judge_end(measurement.expected_status)
 
-    def _judge_end(self) -> str | None:
+    def _judge_end(self, expected_status: int) -> str | None:
         """The first process ended: right only if its last call was never to return."""
         status = int.from_bytes(self.agent.read(self.agent.scratch + _STATUS_AREA, 4), "little")
-        if status != self._expected_status:
-            expected = f"{self._expected_status:#x}" if self._expected_status >= 0 else "that it goes on"
+        if status != expected_status:
+            expected = f"{expected_status:#x}" if expected_status >= 0 else "that it goes on"
             return f"the process ended with wait status {status:#x}, expected {expected}"
         return None
 
-    def _steps(self, case: Case) -> Steps:
-        yield from case.body(Process(self, case))
-        self._finished = True
-        yield Park()
 
-    def _isolates(self, nr: int) -> bool:
-        """Asked by the enforcer at every call of the case's tasks."""
-        if not self._measuring or nr != self._case_nr:
-            return False
-        self._measuring = False
-        self._measured = self.enforcer.record.calls[-1]
-        return self._isolating
-
-    # -- what a case says ---------------------------------------------------------------------------
-    def begin_measured(self, ends_with: int | None = None) -> None:
-        """The next call of this number is the measured one; `ends_with`: the first process ends in it."""
-        if self._measured is not None:
-            raise CaseFailedError("a case has exactly one measured call")
-        self._measuring = True
-        if ends_with is not None:
-            self._expected_status = ends_with
-
-    def leave_out(self, vaddr: int, size: int) -> None:
-        """Leave a part of the scratch out of the comparison."""
-        self._left_out.append((vaddr - self.agent.scratch, size))
-
-    def note(self, data: bytes) -> None:
-        """Compare these bytes, too."""
-        self._noted.update(struct.pack("<Q", len(data)) + data)
-
-    def _memory_hash(self) -> str:
-        scratch = bytearray(self.agent.read(self.agent.scratch, 8 * AREA_BYTES))
-        for at, size in self._left_out:
-            scratch[at : at + size] = bytes(size)
-        found = self._noted.copy()
-        found.update(scratch)
-        return found.hexdigest()
-
-
-def _await_end() -> Steps:
-    """The agent waits for the first process; when that is gone, so is the case."""
-    yield
+def _steps(case: Case, opened: OpenGuest, measurement: Measurement) -> Steps:
+    yield from case.body(Process(opened, measurement))
+    measurement.is_finished = True
     yield Park()

@@ -10,7 +10,8 @@ Rules of this file:
 import struct
 from typing import TYPE_CHECKING
 
-from thinbox.audit.case import Body, Steps
+from thinbox.audit.case import Body
+from thinbox.harness.process import Steps
 
 if TYPE_CHECKING:
     from thinbox.audit.case_process import Process

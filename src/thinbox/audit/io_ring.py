@@ -12,8 +12,8 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thinbox.audit.case import Steps
 from thinbox.audit.files import MAP_SHARED, PROT_RW
+from thinbox.harness.process import Steps
 
 if TYPE_CHECKING:
     from thinbox.audit.case_process import Process

@@ -14,7 +14,7 @@ from thinbox.guest.agent_channel import AgentChannel, GuestScript, call, must
 from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
 
 TENANT, NEIGHBOUR = "tenant", "neighbour"
-"""Names of the two tenants of a lab."""
+"""Names of the two tenants of a case runner."""
 SECRETS = {
     "memory": b"\x93memory-secret-of-the-neighbour\x17",
     "file": b"\x94file-secret-of-the-neighbour!!\x18",

@@ -7,8 +7,8 @@ import socket
 from dataclasses import dataclass
 
 from thinbox.audit import abi
-from thinbox.audit.case import Steps
 from thinbox.audit.case_process import Process
+from thinbox.harness.process import Steps
 
 PORT = 4321
 STREAM, DGRAM, RAW, SEQPACKET = 1, 2, 3, 5

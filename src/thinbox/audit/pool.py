@@ -1,4 +1,4 @@
-"""Worker processes for the audit: each has a lab of its own, all share one frozen machine.
+"""Worker processes for the audit: each has a case runner of its own, all share one frozen machine.
 
 Why it exists: cases are independent, and a case that brings down its process (the CPU engine is C) must cost
 its own result only.

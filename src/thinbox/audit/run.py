@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from thinbox.audit.case import Case, all_cases, reasons_not_exercised
-from thinbox.errors import InputError
+from thinbox.errors import InputError, TrustError
+from thinbox.foreign_text import parse_json
+from thinbox.image.cache import create_cached, read_cached
 from thinbox.records.audit import AuditEntry, AuditRecord
 
 if TYPE_CHECKING:
@@ -76,12 +78,17 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
     from thinbox.audit.case_runner import CaseRunner, make_checkpoint
     from thinbox.audit.pool import run_cases
     from thinbox.isolation.policies import load_policy
-    from thinbox.records.profile import read_policy_file, require_known_here, require_same_kernel
+    from thinbox.records.profile import (
+        load_policy_object,
+        read_policy_file,
+        require_known_here,
+        require_same_kernel,
+    )
 
     options = options or AuditOptions()
     say = options.progress or (lambda _line: None)
     step = options.step or (lambda _line: None)
-    policy = load_policy(options.policy, read_policy_file)
+    policy = load_policy(options.policy, read_policy_file, load_policy_object)
     require_same_kernel(policy, guest.facts.sha256)
     unimplemented = _unimplemented_names(guest)
     cases = [case for case in choose_cases(options.calls) if case.call not in unimplemented]
@@ -166,18 +173,17 @@ class Journal:
         numbers = {case.title: number for number, case in enumerate(cases)}
         found: dict[int, AuditEntry] = {}
         try:
-            for line in self._path.read_text().splitlines():
-                entry = AuditEntry.from_json(json.loads(line))
+            for line in read_cached(self._path).splitlines():
+                entry = AuditEntry.from_json(parse_json(line, "journal"))
                 found[numbers[entry.title]] = entry
-        except (OSError, ValueError, TypeError, KeyError):
+        except TrustError:
+            raise
+        except (OSError, InputError, ValueError, TypeError, KeyError):
             pass
         return found
 
     def __enter__(self) -> Self:
-        from thinbox.image.cache import make_folder
-
-        make_folder(self._path.parent)
-        self._stream = self._path.open("w")
+        self._stream = create_cached(self._path)
         return self
 
     def add(self, entry: AuditEntry) -> None:

@@ -124,10 +124,11 @@ def _source_hash() -> str:
 
 
 def _load(path: Path, say: Progress) -> "Snapshot | None":
+    from thinbox.image.cache import read_cached
     from thinbox.machine.snapshot import SnapshotError, unpack_snapshot
 
     try:
-        data = path.read_bytes()
+        data = read_cached(path)
     except OSError:
         return None
     try:

@@ -6,6 +6,7 @@ failed; 130 after Ctrl-C. Errors are one line on stderr.
 
 import gc
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import click
 
 from thinbox import __version__
+from thinbox.cli.output import one_line
 from thinbox.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_MACHINE, ThinboxError
 
 COMMANDS = {
@@ -76,6 +78,10 @@ def group() -> None:
 def main() -> None:
     """Entry point: turn exceptions into one line and an exit status."""
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    for stream in (sys.stdout, sys.stderr):
+        # A tenant's words that are no UTF-8 are kept as lone surrogates (PEP 383).
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = group.main(standalone_mode=False)
     except click.exceptions.Exit as done:
@@ -91,7 +97,7 @@ def main() -> None:
         click.echo("thinbox: interrupted", err=True)
         status = EXIT_INTERRUPTED
     except ThinboxError as error:
-        click.echo(f"thinbox: {error}", err=True)
+        click.echo(f"thinbox: {one_line(str(error))}", err=True)
         status = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,8 +9,10 @@ from thinbox.cli.options import machine_options
 from thinbox.cli.output import write_output
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
+from thinbox.host.files import load_json, read_file
 
 EXIT_BROKEN = 1
+_LARGEST_DOCUMENT_BYTES = 16 << 20
 
 
 @click.command()
@@ -107,7 +109,7 @@ def _rewrite(path: Path, generated: str) -> None:
     from thinbox.report.attack import BEGIN, replace_generated
 
     try:
-        path.write_text(replace_generated(path.read_text(), generated))
+        path.write_text(replace_generated(read_file(path, _LARGEST_DOCUMENT_BYTES).decode(), generated))
     except OSError as error:
         raise InputError(f"cannot rewrite {path}: {error.strerror}") from error
     except ValueError:
@@ -119,8 +121,8 @@ def _false_kills(audits: tuple[Path, ...]) -> dict[str, tuple[int, int]]:
     found = {}
     for path in audits:
         try:
-            record = json.loads(path.read_text())
+            record = load_json(path)
             found[str(record["policy"])] = (int(record["totals"]["killed"]), len(record["entries"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is no record of `thinbox audit --json`: {error}") from error
     return found

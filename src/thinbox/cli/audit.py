@@ -10,6 +10,8 @@ from thinbox.cli.options import kaslr_options, machine_options
 from thinbox.cli.output import write_output
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
+from thinbox.foreign_text import MAX_JSON_BYTES
+from thinbox.host.files import read_file
 
 if TYPE_CHECKING:
     from thinbox.records.audit import AuditRecord
@@ -140,7 +142,6 @@ def _compare(record: "AuditRecord", path: Path, *, update: bool) -> list[str]:
         if update:
             path.write_text(make_baseline(record))
             return []
-        text = path.read_text()
     except OSError as error:
         raise InputError(f"cannot use the baseline {path}: {error.strerror}") from error
-    return compare_with_baseline(record, text)
+    return compare_with_baseline(record, read_file(path, MAX_JSON_BYTES))

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,8 +48,12 @@ def save_profile(path: Path, calls: "Sequence[Touched]", facts: "KernelFacts") -
     """Write the profile of these calls, for `--prefault FILE` and `--policy profile:FILE`."""
     from thinbox.records.profile import profile_from
 
+    data = profile_from(calls, facts.symbols, facts.sha256)
     try:
-        path.write_bytes(profile_from(calls, facts.symbols, facts.sha256))
+        # What decides is not read again if others may write it, whatever the umask.
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        with open(handle, "wb") as file:
+            file.write(data)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; give --save-profile another file") from error
 

@@ -9,13 +9,13 @@ Rules of this file:
 
 import os
 import shlex
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinbox.errors import InputError
+from thinbox.host.files import load_toml, require_below
 
 if TYPE_CHECKING:
     from thinbox.session.session import RunResult
@@ -41,8 +41,8 @@ def parse_tenants(texts: Sequence[str], defaults: dict[str, Any]) -> "list[Tenan
 def load_tenants(path: Path, defaults: dict[str, Any]) -> "list[TenantSpec]":
     """Load a file of tenants: a table `[tenant.NAME]` for each, with the fields of `TenantSpec`.
 
-    `command` is a list of words, or a string that is split as a shell does; `rootfs` is relative to the file; `env` is
-    a table of variables.
+    `command` is a list of words, or a string that is split as a shell does; `rootfs` lies below the file's folder (one
+    elsewhere is for the user to name, with --rootfs); `env` is a table of variables.
 
     Raises:
         InputError: it cannot be read, or says what there is not.
@@ -50,12 +50,7 @@ def load_tenants(path: Path, defaults: dict[str, Any]) -> "list[TenantSpec]":
     from thinbox.guest.tenant import TenantOptions
     from thinbox.session.several import TenantSpec
 
-    try:
-        tenants = tomllib.loads(path.read_text()).get("tenant")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is no TOML: {error}") from error
+    tenants = load_toml(path).get("tenant")
     if not isinstance(tenants, dict) or not tenants:
         raise InputError(f"{path} has no tenants; it needs a table [tenant.NAME] with a command for each")
     known = {each.name for each in fields(TenantSpec)} - {"name", "environment", "keep_faults"} | {"env"}
@@ -68,7 +63,7 @@ def load_tenants(path: Path, defaults: dict[str, Any]) -> "list[TenantSpec]":
         values = defaults | table
         values["command"] = tuple(_split(values.get("command", ())))
         if "rootfs" in table:
-            values["rootfs"] = path.parent / table["rootfs"]
+            values["rootfs"] = _beside(path, table["rootfs"], f"{path}, tenant {name}: rootfs")
         if isinstance(values.get("stdin"), str):
             values["stdin"] = values["stdin"].encode()
         if (env := values.pop("env", None)) is not None:
@@ -76,6 +71,14 @@ def load_tenants(path: Path, defaults: dict[str, Any]) -> "list[TenantSpec]":
             values["environment"] = tuple(f"{key}={value}" for key, value in (own | env).items())
         specs.append(TenantSpec(name, **values))
     return specs
+
+
+def _beside(path: Path, name: str, what: str) -> Path:
+    """Return the root file system `name` below the folder of the file `path`; InputError if a link leads out of it."""
+    place = path.parent / require_below(name, what)
+    if not place.resolve().is_relative_to(path.parent.resolve()):
+        require_below("..", what)
+    return place
 
 
 def _require_kinds(where: str, table: dict[str, Any]) -> None:

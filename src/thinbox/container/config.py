@@ -4,12 +4,12 @@ Why it exists: `run --image` has to do what a container engine does with the sam
 Sources: image-spec, config.md; moby, `docker run` (an entrypoint given by the user drops the image's cmd).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from thinbox.errors import RootfsError
+from thinbox import foreign_text
+from thinbox.errors import InputError, RootfsError
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """What moby and podman set if the image has none."""
@@ -78,9 +78,9 @@ def plan_launch(config: ImageConfig, arguments: Sequence[str], overrides: Overri
 def parse_json(data: bytes, what: str) -> Any:
     """Return the JSON value in `data`; RootfsError naming `what` for anything else."""
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RootfsError(f"{what}: not JSON, or damaged: {' '.join(str(error).split())[:200]}") from error
+        return foreign_text.parse_json(data, what)
+    except InputError as error:
+        raise RootfsError(str(error)) from error
 
 
 def parse_config(data: bytes, what: str) -> ImageConfig:

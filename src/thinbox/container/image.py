@@ -20,10 +20,11 @@ from thinbox.container.store import (
     open_archive,
 )
 from thinbox.container.tree import LayerTree, Placement
-from thinbox.errors import RootfsError
+from thinbox.errors import InputError, RootfsError
 from thinbox.guest.rootfs_directory import read_directory
 from thinbox.guest.rootfs_entry import EntryKind, RootfsEntry, show_path
 from thinbox.guest.tar_members import ReadLimit, read_members
+from thinbox.host.files import open_file
 
 MOUNT_POINTS = (b"proc", b"sys", b"dev")
 """What is mounted in the root, as container engines do; `guest.engine_mounts` has the rest."""
@@ -144,7 +145,11 @@ def _open(path: Path, where: str, reference: str | None) -> tuple[ImageConfig, t
 
 def _plain_archive(path: Path, where: str) -> Members:
     def members(limit: ReadLimit | None) -> Iterator[RootfsEntry]:
-        with path.open("rb") as raw:
+        try:
+            raw = open_file(path)
+        except InputError as error:
+            raise RootfsError(f"{where}: {error}") from error
+        with raw:
             yield from read_members(raw, where, limit=limit)
 
     return members

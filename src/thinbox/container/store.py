@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from thinbox.errors import RootfsError
+from thinbox.errors import InputError, RootfsError
 from thinbox.guest.rootfs_entry import show_path
 from thinbox.guest.tar_members import BROKEN, HEADER_LIMIT_BYTES, ForwardStream, ReadLimit, open_decompressed
+from thinbox.host.files import Folder, open_file
 
 MAX_UNPACKED_BYTES = 4 << 30
 """Most bytes an image unpacks to, all layers together; no guest has more than 3 GiB of memory."""
@@ -60,24 +61,21 @@ class FolderStore:
     """An image unpacked into a folder: an OCI layout, or what `docker save` writes, unpacked."""
 
     def __init__(self, path: Path) -> None:
-        self._root = Path(os.path.realpath(path))
+        self._root = Folder(path)
 
     def has(self, name: str) -> bool:
         """Whether the image has that file."""
-        return (self._root / name).is_file()
+        return self._root.has_file(name, links=True)
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading; raises RootfsError if it is not there or lies outside."""
-        shown = show_path(name.encode("utf-8", "surrogateescape"))
+        """Open a file for reading; raises RootfsError if it is not there or lies outside.
+
+        `docker save` of old wrote links for layers it had written already; those that stay in the folder are followed.
+        """
         try:
-            place = Path(os.path.realpath(self._root / name))
-            if not place.is_relative_to(self._root):
-                raise RootfsError(f"{shown}: leads out of the image's folder")
-            if not place.is_file():
-                raise RootfsError(f"{shown}: is not in the image")
-            return place.open("rb")
-        except (OSError, ValueError) as error:
-            raise RootfsError(f"{shown}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+            return self._root.open_file(name, links=True)
+        except InputError as error:
+            raise RootfsError(f"the image's folder: {error}") from error
 
 
 class ArchiveStore:
@@ -195,8 +193,12 @@ def archive_is_image(path: Path, where: str) -> bool:
 @contextmanager
 def _opened(path: Path, where: str) -> Iterator[BinaryIO]:
     try:
-        with path.open("rb") as raw:
+        with open_file(path) as raw:
             yield raw
+    except RootfsError:
+        raise
+    except InputError as error:
+        raise RootfsError(f"{where}: {error}") from error
     except OSError as error:
         raise RootfsError(f"{where}: cannot be read: {error.strerror or error}") from error
 
@@ -206,7 +208,10 @@ def open_archive(path: Path, where: str) -> ArchiveStore:
 
     Raises RootfsError for a damaged one, and for one that unpacks to more than `MAX_UNPACKED_BYTES`.
     """
-    raw = path.open("rb")
+    try:
+        raw = open_file(path)
+    except InputError as error:
+        raise RootfsError(f"{where}: {error}") from error
     source = open_decompressed(raw)
     if source is raw:
         return ArchiveStore(raw, where)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from thinbox.address import page_align_up
 from thinbox.errors import RootfsError
-from thinbox.guest.rootfs_entry import EntryKind, RootfsEntry, show_path
+from thinbox.guest.rootfs_entry import DEEPEST, EntryKind, RootfsEntry, show_path
 from thinbox.guest.rootfs_tree import normalise_name
 
 WHITEOUT = b".wh."
@@ -29,9 +29,6 @@ _MAX_SYMLINK_HOPS = 40
 _INODE_BYTES = 1 << 10
 """A tmpfs inode and its name in the guest's slabs, rounded up."""
 
-
-_MAX_DEPTH = 2048
-"""PATH_MAX of 4096 bytes holds no more components."""
 
 _MAX_STEPS = 1_000_000
 """Members laid on the tree and inodes made for them. A distribution with a desktop has about 300,000."""
@@ -222,8 +219,8 @@ class LayerTree:
             if node.children is None:
                 raise RootfsError(f"{show_path(why)}: {show_path(name)} above it is a {node.entry.kind}")
             trail.append(node)
-            if len(trail) > _MAX_DEPTH:
-                raise RootfsError(f"{show_path(why)}: more than {_MAX_DEPTH} directories deep")
+            if len(trail) > DEEPEST:
+                raise RootfsError(f"{show_path(why)}: more than {DEEPEST} directories deep, which no image is")
         return _children(trail[-1])
 
     def _link_target(self, member: RootfsEntry) -> _Node:

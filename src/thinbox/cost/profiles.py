@@ -8,7 +8,6 @@ Rules of this file:
 - `cited` means that the source was read and says so; everything else is `assumed`.
 """
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from thinbox.cost import tlb
 from thinbox.errors import InputError
+from thinbox.host.files import load_toml
 
 SCHEMA = "thinbox.cpu/1"
 FOLDER = Path(__file__).parent.parent / "data" / "cpus"
@@ -56,6 +56,10 @@ class Structure:
     ways: int
     status: str
     source: str
+
+
+MOST_ENTRIES = 1 << 16
+"""Of one structure; those that are described have 2,048 at most. The model looks at every way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,24 +137,17 @@ def _structure(place: str, value: Any) -> Structure:
         found = Structure(int(value["entries"]), int(value["ways"]), str(value["status"]), str(value["source"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{place}: a structure needs entries, ways, status and source") from error
+    if found.entries > MOST_ENTRIES:
+        raise InputError(f"{place}: no TLB has more than {MOST_ENTRIES} entries")
     sets = found.entries // found.ways if found.ways > 0 else 0
     if sets * found.ways != found.entries or sets < 1 or sets & (sets - 1):
         raise InputError(f"{place}: entries must be a power of two times ways")
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
-
-
 def load_profile(path: Path) -> CpuProfile:
     """Read one profile; `InputError` names what is wrong with it."""
-    data = _read(path)
+    data = load_toml(path)
     if data.get("schema") != SCHEMA:
         raise InputError(f"{path} has schema {data.get('schema')!r}, wanted {SCHEMA!r}")
     structures = data.get("tlb")
@@ -176,7 +173,7 @@ def load_profile(path: Path) -> CpuProfile:
 
 def load_software() -> dict[str, Figure]:
     """Return what the isolating code itself costs."""
-    return _figures(str(SOFTWARE), _read(SOFTWARE).get("figures"), SOFTWARE_NAMES)
+    return _figures(str(SOFTWARE), load_toml(SOFTWARE).get("figures"), SOFTWARE_NAMES)
 
 
 def cpu_names() -> list[str]:

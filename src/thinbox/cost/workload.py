@@ -1,15 +1,18 @@
 """A run record as the cost model sees it: its calls in arrays, and the trace of pages if there is one."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from thinbox.cost.sound_trace import require_sound
 from thinbox.errors import InputError
+from thinbox.host.files import load_json, show
 from thinbox.records.events import PageTrace
 from thinbox.records.run import SCHEMA, RunRecord
+
+_MOST = 1 << 40
 
 
 @dataclass(slots=True)
@@ -34,6 +37,8 @@ def workload_of(data: dict[str, Any], trace: PageTrace | None, title: str = "") 
         raise InputError(f"the record has schema {data.get('schema')!r}, wanted {SCHEMA!r}")
     try:
         calls = data["calls"]
+        if not isinstance(calls, list):
+            raise TypeError("calls is no list")  # noqa: TRY301 - said with the others
         if any(call.get("prefaulted") for call in calls):
             # The faults it was spared are not in it; a mode of `cost.modes` works prefaulting out of all faults.
             raise InputError("the record is of a run with --prefault: run it without; `cost` works it out itself")
@@ -43,19 +48,26 @@ def workload_of(data: dict[str, Any], trace: PageTrace | None, title: str = "") 
         arrays = {name: np.zeros(len(calls)) for name in ("interrupts", "exceptions", "sleeps")}
         for row in events["calls"]:
             for name, values in arrays.items():
-                values[row[0]] = row[columns[name]]
+                values[_count(row[0])] = _count(row[columns[name]])
         return Workload(
             title=title or " ".join(data["command"])[:60],
             names=names,
-            pids=[int(call["pid"]) for call in calls],
-            faults=np.array([call["code_faults"] + call["data_faults"] for call in calls]),
-            isolated=np.array([bool(call["isolated"]) for call in calls]),
-            table_pages=int(data["totals"]["table_pages_made"]),
+            pids=[_count(call["pid"]) for call in calls],
+            faults=np.array([_count(call["code_faults"]) + _count(call["data_faults"]) for call in calls], np.int64),
+            isolated=np.array([bool(call["isolated"]) for call in calls], bool),
+            table_pages=_count(data["totals"]["table_pages_made"]),
             trace=trace,
             **arrays,
         )
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(f"the record is not a whole thinbox.run/1 object: {error}") from error
+
+
+def _count(value: Any) -> int:
+    """Return a number of things, which is none below 0 and none that arithmetic of 64 bits could overflow with."""
+    if type(value) is not int or not 0 <= value <= _MOST:
+        raise TypeError(f"{value!r} is no count")
+    return value
 
 
 def workload_of_record(record: RunRecord) -> Workload:
@@ -65,18 +77,13 @@ def workload_of_record(record: RunRecord) -> Workload:
 
 def load_workload(path: Path) -> Workload:
     """Read RUN.json, and the trace it names beside it; `InputError` when either cannot be used."""
-    try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+    data = load_json(path)
     if not isinstance(data, dict):
         raise InputError(f"{path} is not a run record")
+    workload = workload_of(data, None, show(path.name))
     references = (data.get("events") or {}).get("references")
-    trace = None
-    if references and references.get("file"):
-        trace = PageTrace.load(path.parent / Path(str(references["file"])).name)
-        if len(trace.grants) and int(trace.grants[:, 0].max()) >= len(data.get("calls", [])):
-            raise InputError(f"the trace beside {path} belongs to another run: record both again")
-    return workload_of(data, trace, path.name)
+    if isinstance(references, dict) and isinstance(references.get("file"), str) and references["file"]:
+        place = path.parent / Path(references["file"]).name
+        workload.trace = PageTrace.load(place)
+        require_sound(workload.trace, len(workload.names), place)
+    return workload

@@ -180,5 +180,5 @@ class Recorder:
         return self._ledger.summed(calls, source, blocks, interrupts, self._cov[compiled.LOST])
 
     def _read_text(self, vaddr: int, size: int) -> bytes:
-        root = self._slot[slots.KERNEL_ROOT] if self._slot[slots.ACTIVE] else self._view.kernel_root
+        root = self._view.kernel_root
         return self._machine.memory.read_virtual(root, vaddr, size)

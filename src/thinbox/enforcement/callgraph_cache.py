@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thinbox import paging
 from thinbox.address import PAGE_BYTES, to_signed
-from thinbox.image.cache import cache_dir, store_bytes
+from thinbox.image.cache import cache_dir, read_cached, store_bytes
 from thinbox.isolation.callgraph import CallGraph, build_callgraph
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def load_live_graph(view: "KernelView", memory: "Memory", entries: tuple[int, ..
     path = cache_dir() / "graphs" / f"{digest.hexdigest()}.v{GRAPH_VERSION}.graph"
     starts = symbols.text_starts
     try:
-        return _unpack(path.read_bytes(), starts, entries, dispatchers, handlers)
+        return _unpack(read_cached(path), starts, entries, dispatchers, handlers)
     except (OSError, ValueError, struct.error):
         pass
     pieces.append(_elsewhere(view, memory))
@@ -89,12 +88,12 @@ def _elsewhere(view: "KernelView", memory: "Memory") -> bytes:
     symbols, root = view.symbols, view.kernel_root
     own = set()
     for vaddr in range(symbols.text_start, symbols.address_of("_end"), PAGE_BYTES):
-        paddr = paging.translate(memory.quads, memory.total_bytes, root, to_signed(vaddr))
+        paddr = memory.tables.translate(root, to_signed(vaddr))
         if paddr >= 0:
             own.add(paddr // PAGE_BYTES)
     own |= _ftrace_frames(view, memory)
     kept = [page for page in memory.used_pages().tolist() if page not in own]
-    words = memory.words.reshape(-1, PAGE_BYTES // 8)[kept]
+    words = memory.words.pages[kept]
     # Only what can point into the text is handed on; the rest of a guest's memory is long.
     start, end = to_signed(symbols.text_start), to_signed(symbols.text_end)
     return words[(words >= start) & (words < end)].tobytes()

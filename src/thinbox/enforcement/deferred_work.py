@@ -18,7 +18,6 @@ Source: Linux 6.1 mm/vmscan.c, mm/compaction.c, kernel/softirq.c, include/linux/
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +27,7 @@ from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 
 if TYPE_CHECKING:
-    from thinbox.enforcement.grants import Grants
+    from thinbox.enforcement.open_call import OpenCall
     from thinbox.enforcement.target import Target
     from thinbox.enforcement.tasks import TaskList, TaskState
 
@@ -46,13 +45,10 @@ class _Spans:
 
 
 class DeferredWork:
-    """Sends the isolated calls of one machine on deferred work, and fetches them back."""
+    """Tells when an isolated call of a tenant with a view is sent on such work, and when it is back."""
 
-    def __init__(
-        self, target: "Target", tasks: "TaskList", grants: "Grants", on_return: "Callable[[TaskState], None]"
-    ) -> None:
-        """`on_return(state)` is told when a call is on its table again."""
-        self._target, self._tasks, self._grants, self._on_return = target, tasks, grants, on_return
+    def __init__(self, target: "Target", tasks: "TaskList") -> None:
+        self._target, self._tasks = target, tasks
         self._cpu, self._slot, self._view = target.cpu, target.slot, target.view
         self._spans, self._irq_rsp = self._find_spans(), self._find_irq_rsp()
         checks: dict[str, Callable[[], bool]] = {
@@ -62,13 +58,21 @@ class DeferredWork:
             "compact_node": lambda: self._argument(registers.RDI) & 0xFFFFFFFF < len(self._spans.nodes),
             "compact_zone_order": self._may_compact_zone,
         }
-        functions = {vaddr: check for name, check in checks.items() if (vaddr := self._view.symbols.find(name))}
+        self._checks: dict[int, Callable[[], bool]] = {
+            vaddr: check for name, check in checks.items() if (vaddr := self._view.symbols.find(name))
+        }
         self._softirq = self._view.symbols.find("__do_softirq")
-        self._callers = self._find_callers(tuple(functions))
-        for vaddr, check in functions.items():
-            self._cpu.add_code_hook(vaddr, partial(self._begin, vaddr, check))
-        for behind in sorted(frozenset().union(*self._callers.values())):
-            self._cpu.add_code_hook(behind, self._end)
+        self._callers = self._find_callers(tuple(self._checks))
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The first instructions of such work."""
+        return tuple(self._checks)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The instructions behind the calls of it."""
+        return tuple(sorted(frozenset().union(*self._callers.values())))
 
     # -- what the kernel would pass ---------------------------------------------------------------------
     def _find_spans(self) -> _Spans:
@@ -164,24 +168,22 @@ class DeferredWork:
             return None
         return state if state.task == self._view.current else None
 
-    def _begin(self, function: int, is_sane: Callable[[], bool]) -> None:
+    def begins(self, function: int) -> "tuple[TaskState, OpenCall, int] | None":
+        """At the first instruction of `function`: return the call that leaves its table for it, and RSP behind it
+        (signed); None if that is not so."""
         state = self._running()
         if state is None or state.call is None or self._slot[slots.ACTIVE] != slots.ON_SCI:
-            return
+            return None
         rsp = self._argument(registers.RSP)
         if not self._is_on_stack(rsp) and (rsp != self._irq_rsp or function != self._softirq):
-            return
-        if self._word(rsp) not in self._callers[function] or not is_sane():
-            return
-        # What the call holds is looked at behind the deferred work: all of it.
-        self._grants.drain(state, state.call)
-        state.call.deferred_rsp = to_signed(rsp) + 8
-        self._cpu.leave_for_deferred_work()
+            return None
+        if self._word(rsp) not in self._callers[function] or not self._checks[function]():
+            return None
+        return state, state.call, to_signed(rsp) + 8
 
-    def _end(self) -> None:
+    def is_back(self) -> "tuple[TaskState, OpenCall] | None":
+        """Behind a call of such a function: return the call that is back from it, None if none is."""
         state = self._running()
         if state is None or state.call is None or to_signed(self._cpu.regs[registers.RSP]) != state.call.deferred_rsp:
-            return
-        state.call.deferred_rsp = 0
-        self._cpu.enter_table()
-        self._on_return(state)
+            return None
+        return state, state.call

@@ -1,29 +1,29 @@
-"""SCI from outside: enters and leaves tables, judges faults, follows tasks, kills.
+"""SCI from outside: follows the tenants' tasks and calls through the kernel, asks, and acts.
 
-Why it exists: this is the kernel code of the proposal, run by thinbox at the watched instructions
-(`sites`). What may be mapped is decided in `isolation`; the switching of CR3 is in `machine.hooks`; here is
-when, and for whom.
+Why it exists: this is the kernel code of the proposal, run by thinbox at the watched instructions (`guest.sites`). What
+may be mapped is decided in `isolation`; the switching of CR3 is in `machine.hooks`; here is when, and for whom.
 
 Rules of this file (numbers are SCI's, docs/rules.md):
-- A task's table is active only while that task runs inside its own isolated call (4, 9).
+- A task's table is active only while that task runs inside its own isolated call (4, 9), or ends.
 - Grants are cleared when the call ends, by whatever way (7); tables are freed when the task is dead (8).
 - When thinbox cannot decide, it kills: an exhausted table pool is a verdict.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thinbox import paging
-from thinbox.address import U64, to_signed
+from thinbox.enforcement.call_path import CallPath, Parts
 from thinbox.enforcement.call_switch import CallSwitch
+from thinbox.enforcement.deferred_work import DeferredWork
+from thinbox.enforcement.fault_handler import FaultHandler
 from thinbox.enforcement.grants import Grants
 from thinbox.enforcement.integrity import Integrity
-from thinbox.enforcement.judge import COMPAT_KEY, Judge
+from thinbox.enforcement.judge import Judge
 from thinbox.enforcement.observers import Watches
-from thinbox.enforcement.open_call import OpenCall
+from thinbox.enforcement.outside_work import OutsideWork
 from thinbox.enforcement.prefault import Prefault
 from thinbox.enforcement.shootdown import Shootdown
 from thinbox.enforcement.tables import Tables
@@ -33,24 +33,19 @@ from thinbox.enforcement.tenants import Isolation, Tenant
 from thinbox.enforcement.undo import Undo
 from thinbox.enforcement.views import Views
 from thinbox.enforcement.violation_action import ViolationAction
-from thinbox.errors import InputError, MachineError
-from thinbox.guest.sites import Sites
+from thinbox.errors import InputError
 from thinbox.isolation import fault, pagetable
-from thinbox.isolation.verdict import Access, AccessKind, Verdict
+from thinbox.isolation.policies.live import Live, judges_ends
 from thinbox.isolation.view_rules import view_rule
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.native import hook_address
-from thinbox.records.run import CallRecord, RunRecord
-from thinbox.syscalls.table import call_name
+from thinbox.records.run import RunRecord
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
+    from thinbox.guest.sites import Sites
     from thinbox.machine.machine import Machine
-
-_ARGUMENT_SLOTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
-_NR_MASK = (1 << 32) - 1
-_POOL_EMPTY = Verdict(granted=False, rule="pool", reason="thinbox has no page left for this tenant's page tables")
 
 
 class Enforcer:
@@ -60,7 +55,7 @@ class Enforcer:
     """
 
     def __init__(
-        self, machine: "Machine", view: "KernelView", sites: Sites, isolation: Isolation, record: RunRecord
+        self, machine: "Machine", view: "KernelView", sites: "Sites", isolation: Isolation, record: RunRecord
     ) -> None:
         self.target = target = Target(machine, view, sites)
         self.machine, self.view, self.sites, self.record = machine, view, sites, record
@@ -68,14 +63,18 @@ class Enforcer:
         self.isolation = isolation
         self.watch = Watches()
         self.on_new_task: Callable[[int, int], None] = lambda _parent, _child: None
-        self.task_list = TaskList()
-        self.undo = Undo(machine, sites.undone_death) if isolation.on_violation == "undo" else None
-        self.tables = Tables(target, self.task_list, undo=self.undo is not None)
-        self.grants = Grants(target, self.tables, self.watch, undo=self.undo is not None)
-        self.switch = CallSwitch(target, self.grants, self.watch, self.undo)
-        self.violation_action = ViolationAction(target, self.task_list, self.switch, self.grants, self.undo)
-        self.integrity = Integrity(target, self.task_list)
-        self._views: Views | None = None
+        self.task_list = tasks = TaskList()
+        self.undo = undo = Undo(machine, sites.undone_death) if isolation.on_violation == "undo" else None
+        self.tables = Tables(target, tasks, undo=undo is not None)
+        self.grants = Grants(target, self.tables, self.watch, undo=undo is not None)
+        self.switch = CallSwitch(target, self.grants, self.watch, undo)
+        self.violation_action = ViolationAction(target, tasks, self.switch, undo)
+        self.faults = FaultHandler(target, tasks, self.grants, self.switch, self.violation_action)
+        self.integrity = Integrity(target, tasks, self.grants)
+        self.outside = OutsideWork(target, tasks)
+        self._shootdown = Shootdown(target, tasks)
+        parts = (self.tables, self.grants, self.switch, self.faults, self.violation_action)
+        self._path = CallPath(target, tasks, Parts(*parts, self.integrity, self.outside, self.watch))
         self.judge = self.add_tenant(isolation, record).judge
         machine.on_stop = self._after_stop
         self._install_hooks()
@@ -107,9 +106,14 @@ class Enforcer:
     @property
     def views(self) -> Views:
         """What hides tenants from each other; MachineError on a kernel that cannot tell owners of pages."""
-        if self._views is None:
-            self._views = Views(self.target, self.task_list, self.grants, self.undo, self.admit_here)
-        return self._views
+        if self.switch.views is None:
+            self.switch.views = Views(self.target, self.task_list, self.grants, self.undo)
+            work = DeferredWork(self.target, self.task_list)
+            for vaddr in work.starts:
+                self.cpu.add_code_hook(vaddr, partial(self._deferred_work_begins, work, vaddr))
+            for vaddr in work.ends:
+                self.cpu.add_code_hook(vaddr, partial(self._deferred_work_ends, work))
+        return self.switch.views
 
     def add_tenant(self, isolation: Isolation, record: RunRecord) -> Tenant:
         """Watch one more tenant; its first task is named by `adopt_current`.
@@ -124,8 +128,11 @@ class Enforcer:
         judge = Judge(self.target, isolation.policy)
         judge.install()
         text_start, known = self.view.symbols.text_start, isolation.prefault
-        prefault = Prefault(self.cpu, known, text_start) if known else None
+        prefault = Prefault(self.target, known, text_start) if known else None
         self.tenants[isolation.tenant] = tenant = Tenant(isolation, record, judge, prefault)
+        if not judges_ends(isolation.policy):
+            tenant.end_judge = Judge(self.target, Live())
+            tenant.end_judge.install()
         if view_rule(isolation.view):
             self.views.use(tenant)
         return tenant
@@ -140,18 +147,17 @@ class Enforcer:
         self.tables.reset()
         self.grants.reset()
         self.violation_action.reset()
-        if self._views is not None:
-            self._views.reset()
+        self.integrity.reset()
+        if self.switch.views is not None:
+            self.switch.views.reset()
         for slot in (slots.ACTIVE, slots.SCI_ROOT, slots.KERNEL_ROOT, slots.RESUME_RSP, slots.LOG_COUNT):
             self.slot[slot] = 0
 
     def _install_hooks(self) -> None:
         cpu, sites = self.cpu, self.sites
-        cpu.set_callback(slots.ON_JUDGE, self._judge)
-        for entry, name in sites.entries.items():
-            cpu.add_code_hook(entry, self._enter if name == "do_syscall_64" else self._enter_compat)
-        for vaddr in sites.returns:
-            cpu.add_code_hook(vaddr, self._leave)
+        cpu.set_callback(slots.ON_JUDGE, self.faults.judge)
+        for vaddr, function in (self._path.places | self.outside.places).items():
+            cpu.add_code_hook(vaddr, function)
         cpu.add_native_hook(sites.iretq, hook_address("on_iretq"))
         for vaddr in sites.cr3_written:
             cpu.add_native_hook(vaddr, hook_address("on_cr3_written"))
@@ -162,8 +168,13 @@ class Enforcer:
         for vaddr in sites.switch_in:
             cpu.add_code_hook(vaddr, self._switch_in)
         cpu.add_code_hook(sites.new_task, self._new_task)
-        Shootdown(self.target, self.task_list, self.grants).install()
-        self.integrity.install(self.violation_action.refuse_here)
+        for vaddr in sites.range_teardowns:
+            cpu.add_code_hook(vaddr, partial(self._drop, self._shootdown.of_range))
+        for vaddr in sites.whole_teardowns:
+            cpu.add_code_hook(vaddr, partial(self._drop, self._shootdown.of_changes))
+        cpu.add_code_hook(sites.user_teardown, self._sync_user_half)
+        for vaddr in self.integrity.places:
+            cpu.add_code_hook(vaddr, self._program_starts)
         cpu.uc.ctl_flush_tb()
 
     # -- tasks --------------------------------------------------------------------------------------
@@ -171,9 +182,10 @@ class Enforcer:
         """Make the running task the first of tenant `name` (None: of the first tenant), and its cgroup the tenant's."""
         task, root = self.view.current, self.view.kernel_root
         tenant = self.tenants[self.isolation.tenant if name is None else name]
-        if self._views is not None or len(self.tenants) > 1:
+        if self.switch.views is not None or len(self.tenants) > 1:
             self.views.adopt(tenant, task, root)
         self.running = self._add_task(task, root, tenant)
+        self.outside.begins()
         return self.running
 
     def _add_task(self, task: int, root: int, tenant: Tenant) -> TaskState:
@@ -184,105 +196,35 @@ class Enforcer:
     def _new_task(self) -> None:
         """`wake_up_new_task(p)`: a child of a tenant's task is the tenant's; it starts with no table (9)."""
         parent = self.tasks.get(self.view.current)
-        if self.running is not None and parent is not None:
-            child = self._add_task(self.cpu.regs[registers.RDI], self.kernel_root, parent.tenant)
-            self.integrity.born(child)
-            self.on_new_task(parent.task, child.task)
-
-    # -- enter and leave ------------------------------------------------------------------------------
-    def _enter(self) -> None:
-        if self.running is not None:
-            nr = self.slot[slots.CALL_NR]
-            self._open_call(nr, call_name(nr) if 0 <= nr < 1 << 31 else f"#{nr}")
-
-    def _enter_compat(self) -> None:
-        if self.running is not None:
-            nr = self.slot[slots.CALL_NR] & 0xFFFFFFFF
-            self._open_call(nr, f"i386#{nr}")
-
-    def _open_call(self, nr: int, name: str) -> None:
-        state = self.running
-        if state is None or state.task != self.view.current:
+        if self.running is None or parent is None:
             return
-        if state.call is not None and state.call.entered_ns == self.slot[slots.CLOCK]:
-            return  # its first instruction faulted (with undo, the stack is read-only until then) and runs again
-        if state.call is not None and self.violation_action.left_unseen(state, state.call):
-            return
-        root, words, end = self.view.kernel_root, self.memory.quads, self.memory.total_bytes
-        args = tuple(self.slot[slot] & U64 for slot in _ARGUMENT_SLOTS)
-        isolation, calls = state.tenant.isolation, state.tenant.record.calls
-        record = CallRecord(len(calls), isolation.tenant, state.pid, nr, name, args)
-        calls.append(record)
-        regs = paging.translate(words, end, root, to_signed(self.cpu.regs[registers.RDI]))
-        wanted = isolation.isolates_compat if name.startswith("i386#") else isolation.isolates(nr)
-        planned, state.planned = state.planned, None
-        if planned is not None:
-            wanted, record.disposition, record.plan_line = planned.isolated, planned.disposition, planned.line
-            if planned.death is not None:
-                self.violation_action.end_as_planned(state, record, planned.death)
-                return
-        isolated, user_ip = wanted and not state.killed, words[(regs + self.view.ip_offset) >> 3]
-        call = OpenCall(record, regs, self.slot[slots.CLOCK], time.perf_counter(), isolated, user_ip)
-        state.call, state.bytes_mark = call, self.switch.executed()
-        found = self.integrity.begins(state, call)
-        if found is not None:
-            self._kill_here(state, call, found[0], Access(found[1], AccessKind.WRITE, self.cpu.rip, None, 0, 0))
-            return
-        if isolated:
-            record.isolated, record.verdict = True, "granted"
-            if state.root == 0 and not self.tables.make(state, root):
-                access = Access(self.cpu.rip, AccessKind.FETCH, self.cpu.rip, None, 0, 0)
-                self._kill_here(state, call, _POOL_EMPTY, access)
-                return
-            self._use_table(state, call)
-            if self.undo and isolation.on_violation == "undo":
-                self.undo.begin()
-            self.cpu.enter_table()
-            if state.tenant.prefault:
-                state.tenant.prefault.enter(name)
-        self.watch.opened(state, call)
+        child = self._add_task(self.cpu.regs[registers.RDI], self.kernel_root, parent.tenant)
+        found = self.integrity.born(child, parent)
+        self.on_new_task(parent.task, child.task)
+        if found is not None and parent.call is not None:
+            self.violation_action.act_on(parent, parent.call, (found,))
 
-    def _use_table(self, state: TaskState, call: OpenCall) -> None:
-        """Tell the compiled hooks whose call this is, and how it goes on if it was interrupted."""
-        slot = self.slot
-        slot[slots.SCI_ROOT] = state.root
-        slot[slots.CALL_KEY] = call.record.nr & _NR_MASK | (COMPAT_KEY if call.record.name.startswith("i386#") else 0)
-        slot[slots.RESUME_RSP], slot[slots.RESUME_RIP] = call.resume_rsp, call.resume_rip
-        slot[slots.RESUME_BLOCK_START], slot[slots.RESUME_BLOCK_END] = call.resume_block
-        state.tenant.judge.use()
-        if self._views is not None:
-            self._views.use(state.tenant)
+    def _is_dead(self, task: int) -> bool:
+        return bool(self.view.read_u32(task + self.view.state_offset, self.kernel_root) & self.view.dead_state)
 
-    def _leave(self) -> None:
+    def _bury_if_dead(self, task: int) -> None:
+        """Rule 8: a dead task has left the CPU for the last time; its table goes back to the pool."""
+        if self._is_dead(task):
+            state = self.tasks.pop(task)
+            self.switch.bury(state)
+            self.integrity.forget(state)
+            self.tables.free(state)
+
+    # -- programs and context switches ---------------------------------------------------------------
+    def _program_starts(self) -> None:
+        """`call_usermodehelper_exec(info, wait)`."""
         state = self.running
         if state is None or state.call is None or state.task != self.view.current:
             return
-        call = state.call
-        call.record.ret = self.view.result_of(call.regs_paddr, call.user_ip, call.record.name)
-        seen = None if self._views is None else self._views.ends(state, call)
-        if seen is not None:
-            hidden, vaddr = seen
-            self.violation_action.refuse_here(state, call, hidden.verdict, vaddr, hidden)
-            return
-        found = self.integrity.ends(state, call)
-        if found is not None:
-            self.violation_action.refuse_here(state, call, *found)
-            return
-        self.switch.close(state, call)
+        if state.call.isolated:
+            self.grants.drain(state, state.call)
+        self.violation_action.act_on(state, state.call, self.integrity.starts(state, state.call))
 
-    def _kill_here(self, state: TaskState, call: OpenCall, verdict: Verdict, access: Access) -> None:
-        """From inside a code hook: the task ends here."""
-        self.violation_action.kill(state, call, verdict, access)
-        self.cpu.jump(self.sites.death)
-
-    def isolated_calls(self) -> list[tuple[TaskState, OpenCall]]:
-        """Every isolated call in progress, of running and sleeping tasks, its log drained."""
-        running = self.running
-        if running is not None and running.call is not None and running.call.isolated:
-            self.grants.drain(running, running.call)
-        return self.task_list.isolated()
-
-    # -- context switches -----------------------------------------------------------------------------
     def _switch_out(self) -> None:
         """`__switch_to_asm(prev, next)`: nobody else runs on this task's table (9)."""
         state = self.running
@@ -290,115 +232,68 @@ class Enforcer:
             return
         call = state.call
         if call is not None:
-            if self._views is not None and self._is_dead(state.task):
-                seen = self._views.ends(state, call, is_dead=True)
+            if self.switch.views is not None and self._is_dead(state.task):
+                seen = self.switch.views.ends(state, call, is_dead=True)
                 if seen is not None and self.violation_action.of_dead(state, call, seen[1], seen[0]):
                     return  # it is undone, and this never was
-            call.record.code_bytes += self.switch.executed() - state.bytes_mark
-            call.slept = True
             if call.isolated:
                 self.grants.drain(state, call)
-                call.resume_rsp, call.resume_rip = self.slot[slots.RESUME_RSP], self.slot[slots.RESUME_RIP]
-                call.resume_block = (self.slot[slots.RESUME_BLOCK_START], self.slot[slots.RESUME_BLOCK_END])
-                if self.undo:
-                    self.undo.end()
-                self.switch.leave(state, call)
-            self.watch.paused(state, call)
+                if self.violation_action.act_on(state, call, self.integrity.pauses(state, call)):
+                    return
+            self.switch.sleep(state, call)
+        self.outside.ends(state)
         self.running = None
 
     def _switch_in(self) -> None:
         """`finish_task_switch(prev)`, run by the next task: back into its isolated call, if it is in one (9)."""
         previous = self.cpu.regs[registers.RDI]
         if previous in self.tasks:
-            self._free_if_dead(previous)
+            self._bury_if_dead(previous)
         state = self.tasks.get(self.view.current)
         self.running = state
-        if state is None or state.call is None:
+        if state is None:
             return
-        state.bytes_mark = self.switch.executed()
-        call = state.call
-        if call.isolated:
-            self._use_table(state, call)
-            if self._views is not None:
-                self._views.recheck(call)
-        self.watch.resumed(state, call)
-        # Interrupted, or on deferred work: its iretq, or the deferred work's end, goes back to the table.
-        if call.isolated and call.resume_rsp == 0 and call.deferred_rsp == 0:
-            self.cpu.enter_table()
-            self.admit_here(state)
+        self.outside.begins()
+        if state.call is not None and self.switch.wake(state, state.call):
+            self.faults.admit_here(state)
 
-    def admit_here(self, state: TaskState) -> None:
-        """Judge the instruction the task goes on at: the start of `finish_task_switch`, or what follows deferred work.
+    # -- work that is not the call's own ------------------------------------------------------------------
+    def _deferred_work_begins(self, work: DeferredWork, function: int) -> None:
+        found = work.begins(function)
+        if found is not None:
+            self.switch.begin_deferred_work(*found)
 
-        The engine has fetched it already, on the kernel's table, so no fault will ask; the next block of the
-        function would be the first to fault, and look like a jump into its middle.
-        """
-        rip = self.cpu.rip
-        if pagetable.is_executable(self.memory.quads, self.memory.total_bytes, state.root, to_signed(rip)):
+    def _deferred_work_ends(self, work: DeferredWork) -> None:
+        found = work.is_back()
+        if found is not None:
+            state, call = found
+            self.switch.end_deferred_work(call)
+            self.faults.admit_here(state)
+
+    # -- mappings that go away ----------------------------------------------------------------------------
+    def _drop(self, find: Callable[[], Iterable[np.ndarray]]) -> None:
+        """What the kernel unmaps goes from every table; the one in use is reloaded, for the engine caches."""
+        if not self.tasks:
             return
-        if self._judge(to_signed(rip), paging.FAULT_FETCH, to_signed(rip), resumed=True) == slots.REDIRECTED:
-            self.cpu.jump(self.sites.death)
+        running, dropped = self.running, False
+        if running is not None and running.call is not None and running.call.isolated:
+            self.grants.drain(running, running.call)
+        for rows in find():
+            self.memory.words[rows[:, fault.LOG_INDEX]] = 0
+            dropped = True
+        if dropped and self.slot[slots.ACTIVE]:
+            self.cpu.load_cr3(self.cpu.cr3)
 
-    def _is_dead(self, task: int) -> bool:
-        return bool(self.view.read_u32(task + self.view.state_offset, self.kernel_root) & self.view.dead_state)
-
-    def _free_if_dead(self, task: int) -> None:
-        """Rule 8: a dead task has left the CPU for the last time; its table goes back to the pool."""
-        if not self._is_dead(task):
-            return
-        state = self.tasks.pop(task)
-        if state.call is not None:
-            call, state.call = state.call, None
-            call.record.virtual_ns = self.slot[slots.CLOCK] - call.entered_ns
-        self.tables.free(state)
-
-    # -- judging and killing ----------------------------------------------------------------------------
-    def _judge(self, vaddr: int, error: int, rip: int, *, resumed: bool = False) -> int:
-        """Called by the fault hook when the policy has to be asked."""
-        state = self.running
-        if state is None or state.call is None:
-            raise MachineError("a fault on an SCI table outside an isolated call")
-        call = state.call
-        self.grants.drain(state, call)
-        if self.slot[slots.ACTIVE] == slots.ON_UNDO:
-            return self._grant_unasked(vaddr, error, rip)
-        access, verdict = state.tenant.judge.ask(state.root, call, vaddr, error, rip, resumed=resumed)
-        hidden = None
-        if self._views is not None and access.kind is not AccessKind.FETCH:
-            hidden = self._views.check(state.tenant, vaddr, rip, is_write=access.kind is AccessKind.WRITE)
-            if hidden is not None and not hidden.verdict.granted:
-                self.violation_action.of(state, call, hidden.verdict, access, hidden)
-                return slots.REDIRECTED
-        if verdict.granted:
-            result = self._grant(state, vaddr, error, rip, one_block=hidden is not None and hidden.is_one_block)
-            if result == fault.GRANTED:
-                return slots.RETRY
-            if result == fault.GUEST:
-                return slots.DELIVER
-            verdict = _POOL_EMPTY
-        self.violation_action.of(state, call, verdict, access)
-        return slots.REDIRECTED
-
-    def _grant(self, state: TaskState, vaddr: int, error: int, rip: int, *, one_block: bool) -> int:
-        if not one_block:
-            return self.cpu.grant_page(vaddr, error, rip)
-        before = self.grants.entry_before(state, vaddr)
-        result = self.cpu.grant_page(vaddr, error, rip)
-        if result == fault.GRANTED:
-            self.grants.make_one_block(state, vaddr, before, rip)
-        return result
+    def _sync_user_half(self) -> None:
+        """`flush_tlb_mm_range`: user page-table pages may be freed behind it; follow the kernel's table."""
+        if self.slot[slots.UNDO_MODE]:
+            self._drop(self._shootdown.of_user_half)
+        elif self.slot[slots.ACTIVE]:
+            words, end = self.memory.words, self.memory.guest_bytes
+            pagetable.sync_user_half(words, end, self.slot[slots.SCI_ROOT], self.slot[slots.KERNEL_ROOT])
+            self.cpu.load_cr3(self.slot[slots.SCI_ROOT])
 
     def _after_stop(self) -> None:
         """Between two runs of the CPU."""
         self.grants.end_one_block()
         self.violation_action.after_stop()
-
-    def _grant_unasked(self, vaddr: int, error: int, rip: int) -> int:
-        """On the undo table the log or the pool was full: try again, or go on without undo, on the kernel's table."""
-        result = self.cpu.grant_page(vaddr, error, rip)
-        if result == fault.GUEST:
-            return slots.DELIVER
-        if result == fault.EXHAUSTED:
-            self.slot[slots.UNDO] = 0
-            self.cpu.leave_table()
-        return slots.RETRY

@@ -61,28 +61,48 @@ class Grants:
         call.record.code_faults += fetches
         call.record.data_faults += count - fetches
         call.granted_pages += count
-        self._watch.granted(state, call, rows)
+        if not call.is_exit:
+            self._watch.granted(state, call, rows)
         self._tables.note_pages(state)
-        if state.tenant.isolation.keep_faults:
+        if state.tenant.isolation.keep_faults and not call.is_exit:
             self._keep(state, call.record.seq, kept)
+
+    def written_frames(self, call: "OpenCall") -> np.ndarray:
+        """Return the frames of kernel data that the call holds writable, or held and may have written, ascending.
+
+        Preconditions: its log is drained.
+        """
+        if not call.rows:
+            return np.zeros(0, dtype=np.int64)
+        rows = np.concatenate(call.rows)
+        rows = rows[rows[:, fault.LOG_VADDR] < 0]
+        entries = self._memory.words[rows[:, fault.LOG_INDEX]]
+        wanted = paging.PRESENT | paging.WRITABLE
+        held = entries[entries & wanted == wanted] & paging.FRAME_MASK
+        gone = [self._frame(vaddr) for vaddr in rows[entries & paging.PRESENT == 0, fault.LOG_VADDR].tolist()]
+        return np.unique(np.concatenate((held, np.array([frame for frame in gone if frame >= 0], dtype=np.int64))))
+
+    def _frame(self, vaddr: int) -> int:
+        """The frame of a kernel address (signed); negative if there is none."""
+        memory = self._memory
+        return memory.tables.translate(self._target.kernel_root, vaddr) & ~0xFFF
 
     def _keep(self, state: "TaskState", seq: int, rows: np.ndarray) -> None:
         faults, symbols = state.tenant.record.faults, self._target.view.symbols
         for vaddr, rip, error, index, _replaced in rows.tolist():
             place = symbols.describe(vaddr & U64)
-            writable = bool(self._memory.quads[index] & paging.WRITABLE)
+            writable = bool(self._memory.words[index] & paging.WRITABLE)
             faults.append(FaultRecord(seq, vaddr & U64, rip & U64, kind_of(error).value, place, writable))
 
     # -- grants for one block of code -------------------------------------------------------------------
     def entry_before(self, state: "TaskState", vaddr: int) -> int:
         """Return what the table holds for `vaddr` before a one-block grant."""
-        words, end = self._memory.quads, self._memory.total_bytes
-        index = paging.entry_index(words, end, state.root, vaddr)
-        return words[index] if index >= 0 else 0
+        index = self._memory.tables.entry_index(state.root, vaddr)
+        return self._memory.words[index] if index >= 0 else 0
 
     def make_one_block(self, state: "TaskState", vaddr: int, before: int, rip: int) -> None:
         """The page of `vaddr`, just granted, goes as soon as the block at `rip` has run."""
-        index = paging.entry_index(self._memory.quads, self._memory.total_bytes, state.root, vaddr)
+        index = self._memory.tables.entry_index(state.root, vaddr)
         self._one_block.append((index, before))
         slot = self._slot
         # The hook will take back what of the block is to run once more (hooks.uncount_block); the block then

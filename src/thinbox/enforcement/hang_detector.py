@@ -5,6 +5,7 @@ task may need a lock it holds; another may spin for it, or sleep and never be wo
 
 Rules of this file:
 - Nothing is given up unless a task was killed and not undone.
+- Where a task's very end was refused, nobody is told of it: whoever waits for it waits for ever.
 - A call that begins, a task that comes or goes, and user code on the CPU are signs of life, and begin the wait anew.
 """
 
@@ -50,7 +51,7 @@ class HangDetector:
         quiet_ns = now - self._life_ns
         if quiet_ns > SPIN_LIMIT_NS and tasks.running is not None:
             return True
-        return quiet_ns > DEATH_LIMIT_NS and any(self._waits(task) for task in tasks.tasks)
+        return quiet_ns > DEATH_LIMIT_NS and (tasks.parked > 0 or any(self._waits(task) for task in tasks.tasks))
 
     def _waits(self, task: int) -> bool:
         view = self._target.view

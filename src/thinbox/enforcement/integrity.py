@@ -1,36 +1,68 @@
-"""Asks policy `guard` at the ends of calls, between them, and where the kernel starts a program.
+"""Asks policy `guard` at the ends of calls, between them, and where the kernel starts a program; says who wrote.
 
-Why it exists: what a policy guards is no page fault. It is compared where a call begins and ends, and looked at where
-`call_usermodehelper_exec` is about to start a program as root.
+Why it exists: what a policy guards is no page fault. It is compared where calls begin, sleep and end, and looked at
+where `call_usermodehelper_exec` is about to start a program as root.
 
 Rules of this file:
+- Nothing is acted on here: a `Finding` says what changed, whether the running call wrote it, and what puts it back.
+- Whoever wrote is to blame. An isolated call can write only what it holds writable; a change in a page that the
+  running call does not hold was another's, is put back, and costs nobody his life.
+- What a task's ids were is known from its birth, and changes only at the end of a call that may change them.
 - A tenant whose policy guards nothing pays nothing.
-- A task's ids are followed from the end of its first isolated call on, through calls that are not isolated too.
 
-Source: Linux 6.1 kernel/umh.c, kernel/cred.c.
+Source: Linux 6.1 kernel/umh.c, kernel/cred.c (`override_creds` changes `task->cred` for a while, in the task's own
+call).
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from thinbox.enforcement.protected_objects import ProtectedObjectReader
+from thinbox.isolation.policies.guard import CHANGES_IDENTITY, FOREIGN_IDENTITY, NEW_AT_BIRTH, is_born_with
 from thinbox.machine import cpu as registers
 
 if TYPE_CHECKING:
+    from thinbox.enforcement.grants import Grants
     from thinbox.enforcement.open_call import OpenCall
     from thinbox.enforcement.target import Target
     from thinbox.enforcement.tasks import TaskList, TaskState
+    from thinbox.isolation.policies.guard import ProtectedObject
     from thinbox.isolation.verdict import Verdict
 
-_STARTS = "call_usermodehelper_exec"
+STARTS = "call_usermodehelper_exec"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something protected changed. `is_writer`: the running call did it; `repair` are the bytes that put it back."""
+
+    verdict: "Verdict"
+    vaddr: int
+    is_writer: bool
+    whose: str
+    repair: tuple[tuple[int, bytes], ...] = ()
 
 
 class Integrity:
-    """The guarded objects of one machine, before the policies of its tenants."""
+    """The protected objects of one machine, before the policies of its tenants."""
 
-    def __init__(self, target: "Target", tasks: "TaskList") -> None:
-        self._target, self._tasks = target, tasks
+    def __init__(self, target: "Target", tasks: "TaskList", grants: "Grants") -> None:
+        self._target, self._tasks, self._grants = target, tasks, grants
         self._reader: ProtectedObjectReader | None = None
+        self._paths: dict[int, ProtectedObject] = {}
+        self._frames: dict[int, set[int]] = {}
+        """Frames of tasks' credentials and of the words that point at them: which tasks (task_struct)."""
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Where the kernel is about to start a program."""
+        return tuple(self._target.view.symbols.addresses_with_variants(STARTS))
+
+    def reset(self) -> None:
+        """Begin again after the machine was restored."""
+        self._paths.clear()
+        self._frames.clear()
 
     def _policy(self, state: "TaskState") -> Any:
         """The policy of a task's tenant, if it guards anything, else None."""
@@ -39,54 +71,153 @@ class Integrity:
             return None
         if self._reader is None:
             self._reader = ProtectedObjectReader(self._target.view, self._target.memory)
+        if not self._paths:
+            self._paths = {path.vaddr: path for path in self._reader.paths(self._target.kernel_root)}
         return policy
 
-    def install(self, refuse: "Callable[[TaskState, OpenCall, Verdict, int], None]") -> None:
-        """Watch for programs that the kernel starts; `refuse` acts on what is found."""
-        self._refuse = refuse
-        for vaddr in self._target.view.symbols.addresses_with_variants(_STARTS):
-            self._target.cpu.add_code_hook(vaddr, self._starts)
-
-    def born(self, child: "TaskState") -> None:
-        """A tenant's new task begins with the ids it was given."""
-        if self._policy(child) is not None and self._reader is not None:
-            child.identity = self._reader.read(child.task, self._target.kernel_root)[0].content
-
-    def begins(self, state: "TaskState", call: "OpenCall") -> "tuple[Verdict, int] | None":
-        """A call begins, on the kernel's own table: return what changed since the last one, and where."""
-        policy = self._policy(state)
-        if policy is None or self._reader is None or not (call.isolated or state.identity is not None):
+    # -- what is known ------------------------------------------------------------------------------------
+    def born(self, child: "TaskState", parent: "TaskState | None" = None) -> Finding | None:
+        """A tenant's new task begins with its parent's ids; return what was found if it does not."""
+        policy = self._policy(child)
+        if policy is None:
             return None
-        now = self._reader.read(state.task, self._target.kernel_root)
-        found: tuple[Verdict, int] | None = (
-            policy.check_between(state.identity, now[0]) if state.identity is not None else None
-        )
-        if found is None:
-            call.guarded = now if call.isolated else ()
-        return found
+        now = self._identity(child)
+        known = None if parent is None else parent.identity
+        if known is not None and self._reader is not None:
+            is_new = self._reader.is_in_new_namespace(child.task, known, self._target.kernel_root)
+            if not is_born_with(known, now, in_new_namespace=is_new):
+                return Finding(NEW_AT_BIRTH, now.vaddr, is_writer=True, whose=child.tenant.name)
+        self._know(child, now)
+        return None
 
-    def ends(self, state: "TaskState", call: "OpenCall") -> "tuple[Verdict, int] | None":
-        """A call is about to return: compare; return what was found, and where."""
+    def forget(self, state: "TaskState") -> None:
+        """The task is gone."""
+        for frame in state.identity_frames:
+            self._frames.get(frame, set()).discard(state.task)
+
+    def _identity(self, state: "TaskState") -> "ProtectedObject":
+        assert self._reader is not None
+        return self._reader.identity(state.task, self._target.kernel_root)
+
+    def _know(self, state: "TaskState", identity: "ProtectedObject") -> None:
+        if state.identity is not None and state.identity.vaddr == identity.vaddr:
+            state.identity = identity
+            return
+        assert self._reader is not None
+        self.forget(state)
+        state.identity = identity
+        state.identity_frames = self._reader.frames(state.task, identity, self._target.kernel_root)
+        for frame in state.identity_frames:
+            self._frames.setdefault(frame, set()).add(state.task)
+
+    # -- when -----------------------------------------------------------------------------------------------
+    def begins(self, state: "TaskState", call: "OpenCall") -> Finding | None:
+        """A call begins, on the kernel's own table: say if its task's ids changed since the last one. Nobody's call
+        wrote that, or it would have been found at that call's end."""
         policy = self._policy(state)
-        if policy is None or self._reader is None or not (call.guarded or state.identity is not None):
+        if policy is None:
             return None
-        now = self._reader.read(state.task, self._target.kernel_root)
-        found: tuple[Verdict, int] | None = (
-            policy.check_end(call.record.name, call.guarded, now) if call.guarded else None
-        )
-        if found is None:
-            state.identity = now[0].content
-        return found
+        now, finding = self._identity(state), None
+        if state.identity is None:
+            self._know(state, now)
+        elif (found := policy.check_between(state.identity.content, now)) is not None:
+            finding = Finding(
+                found[0], found[1], is_writer=False, whose=state.tenant.name, repair=self._put_back(state, now)
+            )
+        assert state.identity is not None
+        call.protected = (state.identity, *self._paths.values()) if call.isolated else ()
+        return finding
 
-    def _starts(self) -> None:
-        """`call_usermodehelper_exec(info, wait)`."""
-        target, state = self._target, self._tasks.running
-        if state is None or state.call is None or not state.call.guarded or state.task != target.view.current:
-            return
+    def ends(self, state: "TaskState", call: "OpenCall") -> Iterator[Finding]:
+        """A call is about to return: compare its task's ids, the paths, and what of others it could write."""
         policy = self._policy(state)
-        if policy is None or self._reader is None:
+        if policy is None or state.identity is None:
             return
-        place, path = self._reader.read_program(target.cpu.regs[registers.RDI], target.kernel_root)
-        found = policy.check_program(path, state.call.guarded, place)
+        now, name = self._identity(state), call.record.name
+        written = self._written(call)
+        found = policy.check_end(name, (state.identity,), (now,)) if call.protected else None
+        if found is None:
+            self._know(state, now)
+        else:
+            wrote = bool(written & set(state.identity_frames)) or not call.isolated
+            yield Finding(
+                found[0], found[1], is_writer=wrote, whose=state.tenant.name, repair=self._put_back(state, now)
+            )
+        yield from self._changed_paths(policy, state, call, written)
+        yield from self._changed_others(policy, state, written)
+
+    def pauses(self, state: "TaskState", call: "OpenCall") -> Iterator[Finding]:
+        """An isolated call is about to sleep: what it wrote of others, and paths, is found now; it may never end."""
+        policy = self._policy(state)
+        if policy is None or not call.protected:
+            return
+        written = self._written(call)
+        yield from self._changed_paths(policy, state, call, written)
+        yield from self._changed_others(policy, state, written)
+
+    def starts(self, state: "TaskState", call: "OpenCall") -> Iterator[Finding]:
+        """`call_usermodehelper_exec(info, wait)`: paths first, then the program."""
+        policy = self._policy(state)
+        if policy is None or self._reader is None or not call.protected:
+            return
+        yield from self._changed_paths(policy, state, call, self._written(call))
+        place, path = self._reader.read_program(self._target.cpu.regs[registers.RDI], self._target.kernel_root)
+        if (old := self._paths.get(place)) is not None:
+            # One of the paths themselves: as it is, or as it was put back.
+            path = old.content
+        found = policy.check_program(path, call.protected, place)
         if found is not None:
-            self._refuse(state, state.call, *found)
+            yield Finding(found[0], found[1], is_writer=True, whose=state.tenant.name)
+
+    def _written(self, call: "OpenCall") -> frozenset[int]:
+        return frozenset(self._grants.written_frames(call).tolist()) if call.isolated else frozenset()
+
+    # -- comparing ------------------------------------------------------------------------------------------
+    def _put_back(self, state: "TaskState", now: "ProtectedObject") -> tuple[tuple[int, bytes], ...]:
+        """The bytes that make a task's ids what they were."""
+        assert state.identity is not None
+        assert self._reader is not None
+        repair = [(state.identity.vaddr, state.identity.content)]
+        if now.vaddr != state.identity.vaddr:
+            repair.append(self._reader.pointer(state.task, state.identity))
+        return tuple(repair)
+
+    def _changed_paths(
+        self, policy: Any, state: "TaskState", call: "OpenCall", written: frozenset[int]
+    ) -> Iterator[Finding]:
+        assert self._reader is not None
+        root = self._target.kernel_root
+        for old in tuple(self._paths.values()):
+            now = self._reader.path(old.vaddr, root)
+            if now.content == old.content:
+                continue
+            before = (state.identity, old) if state.identity is not None else (old,)
+            found = policy.check_end(call.record.name, before, (*before[:-1], now))
+            if found is None or not call.protected:
+                self._paths[old.vaddr] = now
+                continue
+            wrote = self._reader.frame(old.vaddr, root) in written
+            yield Finding(
+                found[0], found[1], is_writer=wrote, whose="kernel", repair=((old.vaddr, old.content + b"\0"),)
+            )
+
+    def _changed_others(self, policy: Any, state: "TaskState", written: Iterable[int]) -> Iterator[Finding]:
+        """Other tasks' ids in pages the running call could write: no call may change them."""
+        assert self._reader is not None
+        root = self._target.kernel_root
+        touched = {task for frame in written for task in self._frames.get(frame, ())} - {state.task}
+        for task in sorted(touched):
+            other = self._tasks.tasks.get(task)
+            if other is None or other.identity is None:
+                continue
+            if other.call is not None:
+                # Its own call may have other ids for a while, or be changing them: only the object is compared.
+                if other.call.record.name in CHANGES_IDENTITY:
+                    continue
+                now = self._reader.at(other.identity, root)
+            else:
+                now = self._identity(other)
+            found = policy.check_between(other.identity.content, now)
+            if found is not None:
+                repair = self._put_back(other, now)
+                yield Finding(FOREIGN_IDENTITY, found[1], is_writer=True, whose=other.tenant.name, repair=repair)

@@ -17,7 +17,7 @@ import numpy as np
 from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.guest.live_symbols import LiveSymbols, Origin
-from thinbox.isolation import fault, pagetable, stack
+from thinbox.isolation import fault, stack
 from thinbox.isolation.assembly import ONE_FUNCTION
 from thinbox.isolation.transfers import Frame, Source, Stack
 from thinbox.isolation.verdict import Access, AccessKind, Verdict, kind_of
@@ -58,7 +58,7 @@ class SeenCall:
 
     def is_executable(self, vaddr: int) -> bool:
         memory = self._judge.memory
-        return pagetable.is_executable(memory.quads, memory.total_bytes, self._root, vaddr)
+        return memory.tables.is_executable(self._root, vaddr)
 
     @property
     def stack(self) -> Stack:
@@ -80,9 +80,9 @@ class SeenCall:
 
     def read_word(self, vaddr: int) -> int | None:
         judge = self._judge
-        words, end = judge.memory.quads, judge.memory.total_bytes
-        paddr = paging.translate(words, end, judge.slot[slots.KERNEL_ROOT], to_signed(vaddr))
-        return None if paddr < 0 or paddr & 7 or paddr + 8 > end else words[paddr >> 3] & U64
+        paddr = judge.memory.tables.translate(judge.slot[slots.KERNEL_ROOT], to_signed(vaddr))
+        memory = judge.memory
+        return None if paddr < 0 or paddr & 7 or paddr + 8 > memory.guest_bytes else memory.words[paddr >> 3] & U64
 
     def symbol_at(self, vaddr: int) -> "Symbol | LiveSymbol | None":
         judge = self._judge
@@ -221,7 +221,7 @@ class Judge:
         """Walk the stack of the task that runs, from `rip` (signed) to the call's entry."""
         if not self._judges_stack:
             raise ValueError(f"policy {self.policy.name} looks at the stack but has no judges_stack = True")
-        words, end, root = self.memory.quads, self.memory.total_bytes, self.slot[slots.KERNEL_ROOT]
+        words, end, root = self.memory.words, self.memory.guest_bytes, self.slot[slots.KERNEL_ROOT]
         bottoms = set(self._bottoms.tolist())
         lookup = to_signed(rip & U64)
         sp, bp = (to_signed(self.cpu.regs[register]) for register in (registers.RSP, registers.RBP))

@@ -15,25 +15,25 @@ from thinbox import paging
 from thinbox.address import PAGE_BYTES, to_signed
 
 if TYPE_CHECKING:
-    from thinbox.machine.cpu import Cpu
+    from thinbox.enforcement.target import Target
     from thinbox.records.profile import KnownPages
 
 
 class Prefault:
     """The lists of known pages, as the compiled hook wants them."""
 
-    def __init__(self, cpu: "Cpu", known: "KnownPages", text_start: int) -> None:
-        self._cpu = cpu
+    def __init__(self, target: "Target", known: "KnownPages", text_start: int) -> None:
+        self._sci = target.sci
         self._lists: dict[str, tuple[int, int]] = {}
         for name, pages in known.calls.items():
             pairs = [(text_start + PAGE_BYTES * page, paging.FAULT_FETCH) for page in pages.code]
             pairs += [(vaddr, 0) for vaddr in pages.data]
             if pairs:
                 array = np.array([(to_signed(vaddr), error) for vaddr, error in pairs], dtype=np.int64)
-                self._lists[name] = (cpu.keep_array(array), len(pairs))
+                self._lists[name] = (target.cpu.keep_array(array), len(pairs))
 
     def enter(self, name: str) -> None:
         """A call of that name is on its SCI table now: map what it is known to need."""
         found = self._lists.get(name)
         if found is not None:
-            self._cpu.prefault(*found)
+            self._sci.prefault(*found)

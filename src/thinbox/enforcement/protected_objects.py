@@ -23,7 +23,7 @@ _FIRST, _LAST = "uid", "cap_ambient"
 
 
 class ProtectedObjectReader:
-    """Reads the guarded objects of one machine."""
+    """Reads the protected objects of one machine."""
 
     def __init__(self, view: "KernelView", memory: "Memory") -> None:
         self._view, self._memory = view, memory
@@ -32,23 +32,58 @@ class ProtectedObjectReader:
         self._first = types.offset_of("cred", _FIRST)
         self._bytes = types.offset_of("cred", _LAST) + types.member_size("cred", _LAST) - self._first
         self._program_at = types.offset_of("subprocess_info", "path")
-        self._paths = [(vaddr, size) for name, size in HELPERS.items() if (vaddr := symbols.find(name)) is not None]
+        self._namespace_at = types.offset_of("cred", "user_ns")
+        self._sizes: dict[int, int] = {
+            vaddr: size for name, size in HELPERS.items() if (vaddr := symbols.find(name)) is not None
+        }
 
-    def read(self, task: int, root: int) -> tuple[ProtectedObject, ...]:
-        """Return the objects as they are; `root` is the kernel's table."""
-        identity = self._view.read_u64(task + self._cred_at, root) + self._first
-        read = self._memory.read_virtual
+    def identity(self, task: int, root: int) -> ProtectedObject:
+        """Return a task's ids and capabilities as they are; `root` is the kernel's table."""
+        place = (self._view.read_u64(task + self._cred_at, root) + self._first) & U64
+        return ProtectedObject(place, self._content(place, root), is_identity=True)
+
+    def at(self, known: ProtectedObject, root: int) -> ProtectedObject:
+        """Return the ids that lie where `known` lay, whatever the task points at now."""
+        return ProtectedObject(known.vaddr, self._content(known.vaddr, root), is_identity=True)
+
+    def _content(self, place: int, root: int) -> bytes:
         try:
-            content = read(root, to_signed(identity & U64), self._bytes)
+            return self._memory.read_virtual(root, to_signed(place), self._bytes)
         except (LookupError, MachineError):
             # A forged pointer: nobody's ids, and so changed ones.
-            content = b""
-        found = [ProtectedObject(identity & U64, content, is_identity=True)]
-        found += [
-            ProtectedObject(vaddr, read(root, to_signed(vaddr), size).partition(b"\0")[0], is_identity=False)
-            for vaddr, size in self._paths
-        ]
-        return tuple(found)
+            return b""
+
+    def pointer(self, task: int, known: ProtectedObject) -> tuple[int, bytes]:
+        """Return where a task's `cred` pointer lies, and what it was when its ids were `known`."""
+        return task + self._cred_at, ((known.vaddr - self._first) & U64).to_bytes(8, "little")
+
+    def frames(self, task: int, known: ProtectedObject, root: int) -> tuple[int, ...]:
+        """Return the frames that hold a task's ids and the pointer to them (guest-physical, ascending)."""
+        places = (known.vaddr, known.vaddr + self._bytes - 1, task + self._cred_at)
+        return tuple(sorted({self.frame(place, root) for place in places}))
+
+    def frame(self, vaddr: int, root: int) -> int:
+        """Return the frame of a kernel address; -1 where there is none."""
+        paddr = self._memory.tables.translate(root, to_signed(vaddr & U64))
+        return paddr & ~0xFFF if paddr >= 0 else -1
+
+    def is_in_new_namespace(self, task: int, parents: ProtectedObject, root: int) -> bool:
+        """Tell whether a task's user namespace is not the one of the credentials `parents` (CLONE_NEWUSER)."""
+        own = self._view.read_u64(task + self._cred_at, root)
+        word = self._memory.word_at
+        return word(root, own + self._namespace_at) != word(root, parents.vaddr - self._first + self._namespace_at)
+
+    def paths(self, root: int) -> list[ProtectedObject]:
+        """Return the paths of the kernel's helpers as they are."""
+        return [self.path(vaddr, root) for vaddr in self._sizes]
+
+    def path(self, vaddr: int, root: int) -> ProtectedObject:
+        """Return the path that lies at `vaddr`, one of the kernel's helpers'."""
+        try:
+            raw = self._memory.read_virtual(root, to_signed(vaddr), self._sizes[vaddr])
+        except (LookupError, MachineError):
+            raw = b""
+        return ProtectedObject(vaddr, raw.partition(b"\0")[0], is_identity=False)
 
     def read_program(self, info: int, root: int) -> tuple[int, bytes]:
         """Return the address and the bytes of the path in a `struct subprocess_info` (include/linux/umh.h)."""

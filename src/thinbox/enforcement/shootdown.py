@@ -8,81 +8,56 @@ Rules of this file:
 - A table in use is reloaded after a drop, for the engine caches translations.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from thinbox import paging
 from thinbox.address import to_signed
-from thinbox.isolation import fault, pagetable
+from thinbox.isolation import fault
 from thinbox.machine import cpu as registers
-from thinbox.machine import slots
 
 if TYPE_CHECKING:
-    from thinbox.enforcement.grants import Grants
     from thinbox.enforcement.target import Target
     from thinbox.enforcement.tasks import TaskList
 
 
 class Shootdown:
-    """Watches the kernel's unmap and flush functions for one guest."""
+    """Tells what goes where the kernel unmaps and flushes, for one guest."""
 
-    def __init__(self, target: "Target", tasks: "TaskList", grants: "Grants") -> None:
-        self._target, self._tasks, self._grants = target, tasks, grants
-        self._memory, self._cpu, self._slot = target.memory, target.cpu, target.slot
+    def __init__(self, target: "Target", tasks: "TaskList") -> None:
+        self._target, self._tasks, self._memory = target, tasks, target.memory
 
-    def install(self) -> None:
-        """Hook the functions."""
-        sites = self._target.sites
-        for vaddr in sites.range_teardowns:
-            self._cpu.add_code_hook(vaddr, self._drop_range)
-        for vaddr in sites.whole_teardowns:
-            self._cpu.add_code_hook(vaddr, self._drop_changed)
-        self._cpu.add_code_hook(sites.user_teardown, self._sync_user_half)
+    def of_range(self) -> "Iterator[np.ndarray]":
+        """`(start, end)` of kernel mappings goes away: yield the rows of grants to be dropped."""
+        regs = self._target.cpu.regs
+        start, end = to_signed(regs[registers.RDI]), to_signed(regs[registers.RSI])
+        return self._rows(lambda rows: (rows[:, fault.LOG_VADDR] >= start & ~0xFFF) & (rows[:, fault.LOG_VADDR] < end))
 
-    def _drop_range(self) -> None:
-        """`(start, end)` of kernel mappings goes away."""
-        if not self._tasks.tasks:
-            return
-        start, end = to_signed(self._cpu.regs[registers.RDI]), to_signed(self._cpu.regs[registers.RSI])
-        self._drop(lambda rows: (rows[:, fault.LOG_VADDR] >= start & ~0xFFF) & (rows[:, fault.LOG_VADDR] < end))
-
-    def _drop_changed(self) -> None:
-        """The kernel flushes everything: keep only what its own table still maps alike."""
-        if not self._tasks.tasks:
-            return
-        kernel_root, words, end = self._target.kernel_root, self._memory.quads, self._memory.total_bytes
+    def of_changes(self) -> "Iterator[np.ndarray]":
+        """The kernel flushes everything: yield the rows of what its own table does not map alike any more."""
+        kernel_root, words, tables = self._target.kernel_root, self._memory.words, self._memory.tables
         compared = paging.FRAME_MASK | paging.WRITABLE | paging.USER
 
         def changed(rows: np.ndarray) -> np.ndarray:
             out = []
             for vaddr, index in rows[:, (fault.LOG_VADDR, fault.LOG_INDEX)].tolist():
-                leaf, own = paging.walk_leaf(words, end, kernel_root, vaddr), words[index]
+                leaf, own = tables.lookup(kernel_root, vaddr), words[index]
                 # Data grants are NX where the kernel's page is not; the other way round it was taken away.
                 lost_execute = leaf & paging.NO_EXECUTE and not own & paging.NO_EXECUTE
                 out.append(not leaf or bool((leaf ^ own) & compared) or bool(lost_execute))
             return np.array(out, dtype=bool)
 
-        self._drop(changed)
+        return self._rows(changed)
 
-    def _drop(self, goes: Callable[[np.ndarray], np.ndarray]) -> None:
-        dropped, running = False, self._tasks.running
-        if running is not None and running.call is not None and running.call.isolated:
-            self._grants.drain(running, running.call)
+    def of_user_half(self) -> "Iterator[np.ndarray]":
+        """User page-table pages may be freed: yield the rows of the user half, where that is mapped on demand."""
+        return self._rows(lambda rows: rows[:, fault.LOG_VADDR] >= 0)
+
+    def _rows(self, goes: Callable[[np.ndarray], np.ndarray]) -> "Iterator[np.ndarray]":
         for _state, call in self._tasks.isolated():
             for rows in call.rows:
                 gone = rows[goes(rows)]
                 if len(gone):
-                    self._memory.words[gone[:, fault.LOG_INDEX]] = 0
-                    dropped = True
-        if dropped and self._slot[slots.ACTIVE]:
-            self._cpu.load_cr3(self._cpu.cr3)
-
-    def _sync_user_half(self) -> None:
-        """`flush_tlb_mm_range`: user page-table pages may be freed behind it; follow the kernel's table."""
-        if self._slot[slots.UNDO_MODE]:
-            self._drop(lambda rows: rows[:, fault.LOG_VADDR] >= 0)
-        elif self._slot[slots.ACTIVE]:
-            pagetable.sync_user_half(self._memory.quads, self._slot[slots.SCI_ROOT], self._slot[slots.KERNEL_ROOT])
-            self._cpu.load_cr3(self._slot[slots.SCI_ROOT])
+                    yield gone

@@ -41,19 +41,20 @@ class Tables:
 
     def make(self, state: "TaskState", root: int) -> bool:
         """Rules 1 to 3: clone the baseline into a table of the task's own; False when the pool is empty."""
-        target, words, end = self._target, self._memory.quads, self._memory.total_bytes
+        target, memory = self._target, self._memory
         view, record = target.view, state.tenant.record
         before = int(self._pool[0])
-        state.root = pagetable.take_frame(words, self._pool)
+        state.root = pagetable.take_frame(memory.words, self._pool)
         if state.root == 0:
             return False
         record.tables_made += 1
         state.stack = view.stack_of(state.task, root)
         for vaddr in target.sites.baseline.pages(state.stack, view.stack_bytes):
-            leaf = paging.walk_leaf(words, end, root, to_signed(vaddr))
+            leaf = memory.tables.lookup(root, to_signed(vaddr))
             if self._undo:
                 leaf &= ~paging.WRITABLE
-            if leaf and pagetable.map_page(words, end, self._pool, state.root, to_signed(vaddr), leaf) < 0:
+            bounds, place = (memory.guest_bytes, memory.total_bytes), (state.root, to_signed(vaddr))
+            if leaf and pagetable.map_page(memory.words, *bounds, self._pool, *place, leaf) < 0:
                 return False
         state.pages_made = before - int(self._pool[0])
         record.table_pages_made += state.pages_made
@@ -71,8 +72,9 @@ class Tables:
         """Rule 8: the task is dead; its table's pages go back to the pool."""
         if not state.root:
             return
+        memory = self._memory
         freed = pagetable.free_table(
-            self._memory.quads, self._memory.total_bytes, self._pool, state.root, whole=self._undo
+            memory.words, memory.guest_bytes, memory.total_bytes, self._pool, state.root, whole=self._undo
         )
         state.tenant.record.tables_freed += 1
         state.tenant.record.table_pages_freed += freed

@@ -6,14 +6,13 @@ Why it exists: every part of the enforcement needs these, and none of them chang
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thinbox.machine import slots
-
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.guest.sites import Sites
     from thinbox.machine.cpu import Cpu
     from thinbox.machine.machine import Machine
     from thinbox.machine.memory import Memory
+    from thinbox.machine.sci_unit import SciUnit
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,11 @@ class Target:
         return self.machine.cpu
 
     @property
+    def sci(self) -> "SciUnit":
+        """What SCI asks of the CPU."""
+        return self.machine.sci
+
+    @property
     def slot(self) -> memoryview:
         """The words shared with the compiled hooks."""
         return self.machine.slot
@@ -42,4 +46,4 @@ class Target:
     @property
     def kernel_root(self) -> int:
         """The kernel's own table now, also while an SCI table is active."""
-        return self.slot[slots.KERNEL_ROOT] if self.slot[slots.ACTIVE] else self.view.kernel_root
+        return self.view.kernel_root

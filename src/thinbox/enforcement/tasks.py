@@ -8,6 +8,7 @@ from thinbox.isolation.verdict import Violation
 
 if TYPE_CHECKING:
     from thinbox.enforcement.tenants import Tenant
+    from thinbox.isolation.policies.guard import ProtectedObject
 
 
 @dataclass(slots=True)
@@ -24,20 +25,27 @@ class TaskState:
     killed: bool = False
     killed_ns: int = 0
     bytes_mark: int = 0
-    identity: bytes | None = None
-    """The task's ids when its last call ended, once policy `guard` has compared them."""
+    identity: "ProtectedObject | None" = None
+    """The task's ids when its last call ended, and where they lie, once policy `guard` has compared them."""
+    identity_frames: tuple[int, ...] = ()
+    """The frames that hold them, and the pointer to them."""
+    is_exiting: bool = False
+    """It has entered `do_exit`."""
     planned: "PlannedEntry | None" = None
     """What a plan decided for the call that is about to enter the kernel."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedEntry:
-    """A plan's decision that reaches the kernel: isolated or not; or, with `death`, killed where it enters."""
+    """A plan's decision on a call that has entered the kernel: isolated or not; with `death`, killed there; with a
+    `result`, answered there."""
 
     isolated: bool
     disposition: str
     line: int
     death: Violation | None = None
+    result: int | None = None
+    """What the call is answered with, instead of being dispatched (signed)."""
 
 
 class TaskList:
@@ -47,10 +55,12 @@ class TaskList:
         self.tasks: dict[int, TaskState] = {}
         self.running: TaskState | None = None
         self.tenants: dict[str, Tenant] = {}
+        self.parked = 0
+        """Tasks whose very end was refused: they are gone, and nobody was told."""
 
     def clear(self) -> None:
         """Begin again: no task is known."""
-        self.tasks, self.running = {}, None
+        self.tasks, self.running, self.parked = {}, None, 0
 
     def isolated(self) -> list[tuple[TaskState, OpenCall]]:
         """Every isolated call in progress, of running and sleeping tasks."""

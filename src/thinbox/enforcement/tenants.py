@@ -13,11 +13,13 @@ Source: Linux 6.1 include/linux/cgroup-defs.h (struct css_set, struct cgroup_sub
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from thinbox.enforcement.judge import Judge
+    from thinbox.enforcement.open_call import OpenCall
     from thinbox.enforcement.prefault import Prefault
+    from thinbox.enforcement.tasks import PlannedEntry, TaskState
     from thinbox.isolation.policies import Policy
     from thinbox.records.profile import KnownPages
     from thinbox.records.run import RunRecord
@@ -39,6 +41,14 @@ class Isolation:
     """What other tenants' data is hidden by: "none", "permissive" or "strict" (docs/views.md)."""
 
 
+class Gate(Protocol):
+    """A plan, as the enforcer asks it."""
+
+    def decide_entered(self, state: "TaskState", nr: int, name: str, args: tuple[int, ...]) -> "PlannedEntry":
+        """Decide on a call that has entered the kernel undecided, or is dispatched as another than it began as."""
+        ...
+
+
 @dataclass(slots=True)
 class Tenant:
     """One tenant: what is isolated and by what, its record, and its memory cgroup (0 while it has none of its own)."""
@@ -48,6 +58,14 @@ class Tenant:
     judge: "Judge"
     prefault: "Prefault | None" = None
     memcg: int = 0
+    end_judge: "Judge | None" = None
+    """Judges the ends of its tasks, where its policy is about calls only (`judges_ends`)."""
+    gate: "Gate | None" = None
+    """What its plan says of calls that are in the kernel already."""
+
+    def judge_of(self, call: "OpenCall") -> "Judge":
+        """Return what judges `call`, which may be the end of a task."""
+        return self.end_judge if call.is_exit and self.end_judge is not None else self.judge
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thinbox.address import PAGE_BYTES, page_start
+from thinbox.address import page_start
 from thinbox.isolation import pagetable
 from thinbox.isolation.undo import FULL, LOG_COLUMNS, LOG_COPY, LOG_PAGE, save_page
 from thinbox.machine import cpu as registers
@@ -58,7 +58,7 @@ class Undo:
         self._saved[:] = 0
         self._entry = None
         self._slot[slots.UNDO_MODE], self._slot[slots.UNDO], self._slot[slots.UNDO_COUNT] = 1, 0, 0
-        self._slot[slots.UNDO_ROOT] = pagetable.take_frame(self._memory.quads, self._pool)
+        self._slot[slots.UNDO_ROOT] = pagetable.take_frame(self._memory.words, self._pool)
         self._machine.release_interrupts()
 
     @property
@@ -78,7 +78,7 @@ class Undo:
         if not slot[slots.UNDO]:
             return
         count = save_page(
-            memory.quads, self._pool, self._log, _CAPACITY, self._saved, slot[slots.UNDO_COUNT], page_start(paddr)
+            memory.words, self._pool, self._log, _CAPACITY, self._saved, slot[slots.UNDO_COUNT], page_start(paddr)
         )
         if count == FULL:
             slot[slots.UNDO] = 0
@@ -113,7 +113,7 @@ class Undo:
             rows = self._log[: LOG_COLUMNS * count].reshape(count, LOG_COLUMNS)
             pages, copies = rows[:, LOG_PAGE] >> 12, rows[:, LOG_COPY]
             if put_back:
-                frames = self._memory.words.reshape(-1, PAGE_BYTES // 8)
+                frames = self._memory.words.pages
                 frames[pages] = frames[copies >> 12]
             self._saved[pages >> 5] = 0
             free = int(self._pool[0])

@@ -20,7 +20,7 @@ import numpy as np
 
 from thinbox import paging
 from thinbox.address import PAGE_BYTES, U64, to_signed
-from thinbox.isolation import fault, mappings
+from thinbox.isolation import mappings
 from thinbox.isolation.page_ownership import (
     FORGED_KERNEL_HALF,
     FORGED_SPACE,
@@ -34,6 +34,7 @@ from thinbox.isolation.page_ownership import (
 )
 
 if TYPE_CHECKING:
+    from thinbox.enforcement.grants import Grants
     from thinbox.enforcement.open_call import OpenCall
     from thinbox.enforcement.target import Target
     from thinbox.enforcement.tasks import TaskList, TaskState
@@ -51,8 +52,8 @@ _EXITING = 4
 class UserTables:
     """The user page tables of the tenants of one machine."""
 
-    def __init__(self, target: "Target", tasks: "TaskList", cgroups: "MemoryCgroups") -> None:
-        self._target, self._task_list, self._cgroups = target, tasks, cgroups
+    def __init__(self, target: "Target", tasks: "TaskList", grants: "Grants", cgroups: "MemoryCgroups") -> None:
+        self._target, self._task_list, self._grants, self._cgroups = target, tasks, grants, cgroups
         self._memory, self._cpu, self._kernel = target.memory, target.cpu, target.view
         types, root = target.view.facts.types, target.kernel_root
         self._mm_at, self._pgd_at = types.offset_of("task_struct", "mm"), types.offset_of("mm_struct", "pgd")
@@ -68,8 +69,7 @@ class UserTables:
 
     def _find_kernel_top(self, root: int) -> int:
         """Where the kernel's own PGD lies, whose upper half every process's has (`swapper_pg_dir`)."""
-        words, end = self._memory.quads, self._memory.total_bytes
-        return paging.translate(words, end, root, to_signed(self._kernel.symbols.address_of("init_top_pgt")))
+        return self._memory.tables.translate(root, to_signed(self._kernel.symbols.address_of("init_top_pgt")))
 
     def _find_shared(self, root: int) -> frozenset[int]:
         """Return the frames of the kernel's own that every process may map: zeros, the vDSO and its data."""
@@ -82,8 +82,7 @@ class UserTables:
             if image is not None:
                 start = read(image + types.offset_of("vdso_image", "data"), root)
                 vaddrs += range(start, start + read(image + types.offset_of("vdso_image", "size"), root), PAGE_BYTES)
-        words, end = self._memory.quads, self._memory.total_bytes
-        return frozenset(paging.translate(words, end, root, to_signed(vaddr)) for vaddr in vaddrs)
+        return frozenset(self._memory.tables.translate(root, to_signed(vaddr)) for vaddr in vaddrs)
 
     # -- one call ------------------------------------------------------------------------------------
     def check(
@@ -99,7 +98,7 @@ class UserTables:
         if not is_dead and self._pgd_of(self._word(space)) != kernel_root:
             # User code would go on in an address space that is not its own; or has none, and borrows the next one's.
             return FORGED_SPACE, space & U64
-        frames = self._written_frames(call)
+        frames = self._grants.written_frames(call)
         if len(frames) == 0:
             return None
         roots = [] if is_dead else [kernel_root]
@@ -118,7 +117,7 @@ class UserTables:
             self._roots[own][mm] = root
             roots.append(root)
         self._sought, self._tables = np.unique(np.array(roots, dtype=np.int64)), None
-        found = self._cpu.touched_tables(frames, self._sought, pti=self._kernel.uses_pti, most=_MOST_TABLES)
+        found = self._target.sci.touched_tables(frames, self._sought, pti=self._kernel.uses_pti, most=_MOST_TABLES)
         if len(found) > _MOST_TABLES:
             return TOO_MANY_TABLES, 0
         tops = found[found[:, 1] >= mappings.TOP, 0]
@@ -130,22 +129,10 @@ class UserTables:
                 return refused
         return None
 
-    def _written_frames(self, call: "OpenCall") -> np.ndarray:
-        """The pages of kernel data that the call holds writable, or held and may have written, ascending."""
-        if not call.rows:
-            return np.zeros(0, dtype=np.int64)
-        rows = np.concatenate(call.rows)
-        rows = rows[rows[:, fault.LOG_VADDR] < 0]
-        entries = self._memory.words[rows[:, fault.LOG_INDEX]]
-        wanted = paging.PRESENT | paging.WRITABLE
-        held = entries[entries & wanted == wanted] & paging.FRAME_MASK
-        gone = [self._paddr(vaddr) & ~0xFFF for vaddr in rows[entries & paging.PRESENT == 0, fault.LOG_VADDR].tolist()]
-        return np.unique(np.concatenate((held, np.array([paddr for paddr in gone if paddr >= 0], dtype=np.int64))))
-
     def _paddr(self, vaddr: int) -> int:
         """Where a kernel address lies; negative if nowhere."""
         memory = self._memory
-        return paging.translate(memory.quads, memory.total_bytes, self._target.kernel_root, to_signed(vaddr & U64))
+        return memory.tables.translate(self._target.kernel_root, to_signed(vaddr & U64))
 
     def _word(self, vaddr: int) -> int:
         return self._memory.word_at(self._target.kernel_root, vaddr)
@@ -178,7 +165,7 @@ class UserTables:
             kept, entries[_KERNEL_HALF] = entries[mappings.LDT_SLOT], 0
             entries[mappings.LDT_SLOT] = kept
         judge = self._judge_leaf if level == mappings.LAST else self._judge_entry
-        if level > mappings.LAST or self._cpu.drop_plain(entries, self._target.kernel_root):
+        if level > mappings.LAST or self._target.sci.drop_plain(entries, self._target.kernel_root):
             for at in np.flatnonzero(entries & paging.PRESENT).tolist():
                 found = judge(own, rule, int(entries[at]), level)
                 if not found.verdict.granted:
@@ -197,10 +184,10 @@ class UserTables:
 
     def _below(self, tables: np.ndarray, end: int = paging.ENTRIES_PER_TABLE) -> list[int]:
         """The frames of the tables that the first `end` entries of `tables` (frames) name."""
-        rows = self._memory.words.reshape(-1, paging.ENTRIES_PER_TABLE)
+        rows = self._memory.words.pages
         entries = rows[tables >> 12, :end].ravel()
         frames = entries[entries & (paging.PRESENT | paging.LARGE) == paging.PRESENT] & paging.FRAME_MASK
-        named: list[int] = np.unique(frames[frames < self._memory.total_bytes]).tolist()
+        named: list[int] = np.unique(frames[frames < self._memory.guest_bytes]).tolist()
         return named
 
     def _unmarked_tables(self) -> frozenset[int]:
@@ -237,7 +224,7 @@ class UserTables:
         if entry & paging.LARGE and level < mappings.TOP:
             pages = 1 << 9 * (level - 1)
             parts = frame + PAGE_BYTES * np.arange(pages, dtype=np.int64) | paging.PRESENT
-            self._cpu.drop_plain(parts, self._target.kernel_root)
+            self._target.sci.drop_plain(parts, self._target.kernel_root)
             judged = (self._judge_leaf(own, rule, part, level) for part in parts[np.flatnonzero(parts)].tolist())
             return next((found for found in judged if not found.verdict.granted), PLAIN_MAPPING)
         facts = self._cgroups.facts(frame, self._target.kernel_root)

@@ -12,9 +12,7 @@ Rules of this file:
 
 from typing import TYPE_CHECKING
 
-from thinbox import paging
 from thinbox.address import U64
-from thinbox.enforcement.deferred_work import DeferredWork
 from thinbox.enforcement.tenants import Tenant
 from thinbox.enforcement.user_tables import UserTables
 from thinbox.errors import MachineError
@@ -26,8 +24,6 @@ from thinbox.isolation.view_rules import view_rule
 from thinbox.machine import slots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from thinbox.enforcement.grants import Grants
     from thinbox.enforcement.open_call import OpenCall
     from thinbox.enforcement.target import Target
@@ -38,29 +34,14 @@ if TYPE_CHECKING:
 class Views:
     """Applies the tenants' views on one machine."""
 
-    def __init__(
-        self,
-        target: "Target",
-        tasks: "TaskList",
-        grants: "Grants",
-        undo: "Undo | None",
-        go_on: "Callable[[TaskState], None]",
-    ) -> None:
-        """`go_on(state)` is told when a call is back from deferred work."""
-        self._target, self._tasks, self._grants, self._go_on = target, tasks, grants, go_on
+    def __init__(self, target: "Target", tasks: "TaskList", grants: "Grants", undo: "Undo | None") -> None:
+        self._target, self._tasks, self._grants = target, tasks, grants
         self._memory, self._cpu, self._slot = target.memory, target.cpu, target.slot
         self.cgroups = MemoryCgroups(target.view, target.memory)
         self._words = self.cgroups.pages.words
         self._host_words = self._cpu.keep_array(self._words)
-        self._mappings = UserTables(target, tasks, self.cgroups)
-        DeferredWork(target, tasks, grants, self._back_from_deferred_work)
+        self._user_tables = UserTables(target, tasks, grants, self.cgroups)
         ChargedSockets(target.machine, target.view, undo.save if undo else None, self._may_write)
-
-    def _back_from_deferred_work(self, state: "TaskState") -> None:
-        assert state.call is not None
-        if self.recheck(state.call):
-            self._cpu.load_cr3(self._cpu.cr3)
-        self._go_on(state)
 
     def _may_write(self, vaddr: int) -> bool:
         """Tell whether the running call might write at `vaddr` by its tenant's view."""
@@ -73,7 +54,7 @@ class Views:
     def reset(self) -> None:
         """Begin again after the machine was restored."""
         self.cgroups.owners.clear()
-        self._mappings.reset()
+        self._user_tables.reset()
         self._slot[slots.VIEW] = 0
 
     def add(self, name: str, memcg: int) -> None:
@@ -106,7 +87,7 @@ class Views:
         if rule == view_rules.NONE or vaddr >= 0:
             return None
         memory, root = self._memory, self._slot[slots.KERNEL_ROOT]
-        paddr = paging.translate(memory.quads, memory.total_bytes, root, vaddr)
+        paddr = memory.tables.translate(root, vaddr)
         if paddr < 0:
             return None
         facts = self.cgroups.facts(paddr, root)
@@ -119,7 +100,7 @@ class Views:
         if not call.isolated or not self._slot[slots.VIEW]:
             return None
         self._grants.drain(state, call)
-        return self._mappings.check(state, call, self._words[view_rules.RULE], is_dead=is_dead)
+        return self._user_tables.check(state, call, self._words[view_rules.RULE], is_dead=is_dead)
 
     # -- pages that change hands -------------------------------------------------------------------------
     def recheck(self, call: "OpenCall") -> int:
@@ -127,4 +108,4 @@ class Views:
         if not self._slot[slots.VIEW]:
             return 0
         root = self._target.kernel_root
-        return sum(self._cpu.drop_unseen(rows, root) for rows in call.rows)
+        return sum(self._target.sci.drop_unseen(rows, root) for rows in call.rows)

@@ -8,9 +8,12 @@ Rules of this file:
 - A call that cannot be rolled back any more dies by the oops path, and its record says `undone: false`.
 """
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from thinbox import paging
+from thinbox.address import U64, to_signed
+from thinbox.enforcement.open_call import CallEvent
 from thinbox.enforcement.undo import SIGKILL
 from thinbox.errors import MachineError
 from thinbox.isolation.page_ownership import ViewVerdict
@@ -18,10 +21,13 @@ from thinbox.isolation.verdict import Access, AccessKind, Verdict, Violation
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.state_bits import IF, NT, TF
+from thinbox.records.run import Restored
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from thinbox.enforcement.call_switch import CallSwitch
-    from thinbox.enforcement.grants import Grants
+    from thinbox.enforcement.integrity import Finding
     from thinbox.enforcement.open_call import OpenCall
     from thinbox.enforcement.target import Target
     from thinbox.enforcement.tasks import TaskList, TaskState
@@ -36,10 +42,8 @@ _AC, _DF = 1 << 18, 1 << 10
 class ViolationAction:
     """Ends calls and tasks for one guest."""
 
-    def __init__(
-        self, target: "Target", tasks: "TaskList", switch: "CallSwitch", grants: "Grants", undo: "Undo | None"
-    ) -> None:
-        self._sites, self._tasks, self._switch, self._grants, self._undo = target.sites, tasks, switch, grants, undo
+    def __init__(self, target: "Target", tasks: "TaskList", switch: "CallSwitch", undo: "Undo | None") -> None:
+        self._target, self._sites, self._tasks, self._switch, self._undo = target, target.sites, tasks, switch, undo
         self._cpu, self._slot = target.cpu, target.slot
         self._to_undo: tuple[TaskState, OpenCall] | None = None
 
@@ -107,7 +111,7 @@ class ViolationAction:
         running = self._tasks.running
         if running is None or running.call is None or not running.call.isolated:
             raise MachineError("no isolated call is running")
-        access = running.tenant.judge.describe(self._cpu.rip, paging.FAULT_FETCH, self._cpu.rip)
+        access = running.tenant.judge_of(running.call).describe(self._cpu.rip, paging.FAULT_FETCH, self._cpu.rip)
         self.of(running, running.call, verdict, access)
         self.after_stop()
 
@@ -116,7 +120,9 @@ class ViolationAction:
     ) -> None:
         """Note the kill, leave the call, and make the registers those of `make_task_dead(SIGKILL)`."""
         self._note(state, call, verdict, access, hidden, undone=False)
-        self._switch.close(state, call)
+        if call.is_exit:
+            self._tasks.parked += 1
+        self._switch.close(state, call, CallEvent.KILL)
         self._cpu.regs[registers.RDI] = SIGKILL
         self._cpu.flags = self._cpu.flags & ~(TF | NT | _AC | _DF)
 
@@ -137,11 +143,7 @@ class ViolationAction:
         if self._to_undo is None or undo is None:
             return
         (state, call), self._to_undo = self._to_undo, None
-        self._grants.drain(state, call)
-        self._cpu.leave_table()
-        self._grants.forget(call)
-        undo.roll_back()
-        self._switch.close(state, call)
+        self._switch.roll_back(state, call)
         undo.die()
 
     def _note(
@@ -181,3 +183,28 @@ class ViolationAction:
         call.verdict = "killed"
         if state.tenant.isolation.on_violation == "stop":
             record.stopped = True
+
+    # -- what was changed -----------------------------------------------------------------------------
+    def act_on(self, state: "TaskState", call: "OpenCall", found: "Iterable[Finding]") -> bool:
+        """Put back what changed; the running call dies if it wrote it: tell whether. From inside a code hook."""
+        for finding in found:
+            self.restore(state, finding)
+            if finding.is_writer:
+                self.refuse_here(state, call, finding.verdict, finding.vaddr)
+                return True
+        return False
+
+    def restore(self, state: "TaskState", finding: "Finding") -> None:
+        """Put back what changed, in the kernel's memory, and note it in the running task's record."""
+        memory, root = self._target.memory, self._target.kernel_root
+        for vaddr, content in finding.repair:
+            place = to_signed(vaddr & U64)
+            with suppress(LookupError):
+                for paddr, _count in memory.spans(root, place, len(content)):
+                    if self._undo is not None:
+                        self._undo.save(paddr)
+                memory.write_virtual(root, place, content)
+        if finding.repair:
+            during = "" if state.call is None else state.call.record.name
+            rule, wrote = finding.verdict.rule, finding.is_writer
+            state.tenant.record.restored.append(Restored(rule, finding.vaddr, finding.whose, during, wrote))

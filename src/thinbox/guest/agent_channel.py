@@ -4,7 +4,10 @@ Why it exists: guest-side work (mounting, forking, pumping bytes) reads as plain
 of a process gets each call's result sent back.
 
 Rules of this file:
-- One generator a process, found by its task_struct; a forked child's is started by `adopt_next_child`.
+- One generator a process, found by its task_struct; a forked child's is bound when the kernel wakes the child for the
+  first time (`wake_up_new_task`), as a child of the process that forked it: nobody else can take its place.
+- No magic call of another task is answered: a tenant's is a call the kernel does not have.
+- What a process says it got from the kernel may be forged: whatever that breaks here is a `MachineError`.
 - Memory arguments go through `scratch`, pages the agent shares with its children and that are always present.
 """
 
@@ -15,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from thinbox.address import PAGE_BYTES, U64
-from thinbox.errors import MachineError
+from thinbox.errors import MachineError, ThinboxError
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.syscalls.table import call_number
@@ -72,10 +75,14 @@ class AgentChannel:
         self.view: KernelView | None = None
         self.scratch = 0
         self._frames: list[int] = []
-        self._works: dict[int, GuestScript] = {}
+        self._scripts: dict[int, GuestScript] = {}
         self._areas: dict[int, int] = {}
-        self._next_child: GuestScript | None = None
-        self._next_area = CHILD_AREA
+        self._fresh: set[int] = set()
+        """Tasks whose script was not begun yet."""
+        self._advancing = 0
+        self._next_child: tuple[int, GuestScript, int] | None = None
+        """The task whose next child gets a script, the script, and its part of the scratch."""
+        self._watches_births = False
         self.parked = False
         self.make_view: Callable[[], KernelView] | None = None
         self._first: GuestScript | None = None
@@ -89,25 +96,26 @@ class AgentChannel:
         """Give the parked agent new work; the machine must stand where it parked."""
         self.parked = False
         task = self.require_view().current
-        self._works = {task: work}
-        self._areas = {task: 0}
+        self._scripts, self._areas, self._next_child = {task: work}, {task: 0}, None
+        self._fresh.clear()
+        self._watch_births()
         self._advance(task, None)
 
     def adopt_next_child(self, work: GuestScript, area: int = CHILD_AREA) -> None:
-        """The next process that calls for the first time does `work`, in the scratch from offset `area`."""
-        self._next_child, self._next_area = work, area
+        """The next child that the calling script's process forks does `work`, in the scratch from offset `area`."""
+        self._next_child = (self._advancing, work, area)
 
     def assign(self, task: int, work: GuestScript) -> None:
         """Let a process that is inside a call do `work` when that call returns: `work`'s first `yield` stands
         for it, and gets its result."""
         next(work)
-        self._works[task] = work
+        self._scripts[task] = work
         self._areas[task] = CHILD_AREA
 
     def task_of_area(self, area: int) -> int:
         """Return the task whose work uses the scratch from offset `area`; LookupError if there is none."""
         for task, found in self._areas.items():
-            if found == area and task in self._works:
+            if found == area and task in self._scripts:
                 return task
         raise LookupError(f"no process works in the scratch at {area:#x}")
 
@@ -122,16 +130,16 @@ class AgentChannel:
             if self.make_view is None or self._first is None:
                 return 0
             self.view = self.make_view()
-            self._works[self.view.current] = self._first
+            self._scripts[self.view.current] = self._first
             self._areas[self.view.current] = 0
+            self._watch_births()
             self._advance(self.view.current, None)
             return 1
         task = self.view.current
-        if task not in self._works:
-            if self._next_child is None:
-                return 0
-            self._works[task], self._next_child = self._next_child, None
-            self._areas[task] = self._next_area
+        if task not in self._scripts:
+            return 0
+        if task in self._fresh:
+            self._fresh.discard(task)
             self._advance(task, None)
             return 1
         result = self._machine.cpu.regs[registers.RDI]
@@ -139,16 +147,38 @@ class AgentChannel:
         self._advance(task, signed)
         return 1
 
+    def _watch_births(self) -> None:
+        if not self._watches_births:
+            self._watches_births = True
+            vaddr = self.require_view().symbols.address_of("wake_up_new_task")
+            self._machine.cpu.add_code_hook(vaddr, self._is_born)
+
+    def _is_born(self) -> None:
+        """`wake_up_new_task(p)`: whatever lay at that address before is gone; a child that was waited for is bound."""
+        child, parent = self._machine.cpu.regs[registers.RDI], self.require_view().current
+        self.forget(child)
+        if self._next_child is not None and self._next_child[0] == parent and parent in self._scripts:
+            _parent, self._scripts[child], self._areas[child] = self._next_child
+            self._next_child = None
+            self._fresh.add(child)
+
     def forget(self, task: int) -> None:
         """The process became something else (execve); its hypercalls are no longer answered."""
-        self._works.pop(task, None)
+        self._scripts.pop(task, None)
+        self._fresh.discard(task)
 
     def _advance(self, task: int, result: int | None) -> None:
-        work = self._works[task]
+        work, self._advancing = self._scripts[task], task
         try:
             step = next(work) if result is None else work.send(result)
         except StopIteration:
             raise MachineError("the guest agent ran out of work") from None
+        except ThinboxError:
+            raise
+        except Exception as error:
+            raise MachineError(
+                f"the agent's process in the guest was tampered with, or its script is wrong: {error!r}"
+            ) from error
         if isinstance(step, Park):
             self.parked = True
             self._machine.cpu.stop()
@@ -205,5 +235,6 @@ class AgentChannel:
         return {"scratch": self.scratch, "frames": self._frames}
 
     def restore(self, state: dict[str, Any], view: "KernelView") -> None:
-        """Load what `save` returned."""
+        """Load what `save` returned; work that was meant for a child that never came is forgotten."""
         self.scratch, self._frames, self.view, self.parked = state["scratch"], state["frames"], view, True
+        self._next_child, self._next_area = None, CHILD_AREA

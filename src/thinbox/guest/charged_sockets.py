@@ -18,11 +18,9 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from thinbox import paging
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.machine import cpu as registers
-from thinbox.machine import slots
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
@@ -104,9 +102,9 @@ class ChargedSockets:
     def _paddr(self, vaddr: int, root: int, size: int) -> int | None:
         """Return where an aligned word of the kernel's half lies; None if it is none."""
         vaddr = to_signed(vaddr & U64)
-        paddr = paging.translate(self._memory.quads, self._memory.total_bytes, root, vaddr)
-        is_ram = 0 <= paddr <= self._memory.total_bytes - size
+        paddr = self._memory.tables.translate(root, vaddr)
+        is_ram = 0 <= paddr <= self._memory.guest_bytes - size
         return paddr if vaddr < 0 and vaddr % size == 0 and is_ram else None
 
     def _root(self) -> int:
-        return self._slot[slots.KERNEL_ROOT] if self._slot[slots.ACTIVE] else self._view.kernel_root
+        return self._view.kernel_root

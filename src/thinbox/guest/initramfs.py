@@ -42,13 +42,13 @@ _FILES = {
 
 def fetch_busybox(progress: "Callable[[str], None] | None" = None) -> bytes:
     """Return busybox of Debian's package `busybox-static`, fetched once and cached."""
-    from thinbox.image.cache import cache_dir, read_sealed, sha256_of_file, store_sealed
+    from thinbox.image.cache import cache_dir, read_sealed, sha256_of_cached, store_sealed
     from thinbox.image.deb import deb_member
     from thinbox.image.source import fetch_package
 
     package = fetch_package("busybox-static", progress=progress)
     # To unpack it takes a twentieth of a second of every command.
-    path = cache_dir() / "members" / f"busybox-{sha256_of_file(package)[:32]}"
+    path = cache_dir() / "members" / f"busybox-{sha256_of_cached(package)[:32]}"
     busybox = read_sealed(path)
     if busybox is None:
         busybox = deb_member(package, lambda name: name.lstrip("./") in ("bin/busybox", "usr/bin/busybox"))

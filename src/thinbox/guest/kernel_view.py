@@ -12,6 +12,7 @@ from thinbox import paging
 from thinbox.address import PAGE_BYTES, U64, page_align_up
 from thinbox.errors import MachineError
 from thinbox.isolation.baseline import CPU_ENTRY_AREA
+from thinbox.machine import slots
 
 if TYPE_CHECKING:
     from thinbox.image.facts import KernelFacts
@@ -101,7 +102,10 @@ class KernelView:
 
     @property
     def kernel_root(self) -> int:
-        """The kernel's table of the address space in use (not valid while an SCI table is active)."""
+        """The kernel's table of the address space in use, also while an SCI or undo table is active."""
+        slot = self._machine.slot
+        if slot[slots.ACTIVE]:
+            return int(slot[slots.KERNEL_ROOT]) & paging.FRAME_MASK
         cr3 = self._machine.cpu.cr3 & paging.FRAME_MASK
         return cr3 & ~_PTI_USER_BIT if self._uses_pti else cr3
 
@@ -111,14 +115,14 @@ class KernelView:
         return self._uses_pti
 
     def _paddr(self, vaddr: int, root: int) -> int:
-        paddr = paging.translate(self._memory.quads, self._memory.total_bytes, root, vaddr)
+        paddr = self._memory.tables.translate(root, vaddr)
         if paddr < 0:
             raise MachineError(f"kernel address {vaddr:#x} is not mapped; the kernel does not match its symbols")
         return paddr
 
     def read_u64(self, vaddr: int, root: int) -> int:
         """Return the word at kernel address `vaddr` under `root`."""
-        return self._memory.quads[self._paddr(vaddr, root) >> 3] & U64
+        return self._memory.words[self._paddr(vaddr, root) >> 3] & U64
 
     def read_u32(self, vaddr: int, root: int) -> int:
         """Return the 32-bit word at kernel address `vaddr` under `root`."""
@@ -127,7 +131,7 @@ class KernelView:
     @property
     def current(self) -> int:
         """Address of the running task's task_struct."""
-        return self._memory.quads[self.current_paddr >> 3] & U64
+        return self._memory.words[self.current_paddr >> 3] & U64
 
     def result_of(self, regs_paddr: int, user_ip: int, name: str) -> int:
         """Return what the call `name` returned, signed, from its pt_regs; `user_ip` is where it was to return to.
@@ -135,12 +139,12 @@ class KernelView:
         Where a signal's handler runs first, RAX is that handler's already, and the result stands in the signal
         frame (arch/x86/kernel/signal.c, `setup_rt_frame`).
         """
-        quads = self._memory.quads
+        quads = self._memory.words
         value = quads[(regs_paddr + self.ax_offset) >> 3]
         if value or quads[(regs_paddr + self.ip_offset) >> 3] == user_ip or name in _NEW_PROGRAM:
             return value
         frame = quads[(regs_paddr + self.sp_offset) >> 3] + self.frame_ax_offset
-        paddr = paging.translate(quads, self._memory.total_bytes, self.kernel_root, frame)
+        paddr = paging.translate(quads, self._memory.guest_bytes, self.kernel_root, frame)
         return value if paddr < 0 or paddr & 7 else quads[paddr >> 3]
 
     def stack_of(self, task: int, root: int) -> int:

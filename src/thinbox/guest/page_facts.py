@@ -114,7 +114,7 @@ class PageReader:
         The lower two levels have it (include/linux/mm.h, pgtable_pte_page_ctor, pgtable_pmd_page_ctor), and their pages
         have no other use of the word.
         """
-        quads, table = self._memory.quads, root & paging.FRAME_MASK
+        quads, table = self._memory.words, root & paging.FRAME_MASK
         for _level in range(3):
             entries = (quads[(table >> 3) + i] for i in range(paging.ENTRIES_PER_TABLE // 2))
             wanted = paging.PRESENT | paging.USER
@@ -133,12 +133,12 @@ class PageReader:
     def _find(self, paddr: int, root: int) -> _Page | None:
         memory, words = self._memory, self.words.data
         vaddr = words[view_rules.VMEMMAP] + (paddr >> 12) * words[view_rules.PAGE_BYTES]
-        at = paging.translate(memory.quads, memory.total_bytes, root, vaddr)
-        head = view_rules.find_page(memory.quads, memory.total_bytes, root, words, paddr)
+        at = memory.tables.translate(root, vaddr)
+        head = view_rules.find_page(memory.words, memory.guest_bytes, root, words, paddr)
         return None if at < 0 or head < 0 else _Page(at, head)
 
     def _word(self, paddr: int) -> int:
-        return self._memory.quads[paddr >> 3] & U64
+        return self._memory.words[paddr >> 3] & U64
 
     def _type(self, page: int) -> int:
         return int.from_bytes(self._memory.read(page + self._type_at, 4), "little")
@@ -187,7 +187,7 @@ class PageReader:
 
     def _memcg_of(self, objcg: int, root: int) -> int:
         memory = self._memory
-        found = view_rules.memcg_of_objcg(memory.quads, memory.total_bytes, root, self.words.data, to_signed(objcg))
+        found = view_rules.memcg_of_objcg(memory.words, memory.guest_bytes, root, self.words.data, to_signed(objcg))
         return found & U64
 
     def _slab_facts(

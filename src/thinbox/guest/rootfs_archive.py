@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from thinbox.errors import RootfsError
+from thinbox.errors import InputError, RootfsError
 from thinbox.guest.rootfs_entry import EntryKind, RootfsEntry, show_path
 from thinbox.guest.rootfs_tree import RootfsTree, normalise_name
-from thinbox.guest.tar_members import read_members
+from thinbox.guest.tar_members import ReadLimit, read_members
+from thinbox.host.files import open_file
 
 _DEFAULT_DIRECTORY_MODE = 0o755
+_MOST_BYTES = 4 << 30
+"""Unpacked; no guest has more than 3 GiB of memory."""
 
 
 def read_archive(path: Path) -> Iterator[RootfsEntry]:
@@ -26,10 +29,14 @@ def read_archive(path: Path) -> Iterator[RootfsEntry]:
     where = show_path(str(path).encode("utf-8", "surrogateescape"))
     tree = RootfsTree()
     try:
-        with path.open("rb") as raw:
-            for member in read_members(raw, where):
+        with open_file(path) as raw:
+            for member in read_members(raw, where, limit=ReadLimit(_MOST_BYTES)):
                 if member.path:
                     yield from _place(tree, member)
+    except RootfsError:
+        raise
+    except InputError as error:
+        raise RootfsError(f"{where}: {error}") from error
     except OSError as error:
         raise RootfsError(f"{where}: cannot be read: {error.strerror or error}") from error
 

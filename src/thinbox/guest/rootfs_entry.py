@@ -19,6 +19,10 @@ PATH_MAX_BYTES = 4095
 NAME_MAX_BYTES = 255
 """Longest single name (NAME_MAX, include/uapi/linux/limits.h)."""
 
+DEEPEST = 256
+"""Most components of a path. The guest's kernel looks each of them up for every entry, so a chain of the 2,048 that
+PATH_MAX holds takes time with the square of its length; the deepest trees known have some 60."""
+
 ALLOWED_DEVICES = frozenset({(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)})
 """(major, minor) of null, zero, full, random, urandom, tty, console and ptmx (admin-guide/devices.txt).
 

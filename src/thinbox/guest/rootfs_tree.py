@@ -14,6 +14,7 @@ Rules of this file:
 
 from thinbox.errors import RootfsError
 from thinbox.guest.rootfs_entry import (
+    DEEPEST,
     NAME_MAX_BYTES,
     PATH_MAX_BYTES,
     EntryKind,
@@ -40,19 +41,31 @@ def normalise_name(name: bytes) -> bytes:
     if b"\0" in name:
         raise RootfsError(f"{show_path(name)}: name holds a NUL byte")
     path = b"/".join(parts)
+    if len(parts) > DEEPEST:
+        raise RootfsError(f"{show_path(name)}: more than {DEEPEST} directories deep, which no root file system is")
     if len(path) > PATH_MAX_BYTES or any(len(part) > NAME_MAX_BYTES for part in parts):
         raise RootfsError(f"{show_path(name)}: name is too long (255 bytes a component, 4095 in all)")
     return path
 
 
+class _Name:
+    """A name on the way to a symlink, or a symlink with its target; whatever is not below `_links` leads to none."""
+
+    __slots__ = ("below", "target")
+
+    def __init__(self) -> None:
+        self.below: dict[bytes, _Name] = {}
+        self.target: bytes | None = None
+
+
 class RootfsTree:
     """Every path created so far, with its kind and, for symlinks, its target."""
 
-    __slots__ = ("_kinds", "_targets")
+    __slots__ = ("_kinds", "_links")
 
     def __init__(self) -> None:
         self._kinds: dict[bytes, EntryKind] = {b"": EntryKind.DIRECTORY}
-        self._targets: dict[bytes, bytes] = {}
+        self._links = _Name()
 
     def kind(self, path: bytes) -> EntryKind | None:
         """Return the kind of the object at the resolved `path`, None if there is none yet."""
@@ -65,22 +78,32 @@ class RootfsTree:
         """
         todo = path.split(b"/")[::-1]
         done: list[bytes] = []
+        trail: list[_Name | None] = [
+            self._links
+        ]  # of each of `done`, the root before them; None where no symlink is near
         hops = 0
         while todo:
             name = todo.pop()
             if name in (b"", b"."):
                 continue
             if name == b"..":
-                del done[-1:]
+                del done[-1:], trail[max(1, len(trail) - 1) :]
                 continue
+            here = trail[-1].below.get(name) if trail[-1] is not None else None
             done.append(name)
-            target = self._targets.get(b"/".join(done)) if self._targets else None
+            trail.append(here)
+            if len(done) > DEEPEST:
+                raise RootfsError(
+                    f"{show_path(path)}: more than {DEEPEST} directories deep once its symlinks are followed"
+                )
+            target = here.target if here is not None else None
             if target is None or not (todo or follow_last):
                 continue
             hops += 1
             if hops > _MAX_SYMLINK_HOPS:
                 raise RootfsError(f"{show_path(path)}: too many symlinks on the way (a loop)")
-            done = [] if target.startswith(b"/") else done[:-1]
+            keep = 0 if target.startswith(b"/") else len(done) - 1
+            del done[keep:], trail[keep + 1 :]
             todo += target.split(b"/")[::-1]
         resolved = b"/".join(done)
         if len(resolved) > PATH_MAX_BYTES:
@@ -111,14 +134,20 @@ class RootfsTree:
         Raises RootfsError if a directory would replace something else or be replaced.
         """
         earlier = self._kinds.get(path)
-        self._targets.pop(path, None)
         if earlier is not None and EntryKind.DIRECTORY in (earlier, kind) and earlier is not kind:
             hint = "; put the symlink first" if kind is EntryKind.SYMLINK else ""
             raise RootfsError(f"{show_path(path)}: is a {earlier} and then a {kind} in one archive{hint}")
         self._note(path, kind)
-        if kind is EntryKind.SYMLINK and target is not None:
-            self._targets[path] = target
+        if kind is EntryKind.SYMLINK or earlier is EntryKind.SYMLINK:
+            self._point(path, target if kind is EntryKind.SYMLINK else None)
         return earlier is not None and kind is not EntryKind.DIRECTORY
+
+    def _point(self, path: bytes, target: bytes | None) -> None:
+        """Make the resolved `path` a symlink to `target`, or none."""
+        name = self._links
+        for part in path.split(b"/"):
+            name = name.below.setdefault(part, _Name())
+        name.target = target
 
     def _note(self, path: bytes, kind: EntryKind) -> None:
         self._kinds[path] = kind

@@ -21,6 +21,12 @@ from thinbox.image.symbols import SymbolTable
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _POINTER_BYTES = 8
+_LARGEST_BYTES = 64 << 20
+"""Debian's cloud kernel has 4 MiB."""
+_LONGEST_NAME = 512
+"""KSYM_NAME_LEN (include/linux/kallsyms.h)."""
+_MOST_STEPS = 100_000
+"""Structs and members one lookup looks at; nested ones that refer to themselves many times would take for ever."""
 _DEEPEST = 64
 """Most nested types one lookup follows; C nests far less, a damaged BTF may loop."""
 
@@ -56,6 +62,8 @@ class TypeTable:
         Raises:
             KernelImageError: `btf` is damaged.
         """
+        if len(btf) > _LARGEST_BYTES:
+            raise _damaged(f"it is larger than {_LARGEST_BYTES >> 20} MiB")
         types, self._strings = _split(btf)
         self._words: npt.NDArray[np.uint32] = np.frombuffer(types, np.uint32)
         self.type_starts = _index_types(self._words.tolist()) if type_starts is None else type_starts
@@ -180,22 +188,26 @@ class TypeTable:
     def _walk_path(self, type_id: int, path: str) -> _Place | None:
         place = _Place(0, type_id, 0)
         for name in path.split("."):
-            step = self._find_member(self._resolve(place.type_id), name.encode(), _DEEPEST)
+            step = self._find_member(self._resolve(place.type_id), name.encode(), _DEEPEST, [_MOST_STEPS])
             if step is None:
                 return None
             place = _Place(place.bit_offset + step.bit_offset, step.type_id, step.bitfield_bits)
         return place
 
-    def _find_member(self, type_id: int, name: bytes, depth: int) -> _Place | None:
+    def _find_member(self, type_id: int, name: bytes, depth: int, steps: list[int]) -> _Place | None:
+        """Return the member's place; `steps` has the number of members that may still be looked at."""
         if depth == 0:
             raise _damaged("its structs nest without end")
         if self._kind(type_id) not in (STRUCT, UNION):
             return None
         for member_name, member_id, bit_offset, bits in self._members(type_id):
+            steps[0] -= 1
+            if steps[0] < 0:
+                raise _damaged("its structs have too many members")
             if name and member_name == name:
                 return _Place(bit_offset, member_id, bits)
             if not member_name:
-                inner = self._find_member(self._resolve(member_id), name, depth - 1)
+                inner = self._find_member(self._resolve(member_id), name, depth - 1, steps)
                 if inner is not None:
                     return _Place(bit_offset + inner.bit_offset, inner.type_id, inner.bitfield_bits)
         return None
@@ -205,7 +217,7 @@ class TypeTable:
         start = int(self.type_starts[type_id - 1])
         vlen, has_bitfields = self._info(type_id)
         words = self._words[start + 3 : start + 3 + 3 * vlen].tolist()
-        for at in range(0, len(words), 3):
+        for at in range(0, len(words) - 2, 3):
             name_offset, member_id, offset = words[at : at + 3]
             bits = offset >> 24 if has_bitfields else 0
             yield self._string(name_offset), member_id, offset & 0xFFFFFF if has_bitfields else offset, bits
@@ -242,7 +254,7 @@ class TypeTable:
         return info & 0xFFFF, bool(info >> 31)
 
     def _string(self, offset: int) -> bytes:
-        end = self._strings.find(b"\0", offset)
+        end = self._strings.find(b"\0", offset, offset + _LONGEST_NAME + 1)
         if end < 0:
             raise _damaged("a name lies outside it")
         return self._strings[offset:end]

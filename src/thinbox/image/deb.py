@@ -25,6 +25,11 @@ from thinbox.image.kernel import read_kernel_file
 MAX_MEMBER_BYTES = 1 << 30
 """Most bytes one packaged file may have; as for a kernel file, the largest known is a 0.6 GiB vmlinux."""
 
+MAX_UNPACKED_BYTES = 4 << 30
+"""Most bytes all files of a package may have together; Debian's kernel with debugging data has 1.1 GiB."""
+
+_PIECE_BYTES = 1 << 20
+
 DEB_MAGIC = b"!<arch>\n"
 
 
@@ -74,8 +79,9 @@ def _walk_entries(deb: Path, predicate: Callable[[str], bool]) -> Iterator[DebEn
     raw = read_kernel_file(deb)
     if not raw.startswith(DEB_MAGIC):
         raise KernelImageError(f"{deb} is not a Debian package; give a .deb file")
-    with _one_exception(deb), tarfile.open(fileobj=_open_data(raw), mode="r|") as archive:
-        for info in archive:
+    with _one_exception(deb), tarfile.TarFile(fileobj=cast("IO[bytes]", _Forward(_open_data(raw)))) as archive:
+        while (info := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # missing from typeshed; kept for look-ups by name
             path = _clean(info.name)
             if predicate(path):
                 yield DebEntry(
@@ -85,6 +91,42 @@ def _walk_entries(deb: Path, predicate: Callable[[str], bool]) -> Iterator[DebEn
                     link_target=_clean(info.linkname) if info.islnk() else info.linkname,
                     is_hard_link=info.islnk(),
                 )
+
+
+class _Forward:
+    """The unpacked data of a package, seekable forward, as tarfile wants it: a bomb ends here.
+
+    tarfile reads a header of any announced size whole, and skips a body of any size without end.
+    """
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self._source = source
+        self._at_bytes = 0
+
+    def tell(self) -> int:
+        return self._at_bytes
+
+    def seek(self, offset: int) -> int:
+        """Skip forward to `offset`, or to the end if that comes first."""
+        if offset < self._at_bytes:
+            raise ValueError("it can only be read forward")
+        while self._at_bytes < offset and self.read(min(_PIECE_BYTES, offset - self._at_bytes)):
+            pass
+        return self._at_bytes
+
+    def read(self, size: int) -> bytes:
+        """Return `size` bytes unless the data ends before."""
+        if not 0 <= size <= _PIECE_BYTES:
+            raise ValueError(f"a header announces {size} bytes of itself")
+        pieces = []
+        while size > 0 and (piece := self._source.read(size)):
+            pieces.append(piece)
+            size -= len(piece)
+        data = b"".join(pieces)
+        self._at_bytes += len(data)
+        if self._at_bytes > MAX_UNPACKED_BYTES:
+            raise ValueError(f"it unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB")
+        return data
 
 
 @contextlib.contextmanager
@@ -131,7 +173,7 @@ def _read(deb: Path, info: tarfile.TarInfo, archive: tarfile.TarFile) -> bytes:
     if info.size > MAX_MEMBER_BYTES:
         raise KernelImageError(f"{info.name} in {deb} is larger than {MAX_MEMBER_BYTES >> 20} MiB; not a kernel")
     stream = archive.extractfile(info)
-    data = stream.read() if stream is not None else b""
+    data = b"".join(iter(lambda: stream.read(_PIECE_BYTES), b"")) if stream is not None else b""
     if len(data) != info.size:
         raise EOFError("it is cut short")
     return data

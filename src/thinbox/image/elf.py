@@ -18,6 +18,7 @@ _PT_LOAD = 1
 _SHT_NOBITS = 8
 _CLASS64_LITTLE = b"\x02\x01"
 _MACHINE_X86_64 = 62
+_LONGEST_NAME = 256
 _TYPES = (2, 3)  # ET_EXEC, ET_DYN
 
 
@@ -98,6 +99,9 @@ def _parse_segments(data: bytes, phoff: int, entry_bytes: int, count: int) -> tu
         if offset + file_bytes > len(data) or memory_bytes < file_bytes:
             raise KernelImageError("a segment of the kernel lies outside the file; fetch it again")
         segments.append(Segment(PAddr(paddr), VAddr(vaddr), offset, file_bytes, memory_bytes, flags))
+    # The kernel's linker script lays segments one behind the other; those that overlap multiply what is loaded.
+    if sum(segment.file_bytes for segment in segments) > len(data):
+        raise KernelImageError("the kernel's segments lie over one another; fetch it again")
     if not segments:
         raise KernelImageError("the kernel's ELF file has nothing to load; give a vmlinux or a bzImage")
     return tuple(segments)
@@ -120,5 +124,5 @@ def _parse_sections(data: bytes, shoff: int, entry_bytes: int, count: int, names
 
 
 def _name_at(names: bytes, start: int) -> str:
-    end = names.find(b"\0", start)
-    return names[start : end if end >= 0 else None].decode("ascii", "replace")
+    # Bounded, for thousands of sections may name the same megabytes.
+    return names[start : start + _LONGEST_NAME].partition(b"\0")[0].decode("ascii", "replace")

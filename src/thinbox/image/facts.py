@@ -28,6 +28,8 @@ NOT_IMPLEMENTED = "sys_ni_syscall"
 """The end of the name of the handler of a number without a call (kernel/sys_ni.c)."""
 
 _BANNER = re.compile(rb"Linux version ([0-9]\S{0,127}) \([^\n\0]{1,600}\n")
+_BANNER_START = b"Linux version "
+_BANNER_ROOM = 1 << 20
 _MOST_SYSCALLS = 1024  # x86-64 has used 0 to 470 so far; x32 adds 512 to 547
 _RELOCATABLE_OFFSET = 0x234 - 0x1F1  # setup header: relocatable_kernel
 
@@ -143,7 +145,9 @@ def _find_banner(image: KernelImage, symbols: SymbolTable) -> tuple[str, str]:
     """Return release and banner: `linux_banner` (init/version-timestamp.c), or the first such string."""
     vaddr = symbols.find("linux_banner")
     found = _BANNER.match(image.read_vaddr(vaddr, 1024)) if vaddr is not None else None
-    found = found or _BANNER.search(image.vmlinux)
+    # A string that is repeated a million times would be matched, nearly, a million times.
+    start = image.vmlinux.find(_BANNER_START) if found is None else -1
+    found = found or (_BANNER.search(image.vmlinux, start, start + _BANNER_ROOM) if start >= 0 else None)
     if found is None:
         raise KernelImageError("the kernel has no 'Linux version' banner; is it a Linux kernel?")
     return found[1].decode("ascii", "replace"), found[0].decode("utf-8", "replace").rstrip("\n")

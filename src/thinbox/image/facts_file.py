@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thinbox.image.cache import cache_dir, store_bytes
+from thinbox.image.cache import cache_dir, read_cached, store_bytes
 
 FACTS_VERSION = 1
 """Raise it whenever the layout below, or what the parsers put into it, changes."""
@@ -47,7 +47,7 @@ def read_facts(sha256: str) -> StoredFacts | None:
     """Return what was stored for the kernel file with this hash, or None if there is nothing usable."""
     facts_path, vmlinux_path = _paths(sha256)
     try:
-        raw = facts_path.read_bytes()
+        raw = read_cached(facts_path)
         header, blobs = _split(raw)
         starts, kinds, names, type_starts, relocs = blobs
         return StoredFacts(
@@ -115,7 +115,7 @@ def _split(raw: bytes) -> tuple[dict[str, Any], list[bytes]]:
 
 
 def _read_vmlinux(path: Path, expected_crc: int) -> bytes:
-    vmlinux = path.read_bytes()
+    vmlinux = read_cached(path)
     if zlib.crc32(vmlinux) != expected_crc:
         raise ValueError("damaged")
     return vmlinux

@@ -17,6 +17,10 @@ from thinbox.image.symbols import SymbolTable
 
 _SHT_SYMTAB = 2
 _ELF_SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym
+_LONGEST_NAME = 512
+"""KSYM_NAME_LEN (include/linux/kallsyms.h)."""
+_MOST_SYMBOLS = 4_000_000
+"""Debian's vmlinux with debugging data has 330,000."""
 _SHN_ABS = 0xFFF1
 _STT_SKIPPED = (3, 4)  # STT_SECTION, STT_FILE name nothing in memory
 
@@ -75,13 +79,16 @@ def _elf_symbols(image: KernelImage, table: Section) -> Iterator[tuple[int, str,
         raise KernelImageError("the kernel's ELF symbol table has no names; fetch the kernel again")
     strings = image.sections[table.link]
     names = image.vmlinux[strings.offset : strings.offset + strings.size_bytes]
+    if table.size_bytes > _MOST_SYMBOLS * _ELF_SYMBOL.size:
+        raise KernelImageError(
+            f"the kernel's symbol table has more than {_MOST_SYMBOLS} entries; fetch the kernel again"
+        )
     usable = table.size_bytes - table.size_bytes % _ELF_SYMBOL.size
     entries = memoryview(image.vmlinux)[table.offset : table.offset + usable]
     for name_at, info, _, section_index, value, _ in _ELF_SYMBOL.iter_unpack(entries):
         if info & 15 in _STT_SKIPPED or section_index == 0 or name_at == 0:
             continue
-        end = names.find(b"\0", name_at)
-        name = names[name_at : end if end >= 0 else None].decode("utf-8", "replace")
+        name = names[name_at : name_at + _LONGEST_NAME].partition(b"\0")[0].decode("utf-8", "replace")
         yield value, _nm_letter(image, info, section_index), name
 
 

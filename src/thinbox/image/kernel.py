@@ -31,7 +31,12 @@ _PAYLOAD_OFFSET = 0x248
 _OLDEST_PROTOCOL = 0x20C  # 2.12 (Linux 3.8): the first to say whether there is a 64-bit entry
 _XLOADFLAGS_OFFSET = 0x236
 _XLF_KERNEL_64 = 1
+_INIT_SIZE_OFFSET = 0x260
 _SECTOR_BYTES = 512
+
+MAX_INIT_BYTES = 1 << 30
+"""Most memory a bzImage may want while it starts (`init_size`): KERNEL_IMAGE_SIZE with KASLR
+(arch/x86/include/asm/page_64_types.h); Debian's wants 60 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +143,7 @@ def _is_bzimage(data: bytes) -> bool:
 
 
 def _bzimage_payload(data: bytes) -> tuple[int, int]:
-    if len(data) < _PAYLOAD_OFFSET + 8:
+    if len(data) < _INIT_SIZE_OFFSET + 4:
         raise KernelImageError("the bzImage is cut short; fetch the file again")
     (version,) = struct.unpack_from("<H", data, _VERSION_OFFSET)
     (xloadflags,) = struct.unpack_from("<H", data, _XLOADFLAGS_OFFSET)
@@ -149,6 +154,11 @@ def _bzimage_payload(data: bytes) -> tuple[int, int]:
     start = (setup_sectors + 1) * _SECTOR_BYTES + offset
     if size_bytes < 4 or start + size_bytes > len(data):
         raise KernelImageError("the bzImage is cut short; fetch the file again")
+    (init_bytes,) = struct.unpack_from("<I", data, _INIT_SIZE_OFFSET)
+    if init_bytes > MAX_INIT_BYTES:
+        raise KernelImageError(
+            f"the bzImage wants {init_bytes >> 20} MiB to start in, more than a kernel may have; fetch the file again"
+        )
     return start, size_bytes
 
 

@@ -15,10 +15,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from thinbox.errors import CacheError, KernelImageError, SourceError
+from thinbox.errors import CacheError, InputError, KernelImageError, SourceError
 from thinbox.image.apt import INDEX_MAX_AGE_S, AptArchive, PackageNotFoundError, PackageVersion
-from thinbox.image.cache import cache_dir, lock, make_folder, sha256_of_file, store_bytes
+from thinbox.image.cache import (
+    cache_dir,
+    lock,
+    make_folder,
+    read_cached,
+    sha256_of_cached,
+    sha256_of_file,
+    store_bytes,
+)
 from thinbox.image.deb import DEB_MAGIC, deb_member, find_deb_member, iter_deb_files
+from thinbox.image.kernel import read_kernel_file
 
 __all__ = [
     "DEFAULT_META",
@@ -134,11 +143,19 @@ def list_kernels() -> tuple[KernelFile, ...]:
     found = []
     candidates = [*sorted(_BOOT.glob("vmlinuz-*")), *sorted((cache_dir() / "kernels").glob("*/vmlinuz-*"))]
     for path in candidates:
-        with contextlib.suppress(OSError):
-            digest = sha256_of_file(path)
+        with contextlib.suppress(OSError, KernelImageError):
+            digest = _installed_hash(path) if path.parent == _BOOT else sha256_of_cached(path)
             if path.parent == _BOOT or _stored_hash(path) == digest:
                 found.append(KernelFile(path, digest, path.name.removeprefix("vmlinuz-")))
     return tuple(found)
+
+
+def _installed_hash(path: Path) -> str:
+    """Return the hash of a kernel outside the cache; KernelImageError if it cannot be read."""
+    try:
+        return sha256_of_file(path)
+    except InputError as error:
+        raise KernelImageError(str(error)) from error
 
 
 def _default_kernel(say: Progress, *, refresh: bool) -> KernelFile:
@@ -161,20 +178,14 @@ def _package_kernel(name: str, follow: str | None, say: Progress, *, refresh: bo
             raise
         say(f"{error}; using {extracted.label} from the cache")  # the package is gone, its kernel is not
         return extracted
-    return _extract_kernel(deb, sha256_of_file(deb))
+    return _extract_kernel(deb, sha256_of_cached(deb))
 
 
 def _kernel_at(path: Path) -> KernelFile:
     """Return the kernel in a file the user named."""
-    try:
-        with path.open("rb") as stream:
-            is_package = path.is_file() and stream.read(len(DEB_MAGIC)) == DEB_MAGIC
-        digest = sha256_of_file(path) if path.is_file() else ""
-    except OSError as error:
-        raise KernelImageError(f"cannot read the kernel {path}: {error.strerror}") from error
-    if not digest:
-        raise KernelImageError(f"{path} is not a regular file; give a bzImage, a vmlinux or a .deb")
-    if is_package:
+    data = read_kernel_file(path)
+    digest = hashlib.sha256(data).hexdigest()
+    if data.startswith(DEB_MAGIC):
         return _extracted_kernel(digest) or _extract_kernel(path, digest)
     return KernelFile(path, digest, path.name.removeprefix("vmlinuz-"))
 
@@ -198,7 +209,7 @@ def _extracted_kernel(deb_sha256: str) -> KernelFile | None:
     """Return the kernel taken out of that package before, if it is still as it was."""
     for path in sorted(_kernel_folder(deb_sha256).glob("vmlinuz-*")):
         with contextlib.suppress(OSError):
-            if path.suffix != ".sha256" and (digest := sha256_of_file(path)) == _stored_hash(path):
+            if path.suffix != ".sha256" and (digest := sha256_of_cached(path)) == _stored_hash(path):
                 return KernelFile(path, digest, path.name.removeprefix("vmlinuz-"))
     return None
 
@@ -244,7 +255,7 @@ def _fetch_from(archive: AptArchive, name: str, prefix: str | None, say: Progres
 def _download(archive: AptArchive, package: PackageVersion, name: str, say: Progress) -> Path:
     path = _packages() / f"{package.name}_{package.version.replace(':', '%3a')}_amd64.deb"
     with contextlib.suppress(OSError):
-        if sha256_of_file(path) == package.sha256:
+        if sha256_of_cached(path) == package.sha256:
             return path
     say(f"fetching {package.name} {package.version} ({package.size_bytes / 1e6:.1f} MB)")
     make_folder(_packages())
@@ -278,7 +289,7 @@ def _record_path(name: str) -> Path:
 def _read_record(name: str) -> _Record | None:
     """Return what is remembered about a package; None if nothing is, or the file is damaged."""
     try:
-        raw = json.loads(_record_path(name).read_bytes())
+        raw = json.loads(read_cached(_record_path(name)))
         record = _Record(
             str(raw["package"]), str(raw["version"]), str(raw["file"]), str(raw["sha256"]), float(raw["checked_s"])
         )
@@ -289,7 +300,7 @@ def _read_record(name: str) -> _Record | None:
 
 def _is_intact(record: _Record) -> bool:
     try:
-        return sha256_of_file(_packages() / record.file) == record.sha256
+        return sha256_of_cached(_packages() / record.file) == record.sha256
     except OSError:
         return False
 
@@ -303,7 +314,7 @@ def _store_hashed(path: Path, data: bytes) -> None:
 
 def _stored_hash(path: Path) -> str | None:
     try:
-        return path.with_name(path.name + ".sha256").read_text("ascii").split()[0]
+        return read_cached(path.with_name(path.name + ".sha256")).decode("ascii").split()[0]
     except (OSError, ValueError, IndexError):
         return None
 

@@ -15,7 +15,10 @@ import numpy as np
 
 from thinbox.isolation.pagetable import map_page
 from thinbox.paging import (
+    ACCESSED,
+    DIRTY,
     FAULT_FETCH,
+    FAULT_RESERVED,
     FAULT_WRITE,
     FRAME_MASK,
     KERNEL_HALF_FIRST,
@@ -72,16 +75,22 @@ def approved_slot(approved: Words, mask: int, vaddr: int) -> int:
     return slot
 
 
-def classify(words: Words, frame_end: int, root: int, kernel_root: int, vaddr: int, error: int) -> int:
-    """Say whose fault it is: `GUEST`, `SYNC`, or `ASK` when the kernel's own table allows the access."""
+def classify(words: Words, guest_end: int, root: int, kernel_root: int, vaddr: int, error: int) -> int:
+    """Say whose fault it is: `GUEST`, `SYNC`, or `ASK` when the kernel's own table allows the access.
+
+    `kernel_root` is what the guest loaded into CR3: anything. A fault for reserved bits is the guest's: the entry
+    that would be cloned is as wrong.
+    """
+    if (kernel_root & FRAME_MASK) + 4096 > guest_end or error & FAULT_RESERVED:
+        return GUEST
     if vaddr >= 0:
         slot = (vaddr >> 39) & 511
-        if slot < KERNEL_HALF_FIRST and (
-            words[((root & FRAME_MASK) >> 3) + slot] != words[((kernel_root & FRAME_MASK) >> 3) + slot]
-        ):
+        changed = words[((root & FRAME_MASK) >> 3) + slot] ^ words[((kernel_root & FRAME_MASK) >> 3) + slot]
+        # The CPU marks our copy, and the mark alone is no news: synced for it, the access would fault for ever.
+        if slot < KERNEL_HALF_FIRST and changed & ~(ACCESSED | DIRTY):
             return SYNC
         return GUEST
-    leaf = walk_leaf(words, frame_end, kernel_root, vaddr)
+    leaf = walk_leaf(words, guest_end, kernel_root, vaddr)
     if leaf == 0:
         return GUEST
     if error & FAULT_WRITE and not leaf & WRITABLE:
@@ -91,32 +100,35 @@ def classify(words: Words, frame_end: int, root: int, kernel_root: int, vaddr: i
     return ASK
 
 
-def classify_user(words: Words, frame_end: int, kernel_root: int, vaddr: int, error: int) -> int:
+def classify_user(words: Words, guest_end: int, kernel_root: int, vaddr: int, error: int) -> int:
     """Say whose fault at a user address it is where the user half is mapped on demand: `GUEST` or `USER_PAGE`.
 
     Ring 0 never executes user pages on such a table: a fetch there is `ASK`, unless it is the guest's own fault.
     """
-    leaf = walk_leaf(words, frame_end, kernel_root, vaddr)
-    if leaf == 0 or (error & FAULT_WRITE and not leaf & WRITABLE):
+    leaf = walk_leaf(words, guest_end, kernel_root, vaddr)
+    if leaf == 0 or error & FAULT_RESERVED or (error & FAULT_WRITE and not leaf & WRITABLE):
         return GUEST
     if error & FAULT_FETCH:
         return GUEST if leaf & NO_EXECUTE else ASK
     return USER_PAGE
 
 
-def is_write_upgrade(words: Words, frame_end: int, root: int, kernel_root: int, vaddr: int, error: int) -> bool:
+def is_write_upgrade(
+    words: Words, guest_end: int, frame_end: int, root: int, kernel_root: int, vaddr: int, error: int
+) -> bool:
     """Tell whether this is the first write to a page that was granted read-only only to be saved before."""
     if not error & FAULT_WRITE:
         return False
-    index = entry_index(words, frame_end, root, vaddr)
+    index = entry_index(words, frame_end, root, vaddr, guest_end)
     if index < 0 or not words[index] & PRESENT:
         return False
-    leaf = walk_leaf(words, frame_end, kernel_root, vaddr)
+    leaf = walk_leaf(words, guest_end, kernel_root, vaddr)
     return bool((leaf ^ words[index]) & FRAME_MASK == 0)
 
 
 def grant(
     words: Words,
+    guest_end: int,
     frame_end: int,
     pool: Words,
     root: int,
@@ -130,12 +142,13 @@ def grant(
     """Clone the one page of `vaddr` and fill the log row; return `GRANTED`, `GUEST` or `EXHAUSTED`.
 
     Preconditions: the access was judged. Protection bits are the kernel's own, except NX on data grants, and
-    with `undo` (or where a view judges the first write) read-only until it is written.
+    with `undo` (or where a view judges the first write) read-only until it is written. A frame that is no RAM of the
+    guest's is a device's, cloned like any other: the TLB fill lets it reach the empty bus only.
     """
-    leaf = walk_leaf(words, frame_end, kernel_root, vaddr)
+    leaf = walk_leaf(words, guest_end, kernel_root, vaddr)
     if leaf == 0:
         return GUEST
-    index = entry_index(words, frame_end, root, vaddr)
+    index = entry_index(words, frame_end, root, vaddr, guest_end)
     replaced = 0
     if index >= 0:
         replaced = words[index]
@@ -143,7 +156,7 @@ def grant(
         leaf |= NO_EXECUTE
     if undo and not error & FAULT_WRITE and not (replaced & PRESENT and replaced & WRITABLE):
         leaf &= ~WRITABLE
-    index = map_page(words, frame_end, pool, root, vaddr, leaf)
+    index = map_page(words, guest_end, frame_end, pool, root, vaddr, leaf)
     if index < 0:
         return EXHAUSTED
     row[LOG_VADDR] = vaddr
@@ -156,7 +169,7 @@ def grant(
 
 def needs_judgement(
     words: Words,
-    frame_end: int,
+    guest_end: int,
     kernel_root: int,
     approved: Words,
     approved_mask: int,
@@ -170,4 +183,4 @@ def needs_judgement(
     if not cacheable_data:
         return True
     # A supervisor access to a page that is mapped for users in the kernel half: not "kernel data".
-    return bool(walk_leaf(words, frame_end, kernel_root, vaddr) & USER)
+    return bool(walk_leaf(words, guest_end, kernel_root, vaddr) & USER)

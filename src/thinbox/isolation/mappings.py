@@ -55,6 +55,8 @@ def find_touched(
     found = 0
     for number in range(root_count):
         root = roots[number]
+        if root + 4096 > frame_end:
+            continue
         found = note_if_among(frames, count, root, TOP, out, found, most)
         if pti:
             found = note_if_among(frames, count, root + _USER_PGD, TOP_OF_USER, out, found, most)

@@ -71,19 +71,19 @@ def last_at_or_before(values: Words, count: int, wanted: int) -> int:
     return low - 1
 
 
-def load_word(words: Words, frame_end: int, root: int, vaddr: int) -> int:
+def load_word(words: Words, guest_end: int, root: int, vaddr: int) -> int:
     """Return the word at `vaddr`, 0 where it is not mapped or not aligned: 0 is no address of text."""
     if vaddr & 7:
         return 0
-    paddr = translate(words, frame_end, root, vaddr)
-    if paddr < 0 or paddr + 8 > frame_end:
+    paddr = translate(words, guest_end, root, vaddr)
+    if paddr < 0 or paddr + 8 > guest_end:
         return 0
     return words[paddr >> 3]
 
 
 def next_frame(
     words: Words,
-    frame_end: int,
+    guest_end: int,
     kernel_root: int,
     orc_ips: Words,
     orc: Words,
@@ -112,18 +112,18 @@ def next_frame(
     elif sp_reg == REG_BP:
         caller = bp + sp_offset
     elif sp_reg == REG_BP_INDIRECT:
-        caller = load_word(words, frame_end, kernel_root, bp + sp_offset)
+        caller = load_word(words, guest_end, kernel_root, bp + sp_offset)
     elif sp_reg == REG_SP_INDIRECT:
-        caller = load_word(words, frame_end, kernel_root, sp) + sp_offset
+        caller = load_word(words, guest_end, kernel_root, sp) + sp_offset
     else:
         return BROKEN
-    out[RETURN_ADDRESS] = load_word(words, frame_end, kernel_root, caller - 8)
+    out[RETURN_ADDRESS] = load_word(words, guest_end, kernel_root, caller - 8)
     out[CALLER_SP] = caller
     out[CALLER_BP] = bp
     if bp_reg == REG_PREV_SP:
-        out[CALLER_BP] = load_word(words, frame_end, kernel_root, caller + bp_offset)
+        out[CALLER_BP] = load_word(words, guest_end, kernel_root, caller + bp_offset)
     elif bp_reg == REG_BP:
-        out[CALLER_BP] = load_word(words, frame_end, kernel_root, bp + bp_offset)
+        out[CALLER_BP] = load_word(words, guest_end, kernel_root, bp + bp_offset)
     elif bp_reg != REG_UNDEFINED:
         return BROKEN
     if out[RETURN_ADDRESS] == 0:
@@ -133,6 +133,7 @@ def next_frame(
 
 def is_stack_approved(
     words: Words,
+    guest_end: int,
     frame_end: int,
     root: int,
     kernel_root: int,
@@ -153,7 +154,7 @@ def is_stack_approved(
     """Tell whether every frame down to the call's entry was approved, and every caller's page may execute now."""
     lookup = ip
     for _ in range(MAX_FRAMES):
-        if next_frame(words, frame_end, kernel_root, orc_ips, orc, orc_count, lookup, sp, bp, out) == BROKEN:
+        if next_frame(words, guest_end, kernel_root, orc_ips, orc, orc_count, lookup, sp, bp, out) == BROKEN:
             return False
         back = out[RETURN_ADDRESS]
         index = last_at_or_before(starts, starts_count, lookup)

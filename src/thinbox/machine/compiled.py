@@ -15,7 +15,7 @@ from typing import Any
 import numba
 
 from thinbox.errors import CacheError
-from thinbox.image.cache import cache_dir, make_folder
+from thinbox.image.cache import cache_dir, make_folder, require_unseen
 
 _ROOM_BYTES = 16 << 20
 """What is cached takes less than 1 MiB; a disk with less room than this is left alone."""
@@ -48,14 +48,18 @@ def _choose_cache() -> bool:
     """Tell Numba where to keep what it compiles; False where that cannot be written.
 
     The folder is named after all source of the package: Numba itself notices only a change of the file a function
-    stands in, not of what it calls or takes constants from.
+    stands in, not of what it calls or takes constants from. What Numba keeps in it is machine code and pickles, opened
+    by name and with the user's umask, so nobody else may as much as enter it.
+
+    Raises:
+        TrustError: others may enter it.
     """
     digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
         digest.update(path.read_bytes())
-    folder = cache_dir() / "native" / digest.hexdigest()[:16]
+    folder = cache_dir() / "numba" / digest.hexdigest()[:16]
     try:
-        make_folder(folder)
+        require_unseen(make_folder(folder))
         room = os.statvfs(folder)
     except (CacheError, OSError):
         return False

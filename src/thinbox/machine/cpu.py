@@ -31,7 +31,7 @@ from unicorn import (
     x86_const,
 )
 
-from thinbox.address import U64, to_signed
+from thinbox.address import PAGE_BYTES, U64
 from thinbox.errors import MachineError
 from thinbox.machine import slots
 from thinbox.machine.exit_checks import ExitChecks
@@ -42,7 +42,10 @@ from thinbox.machine.state_bits import HF_INHIBIT_IRQ, IF
 from thinbox.machine.thunks import block_thunk, executable
 from thinbox.machine.tlb_fill import install_tlb_fill
 
-_FOUR_GIB = 1 << 32
+_MOST_FAULTS_OF_AN_INSTRUCTION = 1 << 21
+"""`rep stos` over 8 GiB faults once a page, and no time passes before it is done."""
+_EMPTY_BUS = 1 << 40
+"""`coherence.BUS_READ`, which cannot be imported without Numba."""
 _TRANSLATIONS_BYTES = 160 << 20
 """Unicorn's own default is 1 GiB, all of which a long run touches: translations of ended programs stay
 until the buffer is full. A boot needs less than 70 MiB: the process grows by 132 MiB, half of it guest memory."""
@@ -55,6 +58,9 @@ _PortOut = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int
 """General registers by encoding, as indexes into `Cpu.regs`."""
 
 CR0, CR2, CR3, CR4 = 0, 2, 3, 4
+DR7 = 7
+_DR7_OFF = 0x400
+"""No breakpoint on; bit 10 is always set (SDM vol. 3B, 17.2.4)."""
 
 
 class Cpu:
@@ -67,10 +73,10 @@ class Cpu:
         self.uc.ctl_set_cpu_model(x86_const.UC_CPU_X86_QEMU64)
         self.uc.ctl_set_tcg_buffer_size(_TRANSLATIONS_BYTES)
         self.uc.ctl_exits_enabled(True)
-        self.uc.mem_map_ptr(0, memory.total_bytes, UC_PROT_ALL, memory.pointer())
-        # Physical addresses without RAM read as ones and swallow writes, as an empty bus does.
-        self.uc.mmio_map(memory.total_bytes, _FOUR_GIB - memory.total_bytes, _open_bus, None, None, None)
-        self._handle = ctypes.cast(self.uc._uch, ctypes.c_void_p).value or 0
+        # Hidden RAM is not mapped: whatever way the engine may have to physical memory, it ends there.
+        self.uc.mem_map_ptr(0, memory.guest_bytes, UC_PROT_ALL, memory.pointer())
+        self.uc.mem_map_ptr(_EMPTY_BUS, 2 * PAGE_BYTES, UC_PROT_ALL, memory.bus_pointer())
+        self.handle = ctypes.cast(self.uc._uch, ctypes.c_void_p).value or 0
         self.core = np.zeros(slots.SLOT_COUNT, dtype=np.int64)
         self.slot = self.core.data
         """The same array, faster one slot at a time than NumPy."""
@@ -79,18 +85,22 @@ class Cpu:
         self._rip = ctypes.c_uint64.from_address(self._env + layout.eip)
         self._hflags = ctypes.c_uint32.from_address(self._env + layout.hflags)
         self._control = (ctypes.c_uint64 * 5).from_address(self._env + layout.cr)
+        self._debug = (ctypes.c_uint64 * 12).from_address(self._env + layout.old - 8 * 12)
+        """DR0 to DR7, then a pointer for each of the four breakpoints to what the engine keeps of it."""
+        self._update_dr7 = binding.uclib.cpu_x86_update_dr7_x86_64
+        self._update_dr7.restype, self._update_dr7.argtypes = None, (ctypes.c_void_p, ctypes.c_uint32)
         self._kept: list[Any] = []
         self.pending_error: BaseException | None = None
         self._fill_core()
         self._add_hooks()
         install_tlb_fill(self)
-        self._exit_checks = ExitChecks(self._handle)
+        self._exit_checks = ExitChecks(self.handle)
         self._exit_checks.skip()
 
     def _fill_core(self) -> None:
         core, layout = self.slot, self.layout
         core[slots.ENV] = self._env
-        core[slots.UC] = self._handle
+        core[slots.UC] = self.handle
         for slot, name in (
             (slots.REG_READ, "uc_reg_read"),
             (slots.REG_WRITE, "uc_reg_write"),
@@ -99,6 +109,8 @@ class Cpu:
             core[slot] = ctypes.cast(getattr(binding.uclib, name), ctypes.c_void_p).value or 0
         core[slots.WORDS] = self.memory.host_base
         core[slots.FRAME_END] = self.memory.total_bytes
+        core[slots.GUEST_END] = self.memory.guest_bytes
+        core[slots.STUCK_LIMIT] = _MOST_FAULTS_OF_AN_INSTRUCTION
         for slot, offset in (
             (slots.OFF_EIP, layout.eip),
             (slots.OFF_EFLAGS, layout.eflags),
@@ -126,18 +138,10 @@ class Cpu:
         self.add_hook(UC_HOOK_INSN_INVALID, hook_address("on_invalid"), core)
         self.add_hook(UC_HOOK_INSN, hook_address("on_syscall"), core, insn=x86_const.UC_X86_INS_SYSCALL)
         self.add_hook(UC_HOOK_INSN, hook_address("on_rdtsc"), core, insn=x86_const.UC_X86_INS_RDTSC)
-        self._call_inject = self._exported(hook_address("inject"), None, 1)
-        self._call_enter = self._exported(hook_address("enter_table"), None, 0)
-        self._call_leave = self._exported(hook_address("leave_table"), None, 0)
-        self._call_aside = self._exported(hook_address("leave_for_deferred_work"), None, 0)
-        self._call_prefault = self._exported(hook_address("prefault"), None, 2)
-        self._call_grant = self._exported(hook_address("grant_page"), ctypes.c_int64, 3)
-        self._call_drop = self._exported(hook_address("drop_unseen"), ctypes.c_int64, 3)
-        self._call_touched = self._exported(hook_address("touched_tables"), ctypes.c_int64, 3)
-        self._call_plain = self._exported(hook_address("drop_plain"), ctypes.c_int64, 3)
+        self._call_inject = self.exported(hook_address("inject"), None, 1)
 
     @staticmethod
-    def _exported(address: int, result: Any, arguments: int) -> Callable[..., int]:
+    def exported(address: int, result: Any, arguments: int) -> Callable[..., int]:
         return ctypes.PYFUNCTYPE(result, ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int64] * arguments)(address)
 
     def add_hook(
@@ -320,74 +324,27 @@ class Cpu:
 
     def inject(self, vector: int) -> None:
         """Deliver an external interrupt; between two runs only."""
-        self._call_inject(self._handle, self.core.ctypes.data, vector)
-
-    def enter_table(self) -> None:
-        """Switch to the SCI table `slots.SCI_ROOT`."""
-        self._call_enter(self._handle, self.core.ctypes.data)
-
-    def leave_table(self) -> None:
-        """Switch back to the kernel's table."""
-        self._call_leave(self._handle, self.core.ctypes.data)
-
-    def leave_for_deferred_work(self) -> None:
-        """Leave the SCI table in the middle of a call, for work that is not its own (`enforcement.deferred_work`)."""
-        self._call_aside(self._handle, self.core.ctypes.data)
-
-    def grant_page(self, vaddr: int, error: int, rip: int) -> int:
-        """Grant one page on the current SCI table; return what `isolation.fault.grant` returns."""
-        return self._call_grant(self._handle, self.core.ctypes.data, to_signed(vaddr), error, to_signed(rip))
-
-    def drop_unseen(self, rows: np.ndarray, kernel_root: int) -> int:
-        """Take back the data grants of log rows (n, `fault.LOG_COLUMNS`) that the view no longer plainly allows.
-
-        Preconditions: `slots.VIEW` is that of the rows' call, `kernel_root` its kernel table. Translations are not
-        flushed. Returns how many.
-        """
-        kept = np.ascontiguousarray(rows)
-        at = int(kept.ctypes.data)
-        return self._call_drop(self._handle, self.core.ctypes.data, at, len(kept), kernel_root)
-
-    def touched_tables(self, frames: np.ndarray, roots: np.ndarray, *, pti: bool, most: int) -> np.ndarray:
-        """Return (n, 2), frame and level (`isolation.mappings`) of the tables below `roots` that are among `frames`.
-
-        `frames` ascend; n is `most` + 1 if there are more than `most`, the last row zeros.
-        """
-        out = np.zeros((most + 1, 2), dtype=np.int64)
-        sought = np.array([len(frames), frames.ctypes.data, len(roots), roots.ctypes.data, int(pti)], dtype=np.int64)
-        found = self._call_touched(
-            self._handle, self.core.ctypes.data, int(sought.ctypes.data), int(out.ctypes.data), most
-        )
-        return out[:found]
-
-    def drop_plain(self, entries: np.ndarray, kernel_root: int) -> int:
-        """Zero the page-table entries that map nothing, or plainly what the running call's view allows; return how many
-        are left (`viewing.drop_plain`)."""
-        at = int(entries.ctypes.data)
-        return self._call_plain(self._handle, self.core.ctypes.data, at, len(entries), kernel_root)
-
-    def prefault(self, pages: int, count: int) -> None:
-        """Map `count` pages of the list at host address `pages` (see `hooks.prefault`) on the current SCI table."""
-        self._call_prefault(self._handle, self.core.ctypes.data, pages, count)
+        self._call_inject(self.handle, self.core.ctypes.data, vector)
 
     # -- saving -----------------------------------------------------------------------------------
     def save(self) -> bytes:
-        """Return the CPU state as bytes: Unicorn's own context, the one host pointer in it made 0.
+        """Return the CPU state as bytes: Unicorn's own context, the host pointers in it made 0.
 
-        `retaddr` (QEMU's CPUX86State) is where in translated code the last page walk began; it is set again
-        before each use (target/i386/excp_helper.c, x86_cpu_tlb_fill).
+        `retaddr` (QEMU's CPUX86State) is where in translated code Unicorn's own page walk began. In front of
+        `old_exception` stand pointers to the breakpoints that DR7 switched on; `restore` makes them again.
         """
         state = bytearray(context_state(self.uc.context_save(), bytes(self.regs)))
-        at = self.layout.retaddr
-        state[at : at + 8] = bytes(8)
+        for at, size in ((self.layout.retaddr, 8), (self.layout.old - 8 * 4, 8 * 4)):
+            state[at : at + size] = bytes(size)
         return bytes(state)
 
     def restore(self, state: bytes) -> None:
         """Load a state that `save` returned, in this process or another one."""
+        # The engine's breakpoints go by way of the engine: a pointer written over is memory freed twice later.
+        self._update_dr7(self._env, _DR7_OFF)
         ctypes.memmove(self._env, state, len(state))
+        wanted, self._debug[DR7] = self._debug[DR7], _DR7_OFF
+        self._debug[8:] = [0] * 4
+        self._update_dr7(self._env, wanted)
         self.load_cr3(self.cr3)
         self.uc.ctl_flush_tb()
-
-
-def _open_bus(_uc: Any, _offset: int, size: int, _data: Any) -> int:
-    return (1 << 8 * size) - 1

@@ -123,8 +123,8 @@ def enter_ring0(core, code_selector):
 @native
 def load_virtual(core, root, vaddr):
     """Return the word at guest-virtual `vaddr` (8-byte aligned, or inside one page), and whether it is mapped."""
-    paddr = translate(words_at(core[slots.WORDS]), core[slots.FRAME_END], root, vaddr)
-    if paddr < 0 or paddr + 8 > core[slots.FRAME_END]:
+    paddr = translate(words_at(core[slots.WORDS]), core[slots.GUEST_END], root, vaddr)
+    if paddr < 0 or paddr + 8 > core[slots.GUEST_END]:
         return 0, False
     return load64(core[slots.WORDS] + paddr), True
 
@@ -159,7 +159,7 @@ def load_unaligned(core, root, vaddr):
 @native
 def save_for_undo(core, paddr):
     """Save the page at `paddr` before its first write in this call; with no room left, the log is lost."""
-    if not core[slots.UNDO]:
+    if not core[slots.UNDO] or paddr + 4096 > core[slots.GUEST_END]:
         return
     count = save_page(
         words_at(core[slots.WORDS]),
@@ -180,14 +180,14 @@ def save_for_undo(core, paddr):
 def mark_touched(core, root, vaddr, write):
     """Set ACCESSED and DIRTY in the kernel's own table as the CPU would, the table pages saved first."""
     words = words_at(core[slots.WORDS])
-    found = next_unmarked(words, core[slots.FRAME_END], root, vaddr, write)
+    found = next_unmarked(words, core[slots.GUEST_END], root, vaddr, write)
     while found >= 0:
         index = found >> 1
         save_for_undo(core, (index << 3) & ~0xFFF)
         words[index] |= paging.ACCESSED
         if found & 1 and write:
             words[index] |= paging.DIRTY
-        found = next_unmarked(words, core[slots.FRAME_END], root, vaddr, write)
+        found = next_unmarked(words, core[slots.GUEST_END], root, vaddr, write)
 
 
 @native
@@ -201,18 +201,21 @@ def push_frame(core, root, rsp, frame, count):
         vaddr = rsp + 8 * i
         if vaddr >> 47 != 0 and vaddr >> 47 != -1:
             return STACK_FAULT
-        leaf = walk_leaf(words, core[slots.FRAME_END], root, vaddr)
-        if leaf == 0 or not leaf & paging.WRITABLE or (leaf & paging.FRAME_MASK) + 4096 > core[slots.FRAME_END]:
+        leaf = walk_leaf(words, core[slots.GUEST_END], root, vaddr)
+        if leaf == 0 or not leaf & paging.WRITABLE or (leaf & paging.FRAME_MASK) + 4096 > core[slots.GUEST_END]:
             note_fault(core, vaddr, paging.FAULT_WRITE | (leaf & paging.FAULT_PRESENT))
             return PAGE_FAULT
     for i in range(count):
         vaddr = rsp + 8 * i
-        paddr = translate(words, core[slots.FRAME_END], root, vaddr)
+        paddr = translate(words, core[slots.GUEST_END], root, vaddr)
+        if paddr < 0:
+            # A stack that lies in its own page tables: the words before have unmapped it.
+            continue
         if core[slots.UNDO]:
             mark_touched(core, root, vaddr, 1)
             save_for_undo(core, paddr & ~0xFFF)
         else:
-            mark_written(words, core[slots.FRAME_END], root, vaddr)
+            mark_written(words, core[slots.GUEST_END], root, vaddr)
         store64(core[slots.WORDS] + paddr, frame[i])
     return -1
 

@@ -35,8 +35,8 @@ def save_before_grant(core, vaddr, error):
     kernel_root = core[slots.KERNEL_ROOT]
     mark_touched(core, kernel_root, vaddr, write)
     if write:
-        leaf = walk_leaf(words_at(core[slots.WORDS]), core[slots.FRAME_END], kernel_root, vaddr)
-        if leaf and (leaf & paging.FRAME_MASK) + 4096 <= core[slots.FRAME_END]:
+        leaf = walk_leaf(words_at(core[slots.WORDS]), core[slots.GUEST_END], kernel_root, vaddr)
+        if leaf:
             save_for_undo(core, leaf & paging.FRAME_MASK)
 
 
@@ -48,11 +48,11 @@ def grant_now(uc, core, vaddr, error, rip):
     pool = words_at(core[slots.UNDO_POOL if core[slots.ACTIVE] == slots.ON_UNDO else slots.POOL])
     if undo_mode:
         save_before_grant(core, vaddr, error)
-    end, kernel_root = core[slots.FRAME_END], core[slots.KERNEL_ROOT]
+    guest_end, kernel_root = core[slots.GUEST_END], core[slots.KERNEL_ROOT]
     read_first = undo_mode
     if core[slots.VIEW] and not undo_mode and not error & (paging.FAULT_WRITE | paging.FAULT_FETCH):
-        read_first = 1 if is_others_file(core, kernel_root, walk_leaf(words, end, kernel_root, vaddr)) else 0
-    result = grant(words, end, pool, root, kernel_root, vaddr, error, rip, row, read_first)
+        read_first = 1 if is_others_file(core, kernel_root, walk_leaf(words, guest_end, kernel_root, vaddr)) else 0
+    result = grant(words, guest_end, core[slots.FRAME_END], pool, root, kernel_root, vaddr, error, rip, row, read_first)
     if result == fault.GRANTED:
         if core[slots.ACTIVE] == slots.ON_UNDO or vaddr >= 0:
             row[fault.LOG_ERROR] |= fault.LOG_ASIDE
@@ -70,11 +70,11 @@ def grant_now(uc, core, vaddr, error, rip):
 @native
 def prefault_page(uc, core, vaddr, error):
     """Map one page the call is known to need, if the kernel maps it so and the table does not yet."""
-    words, end = words_at(core[slots.WORDS]), core[slots.FRAME_END]
-    leaf = walk_leaf(words, end, core[slots.KERNEL_ROOT], vaddr)
+    words, guest_end = words_at(core[slots.WORDS]), core[slots.GUEST_END]
+    leaf = walk_leaf(words, guest_end, core[slots.KERNEL_ROOT], vaddr)
     if leaf == 0 or leaf & paging.USER or (error & paging.FAULT_FETCH and leaf & paging.NO_EXECUTE):
         return
-    index = entry_index(words, end, core[slots.SCI_ROOT], vaddr)
+    index = entry_index(words, core[slots.FRAME_END], core[slots.SCI_ROOT], vaddr, guest_end)
     present = index >= 0 and words[index] & paging.PRESENT
     if present and not (error & paging.FAULT_FETCH and words[index] & paging.NO_EXECUTE):
         return

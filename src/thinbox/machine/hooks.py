@@ -14,10 +14,8 @@ Rules of this file:
 from numba import cfunc, types
 
 from thinbox import paging
-from thinbox.isolation import fault, pagetable, stack
 from thinbox.machine import slots
 from thinbox.machine.call_arguments import keep_int80_arguments, keep_syscall_arguments
-from thinbox.machine.compiled import compiled
 from thinbox.machine.delivery import (
     EXCEPTION,
     INT80,
@@ -28,7 +26,6 @@ from thinbox.machine.delivery import (
     PUSHES_ERROR,
     R11,
     RAX,
-    RBP,
     RCX,
     RDX,
     RSP,
@@ -42,22 +39,13 @@ from thinbox.machine.delivery import (
     native,
     read_flags,
     stop,
-    walk_leaf,
     write_cr3,
     write_flags,
 )
 from thinbox.machine.granting import active_root, grant_now, prefault_page
 from thinbox.machine.intrinsics import call3, load32, load64, store32, store64, words_at
-from thinbox.machine.state_bits import HF_CS64, HF_INHIBIT_IRQ, IF, RF
-from thinbox.machine.view_hooks import is_others_file, may_touch
-
-classify = compiled(fault.classify)
-classify_user = compiled(fault.classify_user)
-is_write_upgrade = compiled(fault.is_write_upgrade)
-needs_judgement = compiled(fault.needs_judgement)
-is_approved = compiled(stack.is_approved)
-is_stack_approved = compiled(stack.is_stack_approved)
-sync_user_half = compiled(pagetable.sync_user_half)
+from thinbox.machine.sci_faults import activate, isolated_fault, uncount_block
+from thinbox.machine.state_bits import CPL_MASK, HF_CS64, HF_INHIBIT_IRQ, IF, RF
 
 
 @native
@@ -68,6 +56,13 @@ def deliver_from(uc, core, vector, error, origin):
     With undo the handler runs on the undo table, which maps what the kernel's does and saves what is written.
     """
     core[slots.COUNT_DELIVERED] += 1
+    if load32(core[slots.ENV] + core[slots.OFF_HFLAGS]) & CPL_MASK == 3:
+        if origin == INTERRUPT:
+            core[slots.COUNT_USER_INTERRUPTS] += 1
+        elif vector == PAGE_FAULT:
+            core[slots.COUNT_USER_FAULTS] += 1
+        else:
+            core[slots.COUNT_USER_EXCEPTIONS] += 1
     nested = core[slots.ACTIVE]
     if nested:
         core[slots.ACTIVE] = 0
@@ -85,99 +80,18 @@ def deliver_from(uc, core, vector, error, origin):
 
 
 @native
-def uncount_block(core, rip):
-    """Take back the part of the current block that is about to run, and be counted, once more."""
-    if core[slots.BLOCK_START] <= rip < core[slots.BLOCK_END]:
-        core[slots.CLOCK] -= core[slots.BLOCK_END] - rip
-        core[slots.BLOCK_END] = rip
-
-
-@native
-def fetch_needs_judgement(core, vaddr, rip):
-    """Tell whether the policy must be asked for a fetch that is not approved by its address alone.
-
-    A fetch that misses elsewhere than at RIP is the engine reading on, in a straight line, from the block at RIP.
-    """
-    rows, mask = words_at(core[slots.ROWS]), core[slots.ROWS_MASK]
-    start, end = core[slots.BLOCK_START], core[slots.BLOCK_END]
-    if vaddr != rip:
-        start, end = rip, vaddr
-    return not is_approved(rows, mask, vaddr, start, end, core[slots.CALL_KEY], core[slots.ROW_KINDS])
-
-
-@native
-def stack_needs_judgement(core, root, kernel_root, rip):
-    """Tell whether the stack under the instruction at `rip` holds a frame that was not approved yet."""
-    env = core[slots.ENV]
-    return not is_stack_approved(
-        words_at(core[slots.WORDS]),
-        core[slots.FRAME_END],
-        root,
-        kernel_root,
-        words_at(core[slots.ORC_IPS]),
-        words_at(core[slots.ORC]),
-        core[slots.ORC_COUNT],
-        words_at(core[slots.STARTS]),
-        core[slots.STARTS_COUNT],
-        words_at(core[slots.BOTTOMS]),
-        core[slots.BOTTOMS_COUNT],
-        words_at(core[slots.ROWS]),
-        core[slots.ROWS_MASK],
-        rip,
-        load64(env + RSP),
-        load64(env + RBP),
-        words_at(core[slots.WALK]),
-    )
-
-
-@native
-def isolated_fault(uc, core, error, rip):
-    """Answer a page fault on an SCI table; return `RETRY`, `DELIVER` or `REDIRECTED`."""
-    vaddr = load64(core[slots.ENV] + core[slots.OFF_CR] + 16)
-    words = words_at(core[slots.WORDS])
-    end = core[slots.FRAME_END]
-    undo_mode = core[slots.UNDO_MODE]
-    if undo_mode and vaddr >= 0:
-        kind = classify_user(words, end, core[slots.KERNEL_ROOT], vaddr, error)
-    else:
-        kind = classify(words, end, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT], vaddr, error)
-    if kind == fault.SYNC:
-        sync_user_half(words, core[slots.SCI_ROOT], core[slots.KERNEL_ROOT])
-        write_cr3(uc, core, core[slots.SCI_ROOT])
-        return slots.RETRY
-    if kind == fault.GUEST:
-        return slots.DELIVER
-    kernel_root, approved = core[slots.KERNEL_ROOT], words_at(core[slots.APPROVED])
-    mask, cacheable = core[slots.APPROVED_MASK], core[slots.CACHEABLE_DATA]
-    root, asked = core[slots.SCI_ROOT], False
-    if kind != fault.USER_PAGE and core[slots.ACTIVE] == slots.ON_SCI:
-        known = undo_mode and is_write_upgrade(words, end, root, kernel_root, vaddr, error)
-        asked = not known and needs_judgement(words, end, kernel_root, approved, mask, cacheable, vaddr, error)
-        if error & paging.FAULT_FETCH:
-            if asked and core[slots.ROW_KINDS]:
-                asked = fetch_needs_judgement(core, vaddr, rip)
-            if not asked and core[slots.STACK_JUDGED]:
-                asked = stack_needs_judgement(core, root, kernel_root, rip)
-        elif not asked and core[slots.VIEW]:
-            leaf = walk_leaf(words, end, kernel_root, vaddr)
-            asked = not known and not may_touch(core, kernel_root, leaf, vaddr)
-            if error & paging.FAULT_WRITE and not asked:
-                asked = is_others_file(core, kernel_root, leaf)
-    room = core[slots.LOG_COUNT] < core[slots.LOG_CAPACITY]
-    if not asked and room and grant_now(uc, core, vaddr, error, rip) == fault.GRANTED:
-        return slots.RETRY
-    return call3(core[slots.ON_JUDGE], vaddr, error, rip)
-
-
-@native
-def activate(uc, core):
-    """Switch from the kernel's table to the current task's SCI table, user half brought up to date."""
-    if core[slots.ACTIVE] != slots.ON_UNDO:
-        core[slots.KERNEL_ROOT] = load64(core[slots.ENV] + core[slots.OFF_CR] + 24)
-    if not core[slots.UNDO_MODE]:
-        sync_user_half(words_at(core[slots.WORDS]), core[slots.SCI_ROOT], core[slots.KERNEL_ROOT])
-    write_cr3(uc, core, core[slots.SCI_ROOT])
-    core[slots.ACTIVE] = slots.ON_SCI
+def is_stuck(uc, core):
+    """Tell whether exceptions follow one another and no code runs between: handlers that cannot be fetched, on a stack
+    without end, would keep the CPU here for ever, and no deadline would ever be looked at."""
+    if core[slots.CLOCK] != core[slots.STUCK_CLOCK]:
+        core[slots.STUCK_CLOCK] = core[slots.CLOCK]
+        core[slots.STUCK_COUNT] = 0
+    core[slots.STUCK_COUNT] += 1
+    if core[slots.STUCK_COUNT] <= core[slots.STUCK_LIMIT]:
+        return False
+    core[slots.STUCK_COUNT] = 0
+    stop(uc, core, slots.STOP_TRIPLE_FAULT)
+    return True
 
 
 @cfunc(types.void(types.int64, types.uint32, types.CPointer(types.int64)))
@@ -189,6 +103,9 @@ def on_exception(uc, vector, core):
     # Unicorn ends no exception by itself: left set, the next fault would be reported as a double fault.
     store32(env + core[slots.OFF_OLD], 0xFFFFFFFF)
     rip = load64(env + core[slots.OFF_EIP])
+    if is_stuck(uc, core):
+        core[slots.STOP_DETAIL] = vector
+        return
     if vector == PAGE_FAULT:
         core[slots.COUNT_FAULTS] += 1
         if core[slots.ACTIVE]:

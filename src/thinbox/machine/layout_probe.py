@@ -223,6 +223,9 @@ def _probe_registers(scratch: _Scratch) -> dict[str, int]:
         magic = 0x11223344 + number if name == "fmask" else 0x1122334477880000 + number
         uc.msr_write(msr, magic)
         found[name] = _only(scratch.offsets_of(magic), name)
+    uc.reg_write(x86_const.UC_X86_REG_DR0, 0x1122334488990000)
+    found["dr"] = _only(scratch.offsets_of(0x1122334488990000), "dr")
+    uc.reg_write(x86_const.UC_X86_REG_DR0, 0)
     uc.reg_write(x86_const.UC_X86_REG_EFLAGS, 0x202)
     with_interrupts = scratch.state()
     uc.reg_write(x86_const.UC_X86_REG_EFLAGS, 0x002)
@@ -307,6 +310,8 @@ def probe_layout() -> CpuLayout:
             registers = _probe_registers(scratch)
     except UcError as error:
         raise MachineError(f"the CPU engine failed its start-up probe: {error}; install unicorn 2.1.4") from error
+    if registers["dr"] != faults["old"] - 8 * 12:
+        raise MachineError("the debug registers of this Unicorn are not where they were; install unicorn 2.1.4")
     return CpuLayout(
         eip=registers["eip"],
         eflags=registers["eflags"],

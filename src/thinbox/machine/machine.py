@@ -6,6 +6,8 @@ what to do next.
 Rules of this file:
 - Time moves only by code executed and by HLT; host time is never read.
 - Interrupts are delivered at the first block that runs with IF set after they became due.
+- The devices are the kernel's. A program that got the right to use ports (`ioperm`, `iopl`) finds an empty bus: one
+  byte to the PIC would stop the time of all tenants, one to the keyboard controller end the run.
 """
 
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from thinbox.machine.devices.pit import Pit
 from thinbox.machine.devices.uart import LINE_STATUS, Uart
 from thinbox.machine.layout_probe import probe_layout
 from thinbox.machine.memory import MIB, Memory
+from thinbox.machine.sci_unit import SciUnit
 from thinbox.machine.sigint import SigintHold
 
 TIMER_LINE = 0
@@ -29,6 +32,8 @@ _NO_EFFECT = frozenset((*Pit.PORTS, 0x3F8 + LINE_STATUS, 0x2F8 + LINE_STATUS))
 """Ports that can be read without a change of what the CPU has to stop for; nearly all that a boot reads."""
 _KEYBOARD_COMMAND = 0x64
 _RESET_CPU = 0xFE
+_USER = 3
+"""CPL of programs."""
 _CONSOLE_KEPT_BYTES = 1 << 20
 
 
@@ -44,6 +49,7 @@ class Machine:
         self.memory = Memory(memory_mib * MIB)
         self.cpu = Cpu(self.memory, probe_layout())
         self.slot = self.cpu.slot
+        self.sci = SciUnit(self.cpu)
         self.pic, self.pit, self.cmos = Pic(), Pit(), Cmos()
         self.console = bytearray()
         self.doorbell_output = bytearray()
@@ -103,6 +109,8 @@ class Machine:
         return self.pit.read(port, self.slot[slots.CLOCK])
 
     def _read_port(self, port: int, size: int) -> int:
+        if self.cpu.privilege == _USER:
+            return (1 << 8 * size) - 1
         if port in _NO_EFFECT:
             return self._readers[port](port)
         reader = self._readers.get(port)
@@ -112,7 +120,7 @@ class Machine:
 
     def _write_port(self, port: int, _size: int, value: int) -> None:
         writer = self._writers.get(port)
-        if writer:
+        if writer and self.cpu.privilege != _USER:
             writer(port, value & 0xFF)
             self._plan()
 

@@ -5,19 +5,22 @@ Python) and all three must be the same host pages.
 
 Rules of this file:
 - Host pages are touched only where the guest or thinbox writes; a page nobody wrote costs nothing.
-- The hidden part lies above everything the memory map tells the guest, and holds only SCI tables.
+- The hidden part lies above everything the memory map tells the guest, and holds SCI tables and copies for undo. It is
+  not mapped in Unicorn, and nothing here reads or writes it: `read` and all that walks the guest's tables end at
+  `guest_bytes`. See docs/decisions/0016-hidden-ram.md.
 """
 
 import ctypes
 import mmap
 import os
 from collections.abc import Iterator
+from typing import Any, overload
 
 import numpy as np
 
-from thinbox import paging
 from thinbox.address import PAGE_BYTES, U64, to_signed
 from thinbox.errors import MachineError
+from thinbox.machine.page_tables import PageTables
 
 MIB = 1 << 20
 _FIXED, _NO_RESERVE = 0x10, 0x4000
@@ -25,6 +28,38 @@ _FIXED, _NO_RESERVE = 0x10, 0x4000
 _PAGES_AT_ONCE = 256
 HIDDEN_BYTES = 128 * MIB
 """Room for SCI tables: a table takes about 100 to 300 pages, so some 100 to 300 tasks at once."""
+
+
+class GuestWords:
+    """All RAM as signed 64-bit words: `words[i]` is the one at guest-physical address `8 * i`; a slice or an array of
+    indexes gives a NumPy array (a slice: a view, not a copy)."""
+
+    __slots__ = ("_many", "_one", "pages")
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        # One word at a time a memoryview is several times as fast as NumPy, and gives Python's own integers.
+        self._one = memoryview(memory).cast("q")
+        self._many = np.frombuffer(memory, dtype=np.int64)
+        self.pages = self._many.reshape(-1, PAGE_BYTES // 8)
+        """The same, a row for each page: shape (pages, 512)."""
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: "slice | np.ndarray") -> np.ndarray: ...
+    def __getitem__(self, index: "int | slice | np.ndarray") -> "int | np.ndarray":
+        if isinstance(index, (int, np.integer)):
+            return self._one[index]
+        return self._many[index]
+
+    def __setitem__(self, index: "int | slice | np.ndarray", value: Any) -> None:
+        if isinstance(index, (int, np.integer)):
+            self._one[index] = value
+        else:
+            self._many[index] = value
+
+    def __len__(self) -> int:
+        return len(self._one)
 
 
 class Memory:
@@ -36,9 +71,11 @@ class Memory:
         self.map = mmap.mmap(-1, self.total_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
         self._view = np.frombuffer(self.map, dtype=np.uint8)
         self.host_base = int(self._view.ctypes.data)
-        self.words = np.frombuffer(self.map, dtype=np.int64)
-        self.quads = memoryview(self.map).cast("q")
-        """The same words, faster one at a time than NumPy."""
+        self.words = GuestWords(self.map)
+        self.tables = PageTables(self)
+        self.empty_bus = mmap.mmap(-1, 2 * PAGE_BYTES)
+        """Where there is no RAM: a page of ones to read, and a page to write (`coherence`)."""
+        self.empty_bus[:PAGE_BYTES] = b"\xff" * PAGE_BYTES
 
     def read(self, paddr: int, size: int) -> bytes:
         """Return `size` bytes at guest-physical `paddr`."""
@@ -51,13 +88,13 @@ class Memory:
         self.map[paddr : paddr + len(data)] = data
 
     def _require(self, paddr: int, size: int) -> None:
-        if paddr < 0 or paddr + size > self.total_bytes:
+        if paddr < 0 or paddr + size > self.guest_bytes:
             raise MachineError(f"guest-physical address {paddr:#x} is outside RAM")
 
     def spans(self, root: int, vaddr: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield (paddr, byte count) of each page piece of a guest-virtual range; LookupError where unmapped."""
         while size > 0:
-            paddr = paging.translate(self.quads, self.total_bytes, root, vaddr)
+            paddr = self.tables.translate(root, vaddr)
             if paddr < 0:
                 raise LookupError(f"guest-virtual address {vaddr:#x} is not mapped")
             count = min(size, PAGE_BYTES - vaddr % PAGE_BYTES)
@@ -68,8 +105,8 @@ class Memory:
     def word_at(self, root: int, vaddr: int) -> int:
         """Return the word at an aligned guest-virtual address (signed or not), unsigned; 0 where there is none: what
         leads there may be forged."""
-        paddr = paging.translate(self.quads, self.total_bytes, root, to_signed(vaddr & U64))
-        return 0 if paddr < 0 or paddr & 7 or paddr + 8 > self.total_bytes else self.quads[paddr >> 3] & U64
+        paddr = self.tables.translate(root, to_signed(vaddr & U64))
+        return 0 if paddr < 0 or paddr & 7 or paddr + 8 > self.guest_bytes else self.words[paddr >> 3] & U64
 
     def read_virtual(self, root: int, vaddr: int, size: int) -> bytes:
         """Return `size` bytes at guest-virtual `vaddr` under the table `root`."""
@@ -85,7 +122,7 @@ class Memory:
     def used_pages(self) -> np.ndarray:
         """Return the numbers of the guest's pages that hold anything but zeros (hidden part left out)."""
         touched = self._touched_pages()
-        rows = self.words[: self.guest_bytes // 8].reshape(-1, PAGE_BYTES // 8)
+        rows = self.words.pages[: self.guest_bytes // PAGE_BYTES]
         out = []
         for start in range(0, len(touched), _PAGES_AT_ONCE):
             numbers = touched[start : start + _PAGES_AT_ONCE]
@@ -139,3 +176,7 @@ class Memory:
     def pointer(self) -> ctypes.c_void_p:
         """Return the host address of RAM for Unicorn."""
         return ctypes.c_void_p(self.host_base)
+
+    def bus_pointer(self) -> ctypes.c_void_p:
+        """Return the host address of the two pages of the empty bus for Unicorn."""
+        return ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self.empty_bus)))

@@ -12,7 +12,8 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     REG_WRITE,  # host address of uc_reg_write
     EMU_STOP,  # host address of uc_emu_stop
     WORDS,  # host address of guest RAM
-    FRAME_END,  # guest-physical end of all RAM, hidden part included (bytes)
+    FRAME_END,  # guest-physical end of all RAM, hidden part included (bytes): the bound of our own tables
+    GUEST_END,  # guest-physical end of the RAM that is the guest's (bytes): the bound of all that the guest names
     # offsets into the CPU state, in bytes
     OFF_EIP,
     OFF_EFLAGS,
@@ -39,7 +40,6 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     STOP,  # why the CPU stopped, see STOP_*
     STOP_DETAIL,
     # the system call instruction
-    HYPERCALL_TASK,  # the agent's task_struct; only its magic calls are answered
     CALL_NR,
     CALL_ARG0,
     CALL_ARG1,
@@ -94,24 +94,33 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     RESUME_BLOCK_START,
     RESUME_BLOCK_END,
     RESUME_RIP,
+    # exceptions without progress
+    STUCK_CLOCK,  # CLOCK at the last exception
+    STUCK_COUNT,  # exceptions since it last moved
+    STUCK_LIMIT,  # so many are a machine that hangs: it is stopped
     COUNT_FAULTS,
     COUNT_SYSCALLS,
     COUNT_IRQS,
     COUNT_BLOCKS,
     COUNT_DELIVERED,  # exceptions and interrupts delivered through the guest's IDT
     COUNT_GRANTS,  # pages the policy put into SCI tables
+    COUNT_USER_FAULTS,  # page faults, other exceptions and interrupts that interrupted user code
+    COUNT_USER_EXCEPTIONS,
+    COUNT_USER_INTERRUPTS,
     # translated code and stores, see `coherence`
     UC,  # Unicorn's handle
     TLB_FILL,  # host addresses of functions of Unicorn
     TLB_SET_PAGE,
     TLB_FLUSH,
+    RAISE,
     DROP_CODE,
-    PAGE_MARKS,  # host address of one word for each page of RAM
+    PAGE_MARKS,  # host address of one word for each page of the guest's RAM
+    ENTRY_PLACE,  # where the last entry of a walk stands
     # a page fault on the way to a handler
     FAULT_VADDR,
     FAULT_ERROR,
     FRAME,  # eight words: the exception frame being built
-) = range(95)
+) = range(103)
 
 SLOT_COUNT = FRAME + 8
 

@@ -8,7 +8,7 @@ Rules of this file: what is not found exactly once ends the program with `Machin
 
 import ctypes
 import mmap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import unicorn.unicorn_py3.unicorn as binding
@@ -21,10 +21,29 @@ from thinbox.machine.native import hook_address
 from thinbox.machine.thunks import executable, fill_thunk
 
 if TYPE_CHECKING:
-    from thinbox.machine.cpu import Cpu
+    from thinbox.machine.memory import Memory
+
+
+class FilledCpu(Protocol):
+    """What is needed of a CPU whose TLB fill is wrapped."""
+
+    uc: Any
+    core: np.ndarray
+    slot: memoryview
+    memory: "Memory"
+
+    def keep_array(self, array: np.ndarray) -> int:
+        """Keep an array alive as long as the CPU; return its host address."""
+        ...
+
+    def add_hook(self, kind: int, function: int, data: int, *, begin: int = 1, end: int = 0) -> Any:
+        """Add a hook given by host address."""
+        ...
+
 
 _FUNCTIONS = {
     slots.TLB_FILL: "x86_cpu_tlb_fill_x86_64",
+    slots.RAISE: "raise_exception_err_ra_x86_64",
     slots.TLB_SET_PAGE: "tlb_set_page_with_attrs_x86_64",
     slots.TLB_FLUSH: "tlb_flush_x86_64",
     slots.DROP_CODE: "tb_invalidate_phys_range_x86_64",
@@ -35,12 +54,12 @@ _ABOVE_RAM = 1 << 32
 _LAST = (1 << 64) - 1
 
 
-def install_tlb_fill(cpu: "Cpu") -> None:
+def install_tlb_fill(cpu: FilledCpu) -> None:
     """Wrap the TLB fill of `cpu`, once, before it first runs."""
     core = cpu.slot
     for slot, name in _FUNCTIONS.items():
         core[slot] = _address(name)
-    core[slots.PAGE_MARKS] = cpu.keep_array(np.zeros(cpu.memory.total_bytes // PAGE_BYTES, dtype=np.int64))
+    core[slots.PAGE_MARKS] = cpu.keep_array(np.zeros(cpu.memory.guest_bytes // PAGE_BYTES, dtype=np.int64))
     code = executable(fill_thunk(hook_address("on_tlb_fill"), cpu.core.ctypes.data))
     place = _find_fill_pointer(cpu.uc, core[slots.ENV], core[slots.TLB_FILL])
     ctypes.c_uint64.from_address(place).value = cpu.keep_array(code)

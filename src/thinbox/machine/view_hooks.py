@@ -24,7 +24,7 @@ is_plain_mapping = compiled(view_rules.is_plain_mapping)
 @native
 def is_visible(core, kernel_root, leaf):
     """Tell whether the view of the running call's tenant lets the page of `leaf` be mapped without a judgement."""
-    words, end = words_at(core[slots.WORDS]), core[slots.FRAME_END]
+    words, end = words_at(core[slots.WORDS]), core[slots.GUEST_END]
     return is_plainly_visible(words, end, kernel_root, words_at(core[slots.VIEW]), leaf & paging.FRAME_MASK)
 
 
@@ -33,7 +33,7 @@ def is_others_file(core, kernel_root, leaf):
     """Tell whether there is a view, and the page of `leaf` is page cache that is not the tenant's own."""
     if not core[slots.VIEW]:
         return False
-    words, end, rules = words_at(core[slots.WORDS]), core[slots.FRAME_END], words_at(core[slots.VIEW])
+    words, end, rules = words_at(core[slots.WORDS]), core[slots.GUEST_END], words_at(core[slots.VIEW])
     return is_foreign_file(words, end, kernel_root, rules, leaf & paging.FRAME_MASK)
 
 
@@ -42,7 +42,7 @@ def may_touch(core, kernel_root, leaf, vaddr):
     """Tell whether the view grants an access at `vaddr`, in the page of `leaf`, without a judgement."""
     if is_visible(core, kernel_root, leaf):
         return True
-    words, end, rules = words_at(core[slots.WORDS]), core[slots.FRAME_END], words_at(core[slots.VIEW])
+    words, end, rules = words_at(core[slots.WORDS]), core[slots.GUEST_END], words_at(core[slots.VIEW])
     if rules[view_rules.RULE] != view_rules.PERMISSIVE:
         return False
     return is_object_own(words, end, kernel_root, rules, leaf & paging.FRAME_MASK | vaddr & 0xFFF)
@@ -73,7 +73,7 @@ def touched_tables(_uc, core, sought_at, out_at, most):
     host address of the roots, and whether page-table isolation is on."""
     sought = words_at(sought_at)
     frames, roots = words_at(sought[1]), words_at(sought[3])
-    words, end = words_at(core[slots.WORDS]), core[slots.FRAME_END]
+    words, end = words_at(core[slots.WORDS]), core[slots.GUEST_END]
     return find_touched(words, end, frames, sought[0], roots, sought[2], sought[4], words_at(out_at), most)
 
 
@@ -81,7 +81,7 @@ def touched_tables(_uc, core, sought_at, out_at, most):
 def drop_plain(_uc, core, entries_at, count, kernel_root):
     """Zero those of `count` page-table entries at a host address that map nothing, or plainly what the tenant's view
     allows; return how many are left. Memory beyond RAM is a device's."""
-    words, end, entries = words_at(core[slots.WORDS]), core[slots.FRAME_END], words_at(entries_at)
+    words, end, entries = words_at(core[slots.WORDS]), core[slots.GUEST_END], words_at(entries_at)
     rules, left = words_at(core[slots.VIEW]), 0
     for i in range(count):
         entry = entries[i]

@@ -7,7 +7,6 @@ Rules of this file:
 - Start-up is what comes before the phase marker; without one, or where it never comes, everything is steady state.
 """
 
-import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from thinbox.errors import InputError
+from thinbox.host.files import load_json, show
 from thinbox.isolation.verdict import PLANNED
+from thinbox.report.page.document import check_record
 from thinbox.sandbox.arguments import DECIDING, EXECUTABLE, width_mask
 from thinbox.syscalls.table import call_number
 
@@ -94,15 +95,12 @@ class Evidence:
 
 
 def load_object(path: Path, schema: str) -> dict[str, Any]:
-    """Return the JSON object in `path`; InputError unless it says `schema`."""
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    """Return the JSON object in `path`; InputError unless it says `schema` and is a whole record of it."""
+    data = load_json(path)
     found = data.get("schema") if isinstance(data, dict) else None
     if found != schema:
-        raise InputError(f"{path} says schema {found!r}; {schema!r} is wanted here")
-    return data  # type: ignore[no-any-return]
+        raise InputError(f"{path} says schema {str(found)[:60]!r}; {schema!r} is wanted here")
+    return check_record(data, show(path)).raw
 
 
 def gather_evidence(
@@ -131,7 +129,7 @@ def gather_evidence(
             compat=compat,
             attacks=_attacks(attacks),
         )
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:
         raise InputError(f"a run lacks what {RUN_SCHEMA} promises ({error!r}); record it again") from error
 
 

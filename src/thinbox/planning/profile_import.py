@@ -4,13 +4,13 @@ Source: OCI runtime-spec `linux.seccomp`, docker's format (`archMap`, `includes`
 `config.json`.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from thinbox.errors import InputError
+from thinbox.host.files import load_json
 from thinbox.syscalls.table import all_calls
 
 _ALLOWING = frozenset({"SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE"})
@@ -54,13 +54,10 @@ class ProfileReport:
 
 def load_profile(path: Path) -> Profile:
     """Read a profile; InputError if it is none."""
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    data = load_json(path)
     try:
         return parse_profile(data)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is no seccomp profile of docker's or OCI's kind ({error!r})") from error
 
 

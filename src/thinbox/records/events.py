@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 
 from thinbox.errors import InputError
+from thinbox.host.files import open_file
 
 COUNTERS = ("interrupts", "exceptions", "sleeps", "cr3_writes", "invlpg", "flushes_all", "flushes_local")
 """Columns of a call's row, after its number: while the call was on the CPU, except `sleeps`. `exceptions` are the
 guest's own faults and traps, `cr3_writes` the kernel's own outside its entry code (another mm, a flush)."""
 SLEEPS = COUNTERS.index("sleeps")
 TRACE_SCHEMA = "thinbox.trace/1"
+_LARGEST_TRACE_BYTES = 2 << 30
+_NO_ARCHIVE = (ValueError, KeyError, TypeError, EOFError, SyntaxError, RecursionError)
+"""What NumPy raises for a member that is no array (its header is a literal of Python's)."""
 TRACE_ROOM = 1 << 26
 """Words of trace kept: 512 MiB of address space, of which only what is written is used."""
 DIRECT_MAP_BYTES = 64 << 40
@@ -72,7 +76,16 @@ class PageTrace:
         import zstandard
 
         try:
-            plain = zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=1 << 33)
+            # Not `decompress`: it takes a frame's own word for how much memory to ask for.
+            plain = bytearray()
+            with open_file(path) as packed, zstandard.ZstdDecompressor().stream_reader(packed) as stream:
+                while (piece := stream.read(1 << 20)) and len(plain) <= _LARGEST_TRACE_BYTES:
+                    plain += piece
+            if len(plain) > _LARGEST_TRACE_BYTES:
+                raise InputError(f"{path} unpacks to more than {_LARGEST_TRACE_BYTES >> 20} MiB: record a shorter run")
+            with zipfile.ZipFile(io.BytesIO(plain)) as members:
+                if any(each.compress_type != zipfile.ZIP_STORED for each in members.infolist()):
+                    raise ValueError("packed twice")
             with np.load(io.BytesIO(plain), allow_pickle=False) as data:
                 if str(data["schema"]) != TRACE_SCHEMA:
                     raise InputError(f"{path} has schema {data['schema']}, wanted {TRACE_SCHEMA}: record it again")
@@ -80,7 +93,7 @@ class PageTrace:
                 code, data_refs, lost = data["scalars"].tolist()
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from error
-        except (zstandard.ZstdError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (zstandard.ZstdError, MemoryError, NotImplementedError, *_NO_ARCHIVE, zipfile.BadZipFile) as error:
             raise InputError(f"{path} is not a trace of thinbox, or is damaged: record it again") from error
         stream, words, shifts, users, grants = arrays
         return cls(stream, words, shifts, users, grants, code, data_refs, lost)

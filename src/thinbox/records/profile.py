@@ -4,15 +4,18 @@ Why it exists: a record holds addresses, a profile what is the same in every run
 from the start of its text, and functions.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from thinbox.address import PAGE_SHIFT, page_start
 from thinbox.errors import InputError
+from thinbox.foreign_text import MAX_JSON_BYTES, parse_json
+from thinbox.host.code import load_object
+from thinbox.host.files import show
+from thinbox.host.trust import read_trusted
 from thinbox.isolation.policies import Policy
 from thinbox.isolation.policies.profile import PAGES, SCHEMA, Profile, build_profile
 from thinbox.records.run import RunRecord
@@ -48,8 +51,8 @@ class KnownPages:
         Raises:
             InputError: the file cannot be read, is no profile, or was learned by functions.
         """
+        content = parse_json(read_trusted(path, MAX_JSON_BYTES), f"the profile {show(path)}")
         try:
-            content = json.loads(path.read_bytes())
             if content["schema"] != SCHEMA or content["by"] != PAGES:
                 raise InputError(
                     f"{path} has schema {content['schema']!r} by {content['by']!r}; --prefault takes {SCHEMA} by pages"
@@ -60,8 +63,6 @@ class KnownPages:
             }
             kernel = content["kernel"]
             return cls(calls, str(kernel["sha256"]), int(kernel["text_start"], 16))
-        except OSError as error:
-            raise InputError(f"cannot read the profile {path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is no profile ({error!r}); make one with --save-profile") from error
 
@@ -154,8 +155,10 @@ def require_same_kernel(policy: Policy, kernel_sha256: str) -> None:
 
 
 def read_policy_file(path: str) -> bytes:
-    """Return the bytes of a policy's file; `InputError` if it cannot be read."""
-    try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    """Return the bytes of a policy's file; `InputError` if it cannot be read, or others may write it."""
+    return read_trusted(path, MAX_JSON_BYTES)
+
+
+def load_policy_object(spec: str) -> Any:
+    """Return what `module:name` names; `InputError` if there is none (`host.code`)."""
+    return load_object(spec, "policy")

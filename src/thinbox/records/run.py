@@ -45,6 +45,8 @@ class CallRecord:
     """The line of the plan that said so; 0 without a plan."""
     coverage: CallCounts | None = None
     """What it executed and touched; None where that was not recorded."""
+    requested: str = ""
+    """The call at the call instruction, where a tracer or a filter put another in its place; else empty."""
 
     @property
     def reaches_kernel(self) -> bool:
@@ -63,6 +65,18 @@ class FaultRecord:
     kind: str
     symbol: str
     writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A protected object that was changed and put back: by rule `rule` of the policy, at `vaddr`, of tenant `whose` (or
+    the kernel's), found in call `during`; `by_the_call` if that call wrote it (and was killed for it)."""
+
+    rule: str
+    vaddr: int
+    whose: str
+    during: str
+    by_the_call: bool
 
 
 @dataclass(slots=True)
@@ -98,6 +112,10 @@ class RunRecord:
     """A violation ended the run at once (`--on-violation stop`)."""
     stuck: bool = False
     """A killed task could not end (it waits for a lock it holds); the guest was given up."""
+    outside: dict[str, int] = field(default_factory=dict)
+    """Kernel work done for the tenant outside its calls: what, and how often (`enforcement.outside_work`)."""
+    restored: list[Restored] = field(default_factory=list)
+    """What policy `guard` put back."""
     kernel_slide: int = 0
     """How many bytes above its link addresses the kernel ran (KASLR)."""
 
@@ -137,6 +155,8 @@ class RunRecord:
             "plan": self.plan,
             "refusals": self.refusals.to_json(),
             "refusals_truncated": self.refusals.truncated,
+            "outside": dict(sorted(self.outside.items())),
+            "restored": [asdict(each) for each in self.restored],
             "steady_seq": self.steady_seq,
             "stopped": self.stopped,
             "calls": [asdict(call) for call in self.calls],

@@ -3,17 +3,29 @@
 Rules of this file: what gets through is written out, never an empty cell.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from thinbox.attacks.exploit import Exploit
     from thinbox.records.attack import AttackRecord, AttackRow
 
 _SUCCEEDED, _DETECTED = "succeeded", "detected"
 """Outcomes of the contract, `thinbox.attack/1`."""
 
 BEGIN, END = "<!-- attacks: begin -->", "<!-- attacks: end -->"
+
+
+class Described(Protocol):
+    """An attack in words, as the documents show it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def presumes(self) -> str: ...
+    @property
+    def goal(self) -> str: ...
+    @property
+    def against(self) -> str: ...
 
 
 def _cell(row: "AttackRow") -> str:
@@ -52,7 +64,7 @@ def render_attacks(record: "AttackRecord") -> str:
 
 
 def render_markdown(
-    record: "AttackRecord", exploits: "tuple[Exploit, ...]", false_kills: Mapping[str, tuple[int, int]]
+    record: "AttackRecord", exploits: Sequence[Described], false_kills: Mapping[str, tuple[int, int]]
 ) -> str:
     """Return the matrix as Markdown. `false_kills` are (killed, cases) of the audit by policy, where it was run."""
     views = list(dict.fromkeys(row.view for row in record.rows))

@@ -1,168 +1,20 @@
-"""Calls answered outside the kernel: what a handler is given, and the memory of the tenant as a kernel sees it.
+"""What a handler of one's own is written with, and how it is loaded by name.
 
-Why it exists: a Sentry in Python. A handler is a function of one `EmulatedCall` that returns the result or raises
-`CallError`; it runs at the tenant's call instruction, before the kernel is entered.
-
-Rules of this file:
-- Tenant memory is reached by the tenant's own page table, with its protection: what the tenant could not touch
-  is EFAULT.
-- A page the kernel has not brought in yet is asked for (`PageWantedError`) and the handler is run again: it must change
-  nothing before its last access to memory.
+Why it exists: a plan names handlers of its user's (`emulate = "package.module:function"`); this module is all that
+such a handler imports.
 """
 
-import errno
-import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from thinbox import paging
-from thinbox.address import U64, to_signed
 from thinbox.errors import InputError
-from thinbox.machine import slots
+from thinbox.host.code import load_object
+from thinbox.sandbox.call_error import CallError, NotOursError
+from thinbox.sandbox.emulated_call import EmulatedCall, Handler
 
-if TYPE_CHECKING:
-    from thinbox.guest.kernel_view import KernelView
-    from thinbox.machine.machine import Machine
-    from thinbox.sandbox.handlers.files import Files
-    from thinbox.sandbox.handlers.randomness import RandomStream
-
-USER_END = 1 << 47
-"""First address above user space with four-level tables (Documentation/x86/x86_64/mm.rst); the guard page is
-ignored."""
-_PAGE = 4096
-LONGEST_PATH = 4096
-
-
-class CallError(Exception):
-    """The call fails with `errno`."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(errno.errorcode.get(number, str(number)))
-        self.errno = number
-
-
-class NotOursError(Exception):
-    """The handler does not serve this call; the rule's `otherwise` decides, or the plan's default."""
-
-
-class PageWantedError(Exception):
-    """A page of the tenant's must be brought in by the kernel first. Raised by memory access, never by handlers."""
-
-    def __init__(self, vaddr: int, *, write: bool) -> None:
-        super().__init__(hex(vaddr))
-        self.vaddr, self.write = vaddr & ~(_PAGE - 1), write
-
-
-Handler = Callable[["EmulatedCall"], int]
-
-
-@dataclass(slots=True)
-class Services:
-    """What lasts longer than a call: the machine, the guest's kernel as it can be read, files, random bytes."""
-
-    machine: "Machine"
-    view: "KernelView"
-    files: "Files"
-    random: "RandomStream"
-
-    @property
-    def now_ns(self) -> int:
-        """Virtual time since the machine's reset."""
-        return self.machine.slot[slots.CLOCK]
-
-
-@dataclass(slots=True)
-class EmulatedCall:
-    """One call. `args` are the six registers, unsigned; `task` is its task_struct, `pid` its thread id.
-    `refused` are pages the kernel would not bring in: they are EFAULT."""
-
-    nr: int
-    name: str
-    args: tuple[int, ...]
-    task: int
-    pid: int
-    services: Services
-    refused: frozenset[int] = frozenset()
-
-    def int32(self, index: int) -> int:
-        """Return an argument as a C `int`."""
-        low = self.args[index] & 0xFFFFFFFF
-        return low - (1 << 32) if low >> 31 else low
-
-    def int64(self, index: int) -> int:
-        """Return an argument as a C `long`."""
-        return to_signed(self.args[index])
-
-    # -- the tenant's memory ----------------------------------------------------------------------
-    def read(self, vaddr: int, size: int) -> bytes:
-        """Return `size` bytes of the tenant's; EFAULT where it may not read."""
-        memory = self.services.machine.memory
-        return b"".join(memory.read(paddr, count) for paddr, count in self._spans(vaddr, size, write=False))
-
-    def write(self, vaddr: int, data: bytes) -> None:
-        """Store `data`, all or nothing; EFAULT where the tenant may not write (and where it may execute what it
-        writes)."""
-        memory, root = self.services.machine.memory, self.services.machine.cpu.cr3
-        done = 0
-        for paddr, count in list(self._spans(vaddr, len(data), write=True)):
-            memory.write(paddr, data[done : done + count])
-            paging.mark_written(memory.quads, memory.total_bytes, root, to_signed(vaddr + done))
-            done += count
-
-    def read_string(self, vaddr: int) -> bytes:
-        """Return the bytes up to the first NUL; ENAMETOOLONG past 4095, as getname() has it."""
-        out = b""
-        while len(out) < LONGEST_PATH:
-            count = _PAGE - (vaddr + len(out)) % _PAGE
-            piece = self.read(vaddr + len(out), min(count, LONGEST_PATH - len(out)))
-            head, nul, _rest = piece.partition(b"\0")
-            out += head
-            if nul:
-                return out
-        raise CallError(errno.ENAMETOOLONG)
-
-    def _spans(self, vaddr: int, size: int, *, write: bool) -> list[tuple[int, int]]:
-        if size and (vaddr >= USER_END or vaddr + size > USER_END):
-            raise CallError(errno.EFAULT)
-        memory, root = self.services.machine.memory, self.services.machine.cpu.cr3
-        found = []
-        while size > 0:
-            leaf = paging.walk_leaf(memory.quads, memory.total_bytes, root & paging.FRAME_MASK, to_signed(vaddr))
-            allowed = leaf & paging.USER and (not write or leaf & paging.WRITABLE)
-            # The engine would not notice that translated code changed.
-            if allowed and write and not leaf & paging.NO_EXECUTE:
-                raise CallError(errno.EFAULT)
-            page = vaddr & ~(_PAGE - 1)
-            if not allowed:
-                if page in self.refused:
-                    raise CallError(errno.EFAULT)
-                raise PageWantedError(vaddr, write=write)
-            count = min(size, _PAGE - vaddr % _PAGE)
-            found.append(((leaf & paging.FRAME_MASK) | vaddr % _PAGE, count))
-            vaddr += count
-            size -= count
-        return found
-
-    # -- the guest kernel's structures ------------------------------------------------------------
-    def field(self, base: int, struct: str, member: str) -> int:
-        """Return a member of eight bytes of the structure at kernel address `base`."""
-        view = self.services.view
-        return view.read_u64((base + view.facts.types.offset_of(struct, member)) & U64, view.kernel_root)
-
-    def field32(self, base: int, struct: str, member: str) -> int:
-        """Return a member of four bytes."""
-        view = self.services.view
-        return view.read_u32((base + view.facts.types.offset_of(struct, member)) & U64, view.kernel_root)
+__all__ = ["CallError", "EmulatedCall", "Handler", "NotOursError", "load_handler"]
 
 
 def load_handler(spec: str) -> Handler:
-    """Import `package.module:function`; InputError if it is not there."""
-    module, _colon, name = spec.partition(":")
-    try:
-        handler = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"cannot load the handler {spec}: {error}; is its folder in PYTHONPATH?") from error
+    """Return the function `package.module:function`; InputError if it is not there (`host.code` says where)."""
+    handler = load_object(spec, "the handler")
     if not callable(handler):
         raise InputError(f"the handler {spec} is not a function of one call")
     return handler  # type: ignore[no-any-return]

@@ -4,19 +4,20 @@ Why it exists: the schema is promised to readers; it is read and written here on
 
 Rules of this file:
 - Whatever is not understood is refused with one line that names file, line and remedy; nothing is ignored.
-- Sources: TOML 1.0 by the standard library's `tomllib`; it keeps no line numbers, so those come from a look at the
-  text.
+- Of the host only regular files below the plan's folder are read, no link is followed on the way.
+- Sources: TOML 1.0 (`foreign_text`); the parser keeps no line numbers, so those come from a look at the text.
 """
 
 import errno as errno_module
 import re
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from thinbox.errors import InputError
+from thinbox.foreign_text import MAX_TOML_BYTES, parse_toml
+from thinbox.host.files import read_below, read_file, show
 from thinbox.sandbox.arguments import WORD, value_names, width_mask
 from thinbox.sandbox.plan import Answer, Condition, Disposition, OwnedFile, Phase, Plan, Rule, argument_index
 from thinbox.syscalls.table import call_info, call_number
@@ -31,6 +32,9 @@ _HANDLER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 DEFAULT_ERRNO = errno_module.ENOSYS
 """What `deny` alone gives: C libraries try an older call then, as on a kernel that lacks it."""
 LARGEST_FILE_BYTES = 64 << 20
+ALL_FILES_BYTES = 128 << 20
+MOST_FILES = 1024
+"""Of the files a sandbox owns; they are answered from memory."""
 ReadBytes = Callable[[str], bytes]
 
 
@@ -54,27 +58,17 @@ def load_plan(name: str) -> Plan:
     shipped = SHIPPED / f"{name}.toml"
     path = shipped if "/" not in name and not name.endswith(".toml") and shipped.is_file() else Path(name)
     try:
-        text = path.read_text()
-    except (OSError, ValueError) as error:
+        text = read_file(path, MAX_TOML_BYTES)
+    except InputError as error:
         known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml")))
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read plan {name}: {reason}; thinbox brings {known}") from error
-    return parse_plan(text, name, lambda file: _read_owned(path.parent / file))
+        raise InputError(f"no plan {show(name)}: {error}; thinbox brings {known}") from error
+    return parse_plan(text, show(name), lambda file: read_below(path.parent, file, LARGEST_FILE_BYTES))
 
 
-def _read_owned(path: Path) -> bytes:
-    if path.is_file() and path.stat().st_size > LARGEST_FILE_BYTES:
-        raise OSError(errno_module.EFBIG, "larger than 64 MiB")
-    return path.read_bytes()
-
-
-def parse_plan(text: str, origin: str, read: ReadBytes) -> Plan:
+def parse_plan(text: str | bytes, origin: str, read: ReadBytes) -> Plan:
     """Return the plan in `text`; `read` gives the bytes of a host file named by it; InputError otherwise."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"plan {origin} is not TOML: {error}") from error
-    lines = _Lines(text)
+    data = parse_toml(text, f"plan {origin}")
+    lines = _Lines(text if isinstance(text, str) else text.decode())
     top = _Place(origin, 0)
     if data.get("schema") != SCHEMA:
         raise top.wrong(f"schema is {data.get('schema')!r}; this thinbox reads {SCHEMA!r}")
@@ -139,7 +133,9 @@ def _marker(value: Any, place: _Place) -> tuple[int, ...]:
 def _files(value: Any, place: _Place, read: ReadBytes) -> tuple[OwnedFile, ...]:
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         raise place.wrong("files are written as [[file]] tables")
-    out = []
+    if len(value) > MOST_FILES:
+        raise place.wrong(f"it has {len(value)} files; at most {MOST_FILES} are read")
+    out, left_bytes = [], ALL_FILES_BYTES
     for entry in value:
         _require_known(entry, _FILE, place, "key of a file")
         path, origin, text = entry.get("path"), entry.get("from"), entry.get("text")
@@ -149,9 +145,11 @@ def _files(value: Any, place: _Place, read: ReadBytes) -> tuple[OwnedFile, ...]:
             raise place.wrong(f"file {path} needs either from (a file of the host) or text")
         try:
             data = text.encode() if isinstance(text, str) else read(str(origin))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise place.wrong(f"cannot read {origin} for {path}: {reason}") from error
+        except (InputError, ValueError) as error:  # ValueError: a surrogate in `text`
+            raise place.wrong(f"file {path}: {error}") from error
+        left_bytes -= len(data)
+        if left_bytes < 0:
+            raise place.wrong(f"its files have more than {ALL_FILES_BYTES >> 20} MiB together")
         out.append(OwnedFile(path, data, origin or ""))
     return tuple(out)
 

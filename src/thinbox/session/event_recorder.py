@@ -182,7 +182,7 @@ class EventRecorder:
 
     def _leaf_shift(self, root: int, vaddr: int) -> int:
         """Return log2 of the size of the page that maps `vaddr`, 12 when nothing does any more."""
-        words, end = self._machine.memory.quads, self._machine.memory.total_bytes
+        words, end = self._machine.memory.words, self._machine.memory.guest_bytes
         table, shift = root & paging.FRAME_MASK, 39
         while table + 4096 <= end:
             entry = words[(table >> 3) + ((vaddr >> shift) & 511)]

@@ -22,19 +22,14 @@ from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.records.refusals import Refusal
 from thinbox.records.run import CallRecord
-from thinbox.sandbox.emulation import (
-    CallError,
-    EmulatedCall,
-    Handler,
-    NotOursError,
-    PageWantedError,
-    Services,
-    load_handler,
-)
+from thinbox.sandbox.call_error import CallError, NotOursError, PageWantedError
+from thinbox.sandbox.emulated_call import EmulatedCall, Handler, Services
+from thinbox.sandbox.emulation import load_handler
 from thinbox.sandbox.handlers import HANDLERS
-from thinbox.sandbox.handlers.files import FILES, Files
-from thinbox.sandbox.handlers.randomness import RandomStream
+from thinbox.sandbox.handlers.files import FILES
+from thinbox.sandbox.owned_files import Files
 from thinbox.sandbox.plan import Answer, Decision, Disposition, Plan
+from thinbox.sandbox.random_stream import RandomStream
 from thinbox.syscalls.table import call_name, call_number
 
 if TYPE_CHECKING:
@@ -82,6 +77,7 @@ class Gate:
         enforcer.record.plan = plan.name
         enforcer.cpu.set_callback(slots.ON_CALL, self._on_call)
         enforcer.on_new_task = self._on_new_task
+        enforcer.tenants[enforcer.isolation.tenant].gate = self
 
     def _load_handlers(self) -> dict[str, Handler]:
         specs = {rule.answer.handler for rule in self._plan.every_rule if rule.answer.handler}
@@ -124,6 +120,28 @@ class Gate:
         if nr in self._execve:
             self._files.executed(self._group(state.task))
         return self._act(state, nr, name, args, decision)
+
+    def decide_entered(self, state: "TaskState", nr: int, name: str, args: tuple[int, ...]) -> PlannedEntry:
+        """Decide on a call that is in the kernel already: it came by a way this was not asked on, or a tracer or filter
+        put it in another's place. What would need a page brought in is left to the rule's `otherwise`."""
+        is_compat = name.startswith("i386#")
+        decision = self._plan.decide_compat() if is_compat else self._plan.decide(nr, args, steady=self._steady)
+        handler = None if is_compat else self._handler(name, decision)
+        if handler is not None:
+            try:
+                result = self._run(handler, EmulatedCall(nr, name, args, state.task, state.pid, self._services))
+            except (PageWantedError, NotOursError):
+                decision = self._otherwise(decision)
+            else:
+                return PlannedEntry(self._isolated_by_default, Disposition.EMULATE, decision.line, result=result)
+        answer = decision.answer
+        if answer.disposition.reaches_kernel:
+            return PlannedEntry(answer.disposition is Disposition.ISOLATE, answer.disposition, decision.line)
+        refusal = self._refuse(state, name, decision)
+        if answer.disposition is Disposition.KILL:
+            death = Violation(name, refusal.sentence(), "plan", self._cpu.rip, None, 0, self._plan.name, PLANNED)
+            return PlannedEntry(isolated=False, disposition="kill", line=decision.line, death=death)
+        return PlannedEntry(self._isolated_by_default, answer.disposition, decision.line, result=-answer.errno)
 
     def _arguments(self) -> tuple[int, ...]:
         return tuple(self._slot[slot] & U64 for slot in _ARGUMENTS)

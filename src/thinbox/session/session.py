@@ -28,7 +28,13 @@ from thinbox.isolation.policies import Policy, load_policy
 from thinbox.isolation.view_rules import view_rule
 from thinbox.machine.machine import Machine
 from thinbox.machine.snapshot import restore_snapshot
-from thinbox.records.profile import KnownPages, read_policy_file, require_known_here, require_same_kernel
+from thinbox.records.profile import (
+    KnownPages,
+    load_policy_object,
+    read_policy_file,
+    require_known_here,
+    require_same_kernel,
+)
 from thinbox.records.run import RunRecord
 from thinbox.sandbox.plan import Plan
 from thinbox.session.event_recorder import EventRecorder
@@ -105,7 +111,7 @@ def parse_isolate(text: str) -> Callable[[int], bool]:
 
 def choose_policy(policy: str | Policy) -> Policy:
     """Return the policy of a name, or the one given; `InputError` for a name there is not."""
-    return load_policy(policy, read_policy_file) if isinstance(policy, str) else policy
+    return load_policy(policy, read_policy_file, load_policy_object) if isinstance(policy, str) else policy
 
 
 class Session:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from thinbox.image.cache import cache_dir, store_bytes
+from thinbox.image.cache import cache_dir, read_cached, store_bytes
 from thinbox.surface.gadget_set import GadgetSet
 from thinbox.surface.scan import Found
 
@@ -32,7 +32,7 @@ def gadgets_path(kernel_sha256: str, key: str) -> Path:
 def read_gadgets(path: Path, text_hash: str, spans: tuple[tuple[int, int], ...]) -> GadgetSet | None:
     """Return what was stored for a live text of these spans, or None if there is nothing usable."""
     try:
-        raw = path.read_bytes()
+        raw = read_cached(path)
         magic, version, header_bytes, digest = _PREFIX.unpack_from(raw)
         body = memoryview(raw)[_PREFIX.size :]
         if magic != _MAGIC or version != GADGETS_VERSION or hashlib.sha256(body).digest() != digest:

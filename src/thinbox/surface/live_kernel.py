@@ -74,7 +74,7 @@ def read_live_kernel(memory: "Memory", root: int) -> LiveKernel:
 
 def _entries(memory: "Memory", table: int, shift: int) -> "list[tuple[int, int]]":
     """Return (slot, entry) of each present entry of one table page; of the top level, the kernel half."""
-    if table + PAGE_BYTES > memory.total_bytes:
+    if table + PAGE_BYTES > memory.guest_bytes:
         return []
     words: np.ndarray = memory.words[table >> 3 : (table >> 3) + paging.ENTRIES_PER_TABLE]
     first = paging.KERNEL_HALF_FIRST if shift == _TOP_SHIFT else 0

@@ -82,7 +82,7 @@ def read_baseline(memory: "Memory", view: "KernelView", sites: "Sites") -> Basel
     writable: set[int] = set()
     root = view.kernel_root
     for vaddr in sites.baseline.pages(view.stack_of(view.current, root), view.stack_bytes):
-        leaf = paging.walk_leaf(memory.quads, memory.total_bytes, root, to_signed(vaddr))
+        leaf = memory.tables.lookup(root, to_signed(vaddr))
         if not leaf:
             continue
         (data if leaf & paging.NO_EXECUTE else code).add(vaddr)

@@ -3,9 +3,10 @@
 import errno
 import struct
 
-from thinbox.audit.case import ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
 from thinbox.audit.case_runner import file_content
+from thinbox.audit.expect import ZERO, exactly, fails
 from thinbox.audit.files import (
     BAD_ADDRESS,
     BAD_FD,
@@ -19,6 +20,7 @@ from thinbox.audit.files import (
     send_later,
     timespec,
 )
+from thinbox.harness.process import Steps
 
 PREAD, PWRITE, FSYNC, FDSYNC, POLL, PREADV, PWRITEV = 0, 1, 2, 3, 5, 7, 8
 MS = 1_000_000

@@ -8,8 +8,10 @@ import errno
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import POSITIVE, ZERO, Expect, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, Expect, exactly, fails
+from thinbox.harness.process import Steps
 
 _CLOCKS = {
     "CLOCK_REALTIME": 0,

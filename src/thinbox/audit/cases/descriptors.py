@@ -3,8 +3,9 @@
 import errno
 import struct
 
-from thinbox.audit.case import POSITIVE, ZERO, Expect, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, Expect, exactly, fails
 from thinbox.audit.files import (
     BAD_ADDRESS,
     BAD_FD,
@@ -22,6 +23,7 @@ from thinbox.audit.files import (
     open_terminal,
     rest,
 )
+from thinbox.harness.process import Steps
 
 F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, F_SETOWN, F_GETOWN = range(10)
 F_SETSIG, F_GETSIG, F_SETOWN_EX, F_GETOWN_EX = 10, 11, 15, 16

@@ -2,9 +2,10 @@
 
 import errno
 
-from thinbox.audit.case import ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
 from thinbox.audit.case_runner import FOLDER, file_content
+from thinbox.audit.expect import ZERO, exactly, fails
 from thinbox.audit.files import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -26,6 +27,7 @@ from thinbox.audit.files import (
     open_file,
     read_back,
 )
+from thinbox.harness.process import Steps
 
 EXISTS = {"file", "dir", "link", "dangling", "fifo"}
 

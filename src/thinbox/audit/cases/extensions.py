@@ -4,9 +4,11 @@ import errno
 import os
 import struct
 
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, fails
 from thinbox.audit.kernel_module import build_module
+from thinbox.harness.process import Steps
 
 _NOBODY = 65534
 _NAME = "audited"

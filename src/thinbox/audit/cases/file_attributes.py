@@ -3,8 +3,9 @@
 import errno
 import struct
 
-from thinbox.audit.case import ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import ZERO, exactly, fails
 from thinbox.audit.files import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -17,6 +18,7 @@ from thinbox.audit.files import (
     open_file,
     open_pipe,
 )
+from thinbox.harness.process import Steps
 
 MODE, UID, GID, ATIME, MTIME = 24, 28, 32, 72, 88
 

@@ -3,8 +3,9 @@
 import errno
 import struct
 
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, fails
 from thinbox.audit.files import (
     BAD_ADDRESS,
     BAD_FD,
@@ -15,6 +16,7 @@ from thinbox.audit.files import (
     rest,
     timespec,
 )
+from thinbox.harness.process import Steps
 
 REALTIME, MONOTONIC, BOOTTIME = 0, 1, 7
 USR1 = struct.pack("<Q", 1 << 9)

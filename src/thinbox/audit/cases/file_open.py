@@ -3,8 +3,9 @@
 import errno
 import struct
 
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, fails
 from thinbox.audit.files import (
     AF_UNIX,
     AT_FDCWD,
@@ -35,6 +36,7 @@ from thinbox.audit.files import (
     read_back,
     rest,
 )
+from thinbox.harness.process import Steps
 
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
 

@@ -3,9 +3,10 @@
 import errno
 import struct
 
-from thinbox.audit.case import POSITIVE, ZERO, Expect, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
 from thinbox.audit.case_runner import FILE_BYTES, file_content
+from thinbox.audit.expect import POSITIVE, ZERO, Expect, exactly, fails
 from thinbox.audit.files import (
     AF_UNIX,
     BAD_ADDRESS,
@@ -28,6 +29,7 @@ from thinbox.audit.files import (
     send_later,
     timespec,
 )
+from thinbox.harness.process import Steps
 
 CONTENT = file_content()
 

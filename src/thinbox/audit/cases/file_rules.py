@@ -3,9 +3,11 @@
 import errno
 import struct
 
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, exactly, fails
 from thinbox.audit.files import BAD_ADDRESS, BAD_FD, O_PATH, make_file, open_file
+from thinbox.harness.process import Steps
 
 NOT_EXERCISED = {
     "quotactl_fd": "ENOSYS: of the built-in file systems ext4 alone has quotas (super_block.s_qcop), and it needs a "

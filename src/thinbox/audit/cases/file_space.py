@@ -2,9 +2,10 @@
 
 import errno
 
-from thinbox.audit.case import ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
 from thinbox.audit.case_runner import FILE_BYTES, file_content
+from thinbox.audit.expect import ZERO, exactly, fails
 from thinbox.audit.files import (
     BAD_ADDRESS,
     BAD_FD,
@@ -16,6 +17,7 @@ from thinbox.audit.files import (
     open_pipe,
     read_back,
 )
+from thinbox.harness.process import Steps
 
 CONTENT = file_content()
 SEEK_SET, SEEK_CUR, SEEK_END, SEEK_DATA, SEEK_HOLE = range(5)

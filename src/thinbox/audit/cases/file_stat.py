@@ -2,9 +2,10 @@
 
 import errno
 
-from thinbox.audit.case import AT_LEAST_0, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
 from thinbox.audit.case_runner import FILE_BYTES
+from thinbox.audit.expect import AT_LEAST_0, ZERO, exactly, fails
 from thinbox.audit.files import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -25,6 +26,7 @@ from thinbox.audit.files import (
     open_pipe,
     open_terminal,
 )
+from thinbox.harness.process import Steps
 
 STAT_BYTES, STATX_BYTES, STATFS_BYTES = 144, 256, 120
 STATX_BASIC = 0x7FF

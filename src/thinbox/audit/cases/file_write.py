@@ -3,9 +3,10 @@
 import errno
 import struct
 
-from thinbox.audit.case import Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
 from thinbox.audit.case_runner import FILE_BYTES, file_content
+from thinbox.audit.expect import exactly, fails
 from thinbox.audit.files import (
     BAD_ADDRESS,
     BAD_FD,
@@ -30,6 +31,7 @@ from thinbox.audit.files import (
     read_back,
     rest,
 )
+from thinbox.harness.process import Steps
 
 CONTENT = file_content()
 SIGPIPE = 13

@@ -4,8 +4,10 @@ import errno
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import ZERO, Body, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import Body, error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import ZERO, exactly, fails
+from thinbox.harness.process import Steps
 
 _WAIT, _WAKE, _REQUEUE, _CMP_REQUEUE, _WAKE_OP = 0, 1, 3, 4, 5
 _LOCK_PI, _UNLOCK_PI, _TRYLOCK_PI, _WAIT_BITSET, _WAKE_BITSET = 6, 7, 8, 9, 10

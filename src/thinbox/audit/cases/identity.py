@@ -6,8 +6,10 @@ The process of a case is root with all capabilities, in the process group and se
 import errno
 import struct
 
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, exactly, fails
+from thinbox.harness.process import Steps
 
 _NOBODY = 65534
 _THREE = struct.pack("<3I", 1, 2, 3)

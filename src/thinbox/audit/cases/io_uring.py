@@ -4,9 +4,10 @@ import errno
 import struct
 
 from thinbox.audit import io_ring as ring_of
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
 from thinbox.audit.case_runner import file_content
+from thinbox.audit.expect import POSITIVE, ZERO, exactly, fails
 from thinbox.audit.files import (
     AT_FDCWD,
     BAD_ADDRESS,
@@ -22,6 +23,7 @@ from thinbox.audit.files import (
     timespec,
 )
 from thinbox.audit.io_ring import GETEVENTS, PARAMS_BYTES, Ring, open_ring
+from thinbox.harness.process import Steps
 
 CONTENT = file_content()
 SETUP_CQSIZE, SETUP_CLAMP, SETUP_DISABLED, SINGLE_ISSUER = 8, 16, 64, 1 << 12

@@ -3,8 +3,9 @@
 import errno
 import re
 
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, success
+from thinbox.audit.case import error, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, exactly, fails
 from thinbox.audit.files import (
     CLONE_NEWNS,
     O_CREAT,
@@ -18,6 +19,7 @@ from thinbox.audit.files import (
     rest,
     timespec,
 )
+from thinbox.harness.process import Steps
 
 CLONE_NEWUSER = 0x10000000
 

@@ -3,8 +3,10 @@
 import errno
 
 from thinbox.audit import abi
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, exactly, fails
+from thinbox.harness.process import Steps
 
 _THREAD, _PROCESS, _SESSION, _USER, _USER_SESSION = -1, -2, -3, -4, -5
 _ALL = 0x3F3F3F3F

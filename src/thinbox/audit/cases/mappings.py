@@ -4,9 +4,11 @@ import errno
 import os
 
 from thinbox.audit import abi
-from thinbox.audit.case import ADDRESS, POSITIVE, ZERO, Expect, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
 from thinbox.audit.case_runner import FILE_BYTES, file_content
+from thinbox.audit.expect import ADDRESS, POSITIVE, ZERO, Expect, exactly, fails
+from thinbox.harness.process import Steps
 
 _PAGE = abi.PAGE
 _READ, _WRITE, _EXEC = 1, 2, 4

@@ -5,8 +5,10 @@ import os
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, exactly, fails
+from thinbox.harness.process import Steps
 
 _CREATE = os.O_CREAT | os.O_RDWR
 _SMALL = struct.pack("<8q", 0, 2, 64, 0, 0, 0, 0, 0)

@@ -3,8 +3,9 @@
 import errno
 import struct
 
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, fails
 from thinbox.audit.files import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -19,6 +20,7 @@ from thinbox.audit.files import (
     open_file,
     read_back,
 )
+from thinbox.harness.process import Steps
 
 MS_RDONLY, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC = 1, 8, 32, 4096, 8192, 16384
 MS_PRIVATE, MS_SHARED = 1 << 18, 1 << 20

@@ -4,8 +4,10 @@ import errno
 import os
 
 from thinbox.audit import abi
-from thinbox.audit.case import ZERO, Steps, error, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import ZERO, fails
+from thinbox.harness.process import Steps
 
 _NAMESPACES = (
     ("mnt", 0x20000),

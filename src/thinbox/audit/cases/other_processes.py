@@ -6,8 +6,10 @@ import struct
 from collections.abc import Callable
 
 from thinbox.audit import abi
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, exactly, fails
+from thinbox.harness.process import Steps
 
 _SIGKILL, _SIGSTOP, _SIGTRAP = 9, 19, 5
 _SLEEP = abi.timespec(0, 5 * abi.MILLISECOND)

@@ -3,10 +3,12 @@
 import errno
 import struct
 
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
 from thinbox.audit.case_runner import FOLDER
+from thinbox.audit.expect import POSITIVE, ZERO, exactly, fails
 from thinbox.audit.files import BAD_ADDRESS, BAD_FD, make_file, map_pages, open_file
+from thinbox.harness.process import Steps
 
 plain("getcwd", "no room", (bytes(4), 4), fails(errno.ERANGE))
 plain("getcwd", "bad address", (BAD_ADDRESS, 64), fails(errno.EFAULT))

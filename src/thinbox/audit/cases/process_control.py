@@ -4,8 +4,10 @@ import errno
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import AT_LEAST_0, POSITIVE, ZERO, Expect, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import AT_LEAST_0, POSITIVE, ZERO, Expect, exactly, fails
+from thinbox.harness.process import Steps
 
 _SLEEP = abi.timespec(0, 5 * abi.MILLISECOND)
 _NOBODY = 65534

@@ -5,8 +5,10 @@ import os
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import POSITIVE, ZERO, Body, Steps, error, exactly, fails, plain, success
-from thinbox.audit.case_process import SIGCHLD, Process
+from thinbox.audit.case import Body, error, plain, success
+from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, exactly, fails
+from thinbox.harness.process import SIGCHLD, Steps
 
 _SIGKILL, _SIGSTOP, _SIGCONT = 9, 19, 18
 _CLONE_PTRACE, _CLONE_PARENT, _CLONE_SETTLS = 0x2000, 0x8000, 0x80000

@@ -5,8 +5,10 @@ import os
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import ZERO, Steps, error, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import ZERO, fails
+from thinbox.harness.process import Steps
 
 _BUSYBOX = "/bin/busybox"
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100

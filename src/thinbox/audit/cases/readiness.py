@@ -4,8 +4,9 @@ import errno
 import struct
 from collections.abc import Callable
 
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, exactly, fails
 from thinbox.audit.files import (
     BAD_ADDRESS,
     BAD_FD,
@@ -20,6 +21,7 @@ from thinbox.audit.files import (
     send_later,
     timespec,
 )
+from thinbox.harness.process import Steps
 
 POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLNVAL = 1, 2, 4, 8, 16, 32
 EPOLLET, EPOLLONESHOT, EPOLLEXCLUSIVE = 1 << 31, 1 << 30, 1 << 28

@@ -4,8 +4,10 @@ import errno
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import AT_LEAST_0, POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import AT_LEAST_0, POSITIVE, ZERO, exactly, fails
+from thinbox.harness.process import Steps
 
 _OTHER, _FIFO, _RR, _BATCH, _IDLE, _DEADLINE = 0, 1, 2, 3, 5, 6
 _NOBODY = 65534

@@ -8,8 +8,10 @@ import errno
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import ZERO, Body, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import Body, error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import ZERO, exactly, fails
+from thinbox.harness.process import Steps
 from thinbox.machine.cpu import RSP
 
 _USR1, _USR2, _SEGV, _CHLD, _STOP, _CONT, _KILL, _ALRM, _TERM, _RT = 10, 12, 11, 17, 19, 18, 9, 14, 15, 40

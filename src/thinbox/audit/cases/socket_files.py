@@ -3,9 +3,10 @@
 import errno
 import struct
 
-from thinbox.audit.case import ZERO, Steps, error, exactly, fails, success
+from thinbox.audit.case import error, success
 from thinbox.audit.case_process import Process
 from thinbox.audit.case_runner import file_content
+from thinbox.audit.expect import ZERO, exactly, fails
 from thinbox.audit.files import (
     AF_UNIX,
     O_NONBLOCK,
@@ -24,6 +25,7 @@ from thinbox.audit.files import (
     send_later,
     timespec,
 )
+from thinbox.harness.process import Steps
 
 AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, SOCK_RAW, SOCK_SEQPACKET = 2, 10, 16, 17, 3, 5
 SIGALRM = 14

@@ -5,8 +5,9 @@ import os
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import ZERO, exactly, fails
 from thinbox.audit.network import (
     DGRAM,
     FAMILIES,
@@ -28,6 +29,7 @@ from thinbox.audit.network import (
     connected_sockets,
     open_socket,
 )
+from thinbox.harness.process import Steps
 
 _SLEEP = abi.timespec(0, 5 * abi.MILLISECOND)
 _SCM_RIGHTS, _SCM_CREDENTIALS, _SO_PASSCRED = 1, 2, 16

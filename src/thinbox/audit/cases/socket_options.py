@@ -4,8 +4,9 @@ import errno
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, exactly, fails
 from thinbox.audit.network import (
     DGRAM,
     RAW,
@@ -18,6 +19,7 @@ from thinbox.audit.network import (
     listening_socket,
     open_socket,
 )
+from thinbox.harness.process import Steps
 
 _SOCKET, _IP, _TCP_LEVEL, _UDP_LEVEL, _IPV6, _PACKET = 1, 0, 6, 17, 41, 263
 _ONE = struct.pack("<i", 1)

@@ -4,8 +4,9 @@ import errno
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, fails
 from thinbox.audit.network import (
     CLOEXEC,
     DGRAM,
@@ -24,6 +25,7 @@ from thinbox.audit.network import (
     listening_socket,
     open_socket,
 )
+from thinbox.harness.process import Steps
 
 _UNIX, _INET, _INET6, _NETLINK, _PACKET, _XDP = 1, 2, 10, 16, 17, 44
 _SLEEP = abi.timespec(0, 5 * abi.MILLISECOND)

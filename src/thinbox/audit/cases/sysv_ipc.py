@@ -4,8 +4,10 @@ import errno
 import struct
 
 from thinbox.audit import abi
-from thinbox.audit.case import ADDRESS, AT_LEAST_0, ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import ADDRESS, AT_LEAST_0, ZERO, exactly, fails
+from thinbox.harness.process import Steps
 
 _CREAT, _EXCL, _NOWAIT, _NOERROR = 0o1000, 0o2000, 0o4000, 0o10000
 _RMID, _SET, _STAT, _INFO = 0, 1, 2, 3

@@ -3,9 +3,10 @@
 import errno
 import struct
 
-from thinbox.audit.case import ZERO, Steps, error, exactly, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
 from thinbox.audit.case_runner import FILE_BYTES, file_content
+from thinbox.audit.expect import ZERO, exactly, fails
 from thinbox.audit.files import (
     BAD_ADDRESS,
     BAD_FD,
@@ -23,6 +24,7 @@ from thinbox.audit.files import (
     read_back,
     rest,
 )
+from thinbox.harness.process import Steps
 
 CONTENT = file_content()
 MOVE, NONBLOCK, MORE, GIFT = 1, 2, 4, 8

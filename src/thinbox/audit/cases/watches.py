@@ -3,8 +3,9 @@
 import errno
 import struct
 
-from thinbox.audit.case import POSITIVE, ZERO, Steps, error, fails, plain, success
+from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
+from thinbox.audit.expect import POSITIVE, ZERO, fails
 from thinbox.audit.files import (
     AT_FDCWD,
     BAD_ADDRESS,
@@ -14,6 +15,7 @@ from thinbox.audit.files import (
     make_file,
     open_file,
 )
+from thinbox.harness.process import Steps
 
 IN_ACCESS, IN_MODIFY, IN_OPEN, IN_CREATE, IN_DELETE, IN_ONLYDIR = 1, 2, 0x20, 0x100, 0x200, 0x01000000
 IN_IGNORED, IN_MASK_ADD, IN_MASK_CREATE = 0x8000, 0x20000000, 0x10000000

@@ -7,7 +7,7 @@ narrowly as the narrowest part allows.
 from typing import TYPE_CHECKING, Any
 
 from thinbox.errors import InputError
-from thinbox.isolation.policies import CallView, Policy
+from thinbox.isolation.policy import CallView, Policy
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ is reachable from every call, which is most of the kernel. It stops other calls'
 
 from dataclasses import replace
 
-from thinbox.isolation.policies import CallView
 from thinbox.isolation.policies.function import Function
+from thinbox.isolation.policy import CallView
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 UNREACHABLE = Verdict(granted=False, rule="G", reason="no call leads there from this call's handler")

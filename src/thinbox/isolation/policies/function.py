@@ -7,8 +7,8 @@ function is allowed on any page of it. `.cold` parts belong to the function they
 Cannot see: what `sci` cannot; and any transfer from one place of a function to another place of it.
 """
 
-from thinbox.isolation.policies import CallView
 from thinbox.isolation.policies.sci import MIDDLE, Sci
+from thinbox.isolation.policy import CallView
 from thinbox.isolation.verdict import Access, Verdict
 
 INSIDE = Verdict(granted=True, rule="6b (function)", reason="a transfer inside a function whose start is mapped")

@@ -10,14 +10,16 @@ object. A call that never ends is never compared. See docs/policies/guard.md.
 
 from dataclasses import dataclass
 
-from thinbox.isolation.policies import CallView
 from thinbox.isolation.policies.sci import DATA
+from thinbox.isolation.policy import CallView
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 CODE = Verdict(granted=True, rule="G0", reason="code is not judged", cacheable=True)
 NEW_IDENTITY = Verdict(granted=False, rule="G1", reason="the task's ids or capabilities changed, in a call that cannot")
 NEW_HELPER = Verdict(granted=False, rule="G2", reason="the path of a program that the kernel starts changed")
 NEW_BETWEEN = Verdict(granted=False, rule="G3", reason="the task's ids or capabilities changed outside of its calls")
+FOREIGN_IDENTITY = Verdict(granted=False, rule="G5", reason="the call changed another task's ids or capabilities")
+NEW_AT_BIRTH = Verdict(granted=False, rule="G6", reason="a new task has other ids or capabilities than its parent")
 
 CHANGES_IDENTITY = frozenset(
     (
@@ -41,6 +43,8 @@ PROGRAMS = frozenset(
 fs/nfs/cache_lib.c, fs/nfsd/nfs4recover.c, fs/nfsd/nfs4layouts.c, drivers/block/drbd/drbd_main.c, fs/ocfs2/stackglue.c,
 drivers/video/fbdev/uvesafb.c, net/bpfilter/bpfilter_kern.c (the name of a driver)."""
 _EUID_AT, _ID_BYTES = 16, 4
+_ALL_IDS_BYTES = 32
+"""uid to fsgid: eight ids."""
 """struct cred: uid, gid, suid, sgid, euid; 4 bytes each (include/linux/cred.h)."""
 
 
@@ -95,3 +99,11 @@ class Guard:
         return Verdict(
             granted=False, rule="G4", reason=f"the kernel was to start {shown!r}, which it never does"
         ), place
+
+
+def is_born_with(parents: ProtectedObject, now: ProtectedObject, *, in_new_namespace: bool) -> bool:
+    """Tell whether a new task's ids are as `copy_creds` makes them (kernel/cred.c): its parent's; in a user namespace
+    of its own (`create_user_ns`), its parent's with other capabilities."""
+    if in_new_namespace:
+        return now.content[:_ALL_IDS_BYTES] == parents.content[:_ALL_IDS_BYTES] and bool(now.content)
+    return now.content == parents.content

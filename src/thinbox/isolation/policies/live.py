@@ -9,9 +9,9 @@ Cannot see: what `function` cannot; a list that the attacker changed (they are k
 granted); what generated code does.
 """
 
-from thinbox.isolation.policies import CallView
 from thinbox.isolation.policies.function import INSIDE, Function
 from thinbox.isolation.policies.sci import MIDDLE
+from thinbox.isolation.policy import CallView
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 LISTED = Verdict(granted=True, rule="6c (live)", reason="the start of code the kernel generated and lists")
@@ -36,3 +36,9 @@ class Live:
         last = 0 if source is None else (source.start if source.straight else source.end - 1)
         inside = access.symbol_start <= last < access.symbol_end
         return INSIDE if inside and call.is_executable(access.symbol_start) else MIDDLE
+
+
+def judges_ends(policy: object) -> bool:
+    """Tell whether a policy judges the ends of tasks as it judges calls; where it does not, `live` does. Of several
+    joined ones, each must."""
+    return all(getattr(part, "judges_ends", True) for part in getattr(policy, "parts", (policy,)))

@@ -6,7 +6,7 @@ against: it kills calls that do nothing wrong.
 """
 
 from thinbox.address import PAGE_SHIFT
-from thinbox.isolation.policies import CallView
+from thinbox.isolation.policy import CallView
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 MAX_PAGES = 256
@@ -27,6 +27,8 @@ class Patch:
     """The posted `sci_verify_and_map` and `sci_verify_code_access`."""
 
     name = "patch"
+    judges_ends = False
+    """The limits are a call's; the ends of tasks are judged by `live`."""
     grants_all_data = False
 
     def check_access(self, access: Access, call: CallView) -> Verdict:

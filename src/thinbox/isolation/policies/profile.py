@@ -14,8 +14,9 @@ from typing import Any
 
 from thinbox.address import PAGE_SHIFT
 from thinbox.errors import InputError
-from thinbox.isolation.policies import CallView
+from thinbox.foreign_text import parse_json
 from thinbox.isolation.policies.sci import DATA, NO_SYMBOL
+from thinbox.isolation.policy import CallView
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 SCHEMA = "thinbox.profile/1"
@@ -83,8 +84,8 @@ class Profile:
         Raises:
             InputError: it is no profile, or of another version.
         """
+        content = parse_json(data, "the profile")
         try:
-            content = json.loads(data)
             schema, by = content["schema"], content["by"]
             if schema != SCHEMA or by not in (PAGES, FUNCTIONS):
                 raise InputError(f"the profile has schema {schema!r} by {by!r}; this thinbox reads {SCHEMA}")

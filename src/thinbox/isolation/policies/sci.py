@@ -5,7 +5,7 @@ pages that were granted for good reasons.
 """
 
 from thinbox.address import PAGE_BYTES, page_start
-from thinbox.isolation.policies import CallView
+from thinbox.isolation.policy import CallView
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 DATA = Verdict(granted=True, rule="6", reason="kernel data", cacheable=True)
@@ -21,6 +21,8 @@ class Sci:
     """Any data; code only at a symbol's start, or from there page by page."""
 
     name = "sci"
+    judges_ends = False
+    """The proposal is about calls; the ends of tasks are judged by `live`."""
     grants_all_data = True
 
     def check_access(self, access: Access, call: CallView) -> Verdict:

@@ -12,8 +12,8 @@ whole function with the wrong type or arguments; data. See docs/policies/transfe
 """
 
 from thinbox.address import page_start
-from thinbox.isolation.policies import CallView
 from thinbox.isolation.policies.sci import DATA, NO_SYMBOL
+from thinbox.isolation.policy import CallView
 from thinbox.isolation.transfers import DecodedFunction, Flow, Instruction, LiveCode, Source
 from thinbox.isolation.verdict import Access, AccessKind, Verdict
 

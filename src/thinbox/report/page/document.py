@@ -8,7 +8,6 @@ Rules of this file:
 - Whatever the bytes are, the result is a `Document` or an `InputError`.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 import msgspec
 
 from thinbox.errors import InputError
+from thinbox.foreign_text import MAX_JSON_BYTES, parse_json
+from thinbox.host.files import read_file
 from thinbox.report.page.attack_file import AttackFile
 from thinbox.report.page.audit_file import AuditFile
 from thinbox.report.page.compare_file import CallCostsFile, CompareFile
@@ -45,9 +46,6 @@ WRITERS: dict[str, tuple[type[Any], str]] = {
 
 _LONGEST_SCHEMA = 60
 _LONGEST_ERROR = 200
-_LEAST, _MOST = -(1 << 63), 1 << 64
-_DIGITS = 20
-"""Of 2^64 - 1, and of -2^63 with its sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +66,7 @@ def load_documents(paths: Sequence[Path]) -> list[Document]:
     names = [path.name for path in paths]
     documents = []
     for path in paths:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}; give a file that thinbox wrote") from error
+        data = read_file(path, MAX_JSON_BYTES)
         name = path.name if names.count(path.name) == 1 else str(path)
         documents.append(parse_document(data, name, plan=path.suffix == ".toml"))
     return documents
@@ -83,17 +78,14 @@ def parse_document(data: bytes, name: str, *, plan: bool = False) -> Document:
     Raises:
         InputError: anything else than a whole object of a known schema.
     """
-    try:
-        text = data.decode()
-        if plan:
-            # Nothing is read from the host for it, and no handler is imported.
-            return Document(name, parse_plan(text, name, lambda _path: b""), {})
-        raw = json.loads(text, parse_int=_bounded_integer, parse_float=_finite_float, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise InputError(f"{name} is nested too deeply to be a record of thinbox") from error
-    except ValueError as error:
-        kind_of_text = "TOML" if plan else "JSON"
-        raise InputError(f"{name} is damaged or no {kind_of_text} ({_one_line(error)}); record it again") from error
+    if plan:
+        # Nothing is read from the host for it, and no handler is imported.
+        return Document(name, parse_plan(data, name, lambda _path: b""), {})
+    return check_record(parse_json(data, name), name)
+
+
+def check_record(raw: Any, name: str) -> Document:
+    """Return the document that the JSON value `raw` is; InputError as `parse_document`."""
     schema = raw.get("schema") if isinstance(raw, dict) else None
     if not isinstance(schema, str) or schema not in WRITERS:
         said = "no schema" if schema is None else f"schema {_one_line(schema, _LONGEST_SCHEMA)!r}"
@@ -102,27 +94,10 @@ def parse_document(data: bytes, name: str, *, plan: bool = False) -> Document:
     kind, writer = WRITERS[schema]
     try:
         return Document(name, msgspec.convert(raw, kind), raw)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # msgspec.ValidationError; UnicodeEncodeError, for a surrogate where it wants a word
         message = f"{name} is not a whole {schema} ({_one_line(error)}); write it again with `{writer}`"
         raise InputError(message) from error
 
 
 def _one_line(what: object, longest: int = _LONGEST_ERROR) -> str:
     return shorten(visible(str(what)).replace("\n", " "), longest)
-
-
-def _bounded_integer(text: str) -> int:
-    if len(text) <= _DIGITS and _LEAST <= (value := int(text)) < _MOST:
-        return value
-    raise ValueError("it has an integer of more than 64 bits")
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError("it has a number that is too large")
-    return value
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"it has {text}, which JSON does not know")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from thinbox.sandbox.emulation import Handler
+from thinbox.sandbox.emulated_call import Handler
 from thinbox.sandbox.handlers.clocks import CLOCKS
 from thinbox.sandbox.handlers.files import FILES
 from thinbox.sandbox.handlers.identity import IDENTITY

@@ -9,7 +9,8 @@ Sources: kernel/time/timekeeping.c (`timekeeping_get_ns`, `ktime_get`), kernel/t
 import struct
 
 from thinbox.errors import MachineError
-from thinbox.sandbox.emulation import EmulatedCall, Handler, NotOursError
+from thinbox.sandbox.call_error import NotOursError
+from thinbox.sandbox.emulated_call import EmulatedCall, Handler
 
 _NS = 1_000_000_000
 _REALTIME, _MONOTONIC, _RAW, _REALTIME_COARSE, _MONOTONIC_COARSE, _BOOTTIME = 0, 1, 4, 5, 6, 7

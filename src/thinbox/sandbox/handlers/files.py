@@ -1,25 +1,18 @@
-"""Files the sandbox owns: opened, read and closed without the kernel.
+"""The calls that a sandbox answers for files it owns: opened, read and closed without the kernel.
 
-Why it exists: configuration and data that a tenant only reads need no kernel file system. Their descriptors begin
-at 2^30: the kernel hands none out there (its tables end at `fs.nr_open`, 2^20, and a table of 2^30 entries would take
-8 GiB), so the two kinds cannot collide.
-
-Rules of this file:
-- A path is ours if it is absolute and, written out, the same as a plan's: no links, no relative paths.
-- Offsets are shared by `dup`-less copies as the kernel's are: a fork shares the open file, not the table.
+Rules of this file: a path is ours if it is absolute and, written out, the same as a plan's: no links, no relative
+paths.
 """
 
 import errno
 import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from thinbox.sandbox.emulation import CallError, EmulatedCall, Handler, NotOursError
+from thinbox.sandbox.call_error import CallError, NotOursError
+from thinbox.sandbox.emulated_call import EmulatedCall, Handler
+from thinbox.sandbox.owned_files import Descriptor, OpenFile
 from thinbox.sandbox.plan import OwnedFile
 
-FIRST_DESCRIPTOR = 1 << 30
-MOST_DESCRIPTORS = 1024
-"""Per process; EMFILE past them."""
 LONGEST_READ = 1 << 20
 """Bytes one read gives; a longer one is short, as reads may be."""
 _ACCESS, _CREAT, _EXCL, _TRUNC, _DIRECTORY, _CLOEXEC, _PATH = 3, 0o100, 0o200, 0o1000, 0o200000, 0o2000000, 0o10000000
@@ -31,77 +24,11 @@ _DEVICE = 0x7B
 _LARGE_FILE = 0o100000
 
 
-@dataclass(slots=True)
-class _Open:
-    """An open file description."""
-
-    file: OwnedFile
-    inode: int
-    offset: int = 0
-
-
-@dataclass(slots=True)
-class _Descriptor:
-    open: _Open
-    close_on_exec: bool
-
-
-class Files:
-    """The owned files and each process's descriptors of them, by thread group."""
-
-    def __init__(self, files: Sequence[OwnedFile]) -> None:
-        self._files = {file.path.encode(): (file, 1000 + number) for number, file in enumerate(files)}
-        self._tables: dict[int, dict[int, _Descriptor]] = {}
-
-    def reset(self) -> None:
-        """Forget every descriptor."""
-        self._tables.clear()
-
-    def forked(self, parent: int, child: int) -> None:
-        """A new process has copies of its parent's descriptors."""
-        table = self._tables.get(parent)
-        if table and child != parent:
-            self._tables[child] = {n: _Descriptor(d.open, d.close_on_exec) for n, d in table.items()}
-
-    def executed(self, process: int) -> None:
-        """A process runs a new program: descriptors marked so are closed."""
-        table = self._tables.get(process, {})
-        for number in [n for n, descriptor in table.items() if descriptor.close_on_exec]:
-            del table[number]
-
-    def named(self, path: bytes) -> tuple[OwnedFile, int] | None:
-        """Return the file at `path` and its inode number, None if it is not ours."""
-        return self._files.get(path)
-
-    def add(self, process: int, opened: _Open, *, close_on_exec: bool) -> int:
-        """Return a new descriptor, the lowest free one; EMFILE if there are too many."""
-        table = self._tables.setdefault(process, {})
-        for number in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + MOST_DESCRIPTORS):
-            if number not in table:
-                table[number] = _Descriptor(opened, close_on_exec)
-                return number
-        raise CallError(errno.EMFILE)
-
-    def find(self, process: int, number: int) -> _Descriptor:
-        """Return a descriptor of ours; NotOursError below the first, EBADF above if it is not open."""
-        if number < FIRST_DESCRIPTOR:
-            raise NotOursError
-        descriptor = self._tables.get(process, {}).get(number)
-        if descriptor is None:
-            raise CallError(errno.EBADF)
-        return descriptor
-
-    def close(self, process: int, number: int) -> None:
-        """Close a descriptor of ours."""
-        self.find(process, number)
-        del self._tables[process][number]
-
-
 def _process(call: EmulatedCall) -> int:
     return call.field32(call.task, "task_struct", "tgid")
 
 
-def _found(call: EmulatedCall, index: int = 0) -> _Descriptor:
+def _found(call: EmulatedCall, index: int = 0) -> Descriptor:
     return call.services.files.find(_process(call), call.int32(index))
 
 
@@ -122,7 +49,7 @@ def _opener(path_at: int) -> Handler:
             raise CallError(errno.ENOTDIR)
         if flags & (_ACCESS | _TRUNC):
             raise CallError(errno.EROFS)
-        return call.services.files.add(_process(call), _Open(file, inode), close_on_exec=bool(flags & _CLOEXEC))
+        return call.services.files.add(_process(call), OpenFile(file, inode), close_on_exec=bool(flags & _CLOEXEC))
 
     return handler
 

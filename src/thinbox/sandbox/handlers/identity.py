@@ -10,7 +10,8 @@ import errno
 import struct
 from collections.abc import Callable
 
-from thinbox.sandbox.emulation import CallError, EmulatedCall, Handler, NotOursError
+from thinbox.sandbox.call_error import CallError, NotOursError
+from thinbox.sandbox.emulated_call import EmulatedCall, Handler
 
 OVERFLOW_ID = 65534
 _INLINE_EXTENTS = 5

@@ -6,7 +6,8 @@ Sources: kernel/sys.c (`newuname`, `do_sysinfo`, `do_prlimit`), kernel/sched/cor
 import errno
 import struct
 
-from thinbox.sandbox.emulation import CallError, EmulatedCall, Handler, NotOursError
+from thinbox.sandbox.call_error import CallError, NotOursError
+from thinbox.sandbox.emulated_call import EmulatedCall, Handler
 from thinbox.sandbox.handlers.clocks import monotonic_ns
 
 _UTSNAME_BYTES = 6 * 65

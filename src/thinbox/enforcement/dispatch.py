@@ -1,0 +1,77 @@
+"""What the kernel dispatches: the number and arguments of a call when tracers and filters are done with it.
+
+Why it exists: the number at the call instruction is a wish. A tracer (ptrace) or a seccomp filter may put another in
+its place, and the kernel then runs that. What is recorded, isolated and planned is what runs.
+
+Rules of this file: read from `struct pt_regs` on the kernel's stack, as the kernel reads it; nothing is decided here.
+
+Source: Linux 6.1 kernel/entry/common.c (`syscall_trace_enter`, the one place where a number is replaced),
+arch/x86/entry/common.c, arch/x86/include/asm/syscall.h.
+"""
+
+from typing import TYPE_CHECKING
+
+from thinbox.address import U64
+from thinbox.machine import cpu as registers
+from thinbox.syscalls.table import call_name
+
+if TYPE_CHECKING:
+    from thinbox.enforcement.target import Target
+
+TRACERS = "syscall_trace_enter"
+"""`syscall_trace_enter(regs, …)` returns the number to be dispatched, -1 for none."""
+COMPAT = "i386#"
+_NATIVE = ("di", "si", "dx", "r10", "r8", "r9")
+_COMPAT = ("bx", "cx", "dx", "si", "di", "bp")
+NOTHING = -1
+
+
+def name_of(nr: int, *, compat: bool) -> str:
+    """Return what records call a number."""
+    if compat:
+        return f"{COMPAT}{nr & 0xFFFFFFFF}"
+    return call_name(nr) if 0 <= nr < 1 << 31 else f"#{nr}"
+
+
+class Dispatch:
+    """Reads, and replaces, what is about to be dispatched."""
+
+    def __init__(self, target: "Target") -> None:
+        self._target = target
+        offset = target.view.facts.types.offset_of
+        self._native = tuple(offset("pt_regs", name) for name in _NATIVE)
+        self._compat = tuple(offset("pt_regs", name) for name in _COMPAT)
+
+    @property
+    def tracers(self) -> tuple[int, ...]:
+        """The first instructions of what lets tracers and filters at the call."""
+        return tuple(self._target.view.symbols.addresses_with_variants(TRACERS))
+
+    def return_address(self) -> int:
+        """At such an instruction: where it returns to; 0 if that is no text of the kernel."""
+        view = self._target.view
+        found = self._target.memory.word_at(self._target.kernel_root, self._target.cpu.regs[registers.RSP])
+        return found if view.symbols.is_text(found) else 0
+
+    def number(self) -> int:
+        """Behind it: the number that is dispatched (signed, 32 bits), `NOTHING` for none."""
+        low = self._target.cpu.regs[registers.RAX] & 0xFFFFFFFF
+        return low - (low >> 31 << 32)
+
+    def arguments(self, regs_paddr: int, *, compat: bool) -> tuple[int, ...]:
+        """Return the six arguments as the kernel's function will find them."""
+        words = self._target.memory.words
+        mask = 0xFFFFFFFF if compat else U64
+        places = self._compat if compat else self._native
+        return tuple(words[(regs_paddr + place) >> 3] & mask for place in places)
+
+    def answer(self, regs_paddr: int, result: int, *, at_entry: bool) -> None:
+        """Let the call return `result` (signed) and nothing be dispatched: at the first instruction of an entry
+        (`do_syscall_64(regs, nr)`; 32-bit entries read `orig_ax`), or behind the tracers."""
+        words, view, regs = self._target.memory.words, self._target.view, self._target.cpu.regs
+        words[(regs_paddr + view.ax_offset) >> 3] = result
+        if at_entry:
+            words[(regs_paddr + view.orig_ax_offset) >> 3] = NOTHING
+            regs[registers.RSI] = NOTHING & U64
+        else:
+            regs[registers.RAX] = NOTHING & U64

@@ -1,0 +1,1 @@
+"""A frozen guest, used over and over: what audits and attacks run their cases on."""

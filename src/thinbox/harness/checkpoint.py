@@ -1,0 +1,97 @@
+"""A guest frozen at one moment, and put back there as often as wanted.
+
+Why it exists: a boot takes seconds and a restored session half a second; a trial takes milliseconds. The processes
+that make the calls are prepared once and frozen; after a trial only the pages it wrote are dropped.
+
+Rules of this file: what comes back is the same machine state, to the byte. What Python keeps beside the machine
+(enforcer, generators) is the runner's business.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from thinbox.errors import MachineError
+from thinbox.guest.agent_channel import AgentChannel, GuestScript
+from thinbox.guest.kernel_view import KernelView
+from thinbox.harness.limits import Budget, Limits
+from thinbox.machine.machine import Machine
+from thinbox.machine.snapshot import restore_snapshot
+
+if TYPE_CHECKING:
+    from thinbox.boot.ready import ReadyGuest
+
+_PREPARING = Limits(virtual_ns=30 * 1_000_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGuest:
+    """A guest on a machine of its own: what its processes are driven and looked at with."""
+
+    machine: Machine
+    view: KernelView
+    agent: AgentChannel
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The frozen machine: a file of its RAM (shared by processes), and the rest of its state. `agent_task` is the
+    agent's task_struct, which is not the process the machine stands in."""
+
+    ram: int
+    cpu: bytes
+    devices: dict[str, Any]
+    agent: dict[str, Any]
+    agent_task: int
+
+
+def open_guest(guest: "ReadyGuest") -> OpenGuest:
+    """Return `guest` on a new machine, its agent parked."""
+    machine = Machine(guest.params.memory_mib)
+    restore_snapshot(machine, guest.snapshot)
+    view = KernelView(machine, guest.facts)
+    agent = AgentChannel(machine)
+    agent.restore(guest.snapshot.notes["agent"], view)
+    return OpenGuest(machine, view, agent)
+
+
+def run_to_park(opened: OpenGuest, script: GuestScript) -> None:
+    """Let the agent do `script` until it, or a process it started, parks.
+
+    Raises:
+        MachineError: the guest does not come to that.
+    """
+    budget = Budget(opened.machine, _PREPARING)
+    opened.agent.resume(script)
+    opened.machine.run(lambda: opened.agent.parked or bool(budget.exceeded()))
+    if not opened.agent.parked:
+        raise MachineError(f"preparing the guest did not end within {budget.exceeded()}")
+
+
+def freeze(opened: OpenGuest, agent_task: int) -> Checkpoint:
+    """Freeze the guest as it stands, between two runs of the CPU; `opened` is not to be used any more."""
+    machine = opened.machine
+    return Checkpoint(
+        machine.memory.freeze(), machine.cpu.save(), machine.save_devices(), opened.agent.save(), agent_task
+    )
+
+
+def attach(guest: "ReadyGuest", checkpoint: Checkpoint) -> OpenGuest:
+    """Return a new machine that stands at `checkpoint`, which was made of `guest`."""
+    machine = Machine(guest.params.memory_mib)
+    machine.memory.attach(checkpoint.ram)
+    agent = AgentChannel(machine)
+    _put_back(machine, checkpoint)
+    return OpenGuest(machine, KernelView(machine, guest.facts), agent)
+
+
+def reset(opened: OpenGuest, checkpoint: Checkpoint) -> None:
+    """Put the guest back to the checkpoint it is attached to."""
+    _put_back(opened.machine, checkpoint)
+    opened.agent.restore(checkpoint.agent, opened.view)
+
+
+def _put_back(machine: Machine, checkpoint: Checkpoint) -> None:
+    machine.memory.clear()
+    machine.console.clear()
+    machine.cpu.restore(checkpoint.cpu)
+    machine.restore_devices(checkpoint.devices)

@@ -1,0 +1,112 @@
+"""Kernel work done for a tenant outside its calls is counted and named; 'all isolated' is not said where there was some."""
+
+import struct
+
+import pytest
+from tests.support.static_elf import build_elf64, code_vaddr
+from thinbox.session.session import RunOptions, run
+from thinbox.syscalls.io_uring import OPERATIONS, operation_name
+from thinbox.syscalls.table import call_number
+
+MKDIRAT, AT_FDCWD = 37, -100
+SQPOLL = 2
+PARAMS_BYTES, ENTRY_BYTES = 120, 64
+RINGS = 0x10000000
+"""IORING_OFF_SQES; the queue itself is at offset 0 (include/uapi/linux/io_uring.h)."""
+
+
+def test_page_faults_and_signals_are_counted(guest):
+    script = "trap 'echo caught' USR1; kill -USR1 $$; head -c 3000000 /dev/zero | tail -c 1 | wc -c"
+    record = run(guest, ["sh", "-c", script], RunOptions(policy="live")).record
+    assert record.outside["page faults"] > 10
+    assert record.to_json()["outside"] == dict(sorted(record.outside.items()))
+
+
+def test_a_task_killed_by_a_signal_ends_in_judged_work(guest):
+    result = run(
+        guest, ["sh", "-c", "sh -c 'while :; do :; done' & kill -9 $!; wait $!; echo $?"], RunOptions(policy="live")
+    )
+    assert result.stdout == b"137\n"
+    assert result.record.outside["exits, judged"] == 1
+    assert "exits" not in result.record.outside
+
+
+def test_an_unisolated_task_ends_as_ever_and_is_counted(guest):
+    options = RunOptions(policy="live", isolate="none")
+    result = run(guest, ["sh", "-c", "sh -c 'while :; do :; done' & kill -9 $!; wait $!; echo $?"], options)
+    assert result.stdout == b"137\n"
+    assert result.record.outside["exits"] == 1
+    assert result.record.totals["isolated"] == 0
+
+
+def test_two_runs_count_alike(guest):
+    script = "for i in 1 2 3; do sh -c 'kill -9 $$'; done; seq 1000 | sort | tail -1"
+    first, second = (run(guest, ["sh", "-c", script], RunOptions(policy="live")).record.outside for _ in range(2))
+    assert first == second
+
+
+def call(name, *arguments):
+    code, loads = b"", (b"\x48\xbf", b"\x48\xbe", b"\x48\xba", b"\x49\xba", b"\x49\xb8", b"\x49\xb9")
+    for load, value in zip(loads, arguments, strict=False):
+        code += b"" if value is None else load + struct.pack("<Q", value & (1 << 64) - 1)
+    return code + b"\xb8" + struct.pack("<I", call_number(name)) + b"\x0f\x05"
+
+
+def sqpoll_program():
+    """mkdir("/made") by an io_uring with IORING_SETUP_SQPOLL: no call of its own makes the folder. Status 0 once it is
+    there (it waits with nanosleep, 1 ms at a time)."""
+    labels = {}
+
+    def place(name):
+        return labels.get(name, code_vaddr(64))
+
+    def whole():
+        code = call("io_uring_setup", 8, place("params"))
+        code += b"\x49\x89\xc4"  # mov r12, rax
+        for offset, register in ((0, b"\x49\x89\xc5"), (RINGS, b"\x49\x89\xc6")):  # mov r13, rax; mov r14, rax
+            # mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, offset)
+            code += call("mmap", 0, 8192, 3, 0x8001, None, offset)[:-7]
+            code += b"\x4d\x89\xe0" + b"\xb8" + struct.pack("<I", call_number("mmap")) + b"\x0f\x05" + register
+        # Copy the entry: rsi = entry, rdi = r14, rcx = 64, rep movsb
+        code += b"\x48\xbe" + struct.pack("<Q", place("entry")) + b"\x4c\x89\xf7\xb9\x40\0\0\0\xf3\xa4"
+        # eax = params.sq_off.array; mov dword [r13 + rax], 0
+        code += b"\x8b\x04\x25" + struct.pack("<I", place("params") + 40 + 24) + b"\x41\xc7\x44\x05\x00\0\0\0\0"
+        # eax = params.sq_off.tail; mov dword [r13 + rax], 1
+        code += b"\x8b\x04\x25" + struct.pack("<I", place("params") + 40 + 4) + b"\x41\xc7\x44\x05\x00\x01\0\0\0"
+        loop = call("nanosleep", place("time"), 0) + call("access", place("path"), 0) + b"\x85\xc0"
+        code += loop + b"\x0f\x85" + struct.pack("<i", -len(loop) - 6) + call("exit_group", 0)
+        return code
+
+    at = code_vaddr(64) + len(whole())
+    at += -at % 8
+    labels["params"] = at
+    labels["entry"], labels["time"], labels["path"] = at + PARAMS_BYTES, at + 184, at + 200
+    params = struct.pack("<5I", 0, 0, SQPOLL, 0, 10_000).ljust(PARAMS_BYTES, b"\0")
+    entry = struct.pack("<BBHiQQII", MKDIRAT, 0, 0, AT_FDCWD, 0, labels["path"], 0o755, 0).ljust(ENTRY_BYTES, b"\0")
+    data = params + entry + struct.pack("<qq", 0, 1_000_000) + b"/made\0"
+    code = whole()
+    return build_elf64(code + bytes(-(code_vaddr(64) + len(code)) % 8) + data)
+
+
+@pytest.mark.parametrize("isolate", ["all", "none"])
+def test_what_a_polling_ring_does_stands_in_the_record(guest, tmp_path, isolate):
+    (tmp_path / "program").write_bytes(sqpoll_program())
+    (tmp_path / "program").chmod(0o755)
+    result = run(guest, ["/program"], RunOptions(policy="live", rootfs=tmp_path, isolate=isolate))
+    assert result.exit_code == 0, result.record.killed
+    assert not [c for c in result.record.calls if c.name.startswith(("mkdir", "io_uring_enter"))]
+    assert result.record.outside["io_uring sqpoll: mkdirat"] == 1
+    # It may sleep, so the poller leaves it to a worker (io_uring/fs.c, IO_URING_F_NONBLOCK).
+    assert result.record.outside["io_uring worker: mkdirat"] == 1
+
+
+def test_operations_are_named_as_the_kernel_numbers_them():
+    assert [operation_name(n) for n in (0, 9, 18, 37, 46, 62)] == [
+        "nop",
+        "sendmsg",
+        "openat",
+        "mkdirat",
+        "uring_cmd",
+        "pipe",
+    ]
+    assert operation_name(len(OPERATIONS)) == f"#{len(OPERATIONS)}"
