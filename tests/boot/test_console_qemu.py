@@ -16,7 +16,7 @@ from thinbox.guest.initramfs import build_initramfs, fetch_busybox
 from thinbox.image.source import resolve_kernel
 
 QEMU = shutil.which("qemu-system-x86_64")
-TIMEOUT_S = 120.0
+TIMEOUT_S = 600.0
 END = re.compile(r"Run /init as init process")
 _STAMP = re.compile(r"^\[ *\d+\.\d+\] ?")
 
@@ -135,7 +135,7 @@ def differing_lines(ours: list[str], theirs: list[str]) -> list[tuple[str, str]]
     return out
 
 
-@pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
+@pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed: apt install qemu-system-x86")
 def test_the_console_differs_from_qemus_only_in_the_lines_listed(guest: ReadyGuest, tmp_path: Path) -> None:
     initramfs = tmp_path / "initramfs"
     initramfs.write_bytes(build_initramfs(fetch_busybox()))

@@ -17,7 +17,7 @@ from thinbox.image.cache import CACHE_VARIABLE, cache_dir
 from thinbox.image.source import resolve_kernel
 
 INPUT, MACHINE, INTERRUPTED = 2, 3, 130
-TIMEOUT_S = 120
+TIMEOUT_S = 600
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 pytestmark = pytest.mark.usefixtures("guest")  # the default kernel and its snapshot are cached
@@ -309,14 +309,14 @@ def start_until_ready(script: str) -> subprocess.Popen[str]:
 def test_ctrl_c_ends_a_tenant_that_sleeps() -> None:
     process = start_until_ready("echo ready; sleep 10000")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=600)
     assert (process.returncode, err) == (INTERRUPTED, "")
 
 
 def test_a_tenant_may_catch_ctrl_c() -> None:
     process = start_until_ready("trap 'echo caught; exit 7' INT; echo ready; read line")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, out, err) == (7, "caught\n", "")
 
 
@@ -336,7 +336,7 @@ def test_ctrl_c_before_the_tenant_runs_ends_thinbox_and_leaves_the_cache_usable(
     assert process.stderr
     assert any(phase in line for line in process.stderr)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (INTERRUPTED, "")
     assert err.splitlines()[-1] == "thinbox: interrupted"
     assert "Traceback" not in err

@@ -10,6 +10,8 @@ import pytest
 from tests.support.page_reader import read_page, table
 from tests.support.written_records import killed_record, run_record
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -100,7 +102,7 @@ def test_a_page_goes_to_stdout_with_a_title(record):
 def test_a_reader_that_goes_away_is_no_error_of_ours(record):
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m thinbox report {record} {record} -o - | head -c 1 | wc -c"],
-        capture_output=True, timeout=60, check=False,
+        capture_output=True, timeout=600, check=False,
     )  # fmt: skip
     assert b"Traceback" not in done.stderr
 
@@ -128,7 +130,7 @@ def test_a_record_is_never_written_over(record, tmp_path):
 
 def test_the_command_is_imported_when_it_is_called_only(record):
     code = "import sys, thinbox.cli as c; c.group.main(['--help'], standalone_mode=False); print('jinja2' in sys.modules, 'msgspec' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
 
 
@@ -141,7 +143,7 @@ def test_neither_engine_nor_compiler_is_started_for_a_page(tmp_path):
         f"render_html(contents_of(load_documents([Path({str(path)!r})]), 't'));"
         "print(sorted({'unicorn', 'numba', 'matplotlib'} & sys.modules.keys()))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -156,7 +158,7 @@ def test_an_installed_wheel_brings_its_templates(record, tmp_path):
     code = "import sys, thinbox; assert thinbox.__file__.startswith(sys.argv[1]), thinbox.__file__; from thinbox.cli import main; sys.argv = ['thinbox', *sys.argv[2:]]; main()"
     words = [tmp_path / "installed", "report", record, "-o", "-"]
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], capture_output=True, timeout=60, check=False,
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, timeout=600, check=False,
         env={"PYTHONPATH": str(tmp_path / "installed"), "PATH": "/usr/bin:/bin"}, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -268,7 +268,7 @@ def test_tenants_of_the_command_line_run_and_their_record_has_policy_and_view(tm
         tmp_path / "t.json",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "thinbox", *map(str, words)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "thinbox", *map(str, words)], capture_output=True, text=True, timeout=600, check=False
     )
     assert (done.returncode, done.stdout) == (3, "a | /\n"), done.stderr
     record = json.loads((tmp_path / "t.json").read_text())

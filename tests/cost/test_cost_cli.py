@@ -10,6 +10,8 @@ from thinbox.cost.calibrate import nearest, parse_probe, profile_of, profile_tex
 from thinbox.cost.profiles import cpu_names, find_profile, load_profile
 from thinbox.errors import MachineError
 
+pytestmark = pytest.mark.guest
+
 
 def thinbox(*words):
     return subprocess.run(

@@ -1,8 +1,7 @@
 """The TLB model against a reference written another way: eager removal, Python lists and dictionaries."""
 
-import time
-
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from thinbox.bench.tlb import bench_trace
@@ -148,6 +147,7 @@ def steps(draw):
     return (op, page, shift, tag, context, code)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(steps(), max_size=120), st.sampled_from([SMALL, SHARED]))
 @example([(0, 1, 12, 0, 0, 0), (1, 0, 12, 0, 0, 0), (0, 1, 12, 0, 0, 0)], SMALL)
@@ -184,12 +184,9 @@ def test_a_tag_keeps_its_entries_while_another_is_flushed():
     assert out[4] & 3 == 2
 
 
-def test_it_handles_twenty_million_references_a_second():
-    state, ops, out = bench_trace(2_000_000)
-    RUN(state, ops, 1000, out)
-    best = 0.0
-    for _ in range(5):
-        started = time.process_time()
-        RUN(state, ops, len(out), out)
-        best = max(best, len(out) / (time.process_time() - started))
-    assert best >= 20e6, f"{best / 1e6:.1f} million a second"
+def test_the_trace_of_the_benchmark_has_hits_in_both_levels_and_walks():
+    """How many references a second the model handles, `thinbox bench` tells; here, that it is no easy trace."""
+    state, ops, out = bench_trace(100_000)
+    RUN(state, ops, len(out), out)
+    kinds = np.bincount(out[ops.reshape(-1, 6)[:, 0] == 0] & 3, minlength=3)
+    assert (kinds > 1000).all(), kinds

@@ -193,6 +193,7 @@ def test_the_comparison_names_every_published_figure_and_its_source(isolated):
     assert "ftrace" in text.split("What differs in method:")[1]
 
 
+@pytest.mark.guest
 def test_the_command_writes_the_coverage_and_the_summary_says_it(tmp_path):
     target, folder = tmp_path / "coverage.json", tmp_path / "record"
     command = [sys.executable, "-m", "thinbox", "run", "--coverage", str(target), "--record", str(folder), "--", "true"]

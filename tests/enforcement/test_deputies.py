@@ -1,6 +1,5 @@
 """A corrupted call gains nothing by the places where thinbox itself acts for it: deferred work, and the charge of sockets."""
 
-import contextlib
 import struct
 
 import pytest
@@ -9,6 +8,7 @@ from tests.support.hijack import TALK, Hijack
 from thinbox.address import U64, to_signed
 from thinbox.audit.case_runner import make_checkpoint
 from thinbox.audit.neighbour import NEIGHBOUR
+from thinbox.guest.charged_sockets import ChargedSockets
 from thinbox.isolation import view_rules
 from thinbox.isolation.page_ownership import PageKind
 from thinbox.machine import cpu as registers
@@ -147,31 +147,57 @@ def test_the_charge_of_a_socket_writes_nothing_of_others(hijack):
     assert outcome.killed and f"tenant {NEIGHBOUR}" in outcome.killed
 
 
+@pytest.fixture
+def charged(hijack, monkeypatch):
+    """Places of words that the charge of a socket looked for, and where they lie (None: it wrote nothing)."""
+    asked, paddr_of = [], ChargedSockets._paddr
+
+    def kept(self, vaddr, root, size):
+        found = paddr_of(self, vaddr, root, size)
+        asked.append((to_signed(vaddr & U64), found))
+        return found
+
+    monkeypatch.setattr(ChargedSockets, "_paddr", kept)
+    return asked
+
+
 @pytest.mark.parametrize("forged", [0, 0x1000, 0xFFFF_8000_0000_0000])
-def test_a_forged_socket_is_no_error_of_the_machine(hijack, forged):
+def test_a_forged_socket_is_no_error_of_the_machine(hijack, charged, forged):
+    """What the socket's word says is nowhere, so nothing is written, and the guest's own oops ends the process."""
+    flags_at = hijack.runner.view.facts.types.offset_of("sock", "sk_allocation")
+
     def prepare():
         regs = hijack.runner.machine.cpu.regs
         regs[registers.RDI], regs[registers.R8] = to_signed(forged), 0
         hijack.push(hijack.call_in_text("security_socket_post_create"))
         return hijack.symbols.address_of("security_socket_post_create")
 
-    hijack.run(prepare)
+    outcome = hijack.run(prepare)
+    assert charged == [(flags_at, None)], "the charge was asked, and found nothing"
+    assert outcome.killed is None and "wait status 0x9" in outcome.problem
 
 
 @pytest.mark.parametrize("forged", [0, 0x1000, 0xFFFF_8000_0000_0000])
-def test_a_task_of_forged_cgroups_is_no_error_of_the_machine(hijack, forged):
-    """`security_socket_post_create` called while `task->cgroups` leads nowhere."""
+def test_a_task_of_forged_cgroups_is_no_error_of_the_machine(hijack, charged, forged, monkeypatch):
+    """`security_socket_post_create` called while `task->cgroups` leads nowhere: the guest panics of itself, later."""
+    types, memory = hijack.runner.view.facts.types, hijack.runner.machine.memory
+    below = forged + types.offset_of("css_set", "subsys") + 8 * types.enum_value("memory_cgrp_id")
+    asked, word_at = [], type(memory).word_at
 
     def prepare():
         runner, regs = hijack.runner, hijack.runner.machine.cpu.regs
-        at = runner.view.current + runner.view.facts.types.offset_of("task_struct", "cgroups")
-        runner.machine.memory.write_virtual(runner.enforcer.kernel_root, to_signed(at), struct.pack("<Q", forged))
+        at = to_signed(runner.view.current + types.offset_of("task_struct", "cgroups"))
+        memory.write_virtual(runner.enforcer.kernel_root, at, struct.pack("<Q", forged))
         regs[registers.RDI], regs[registers.R8] = regs[registers.RSP] - 256, 0
         hijack.push(hijack.call_in_text("security_socket_post_create"))
+        kept = lambda self, root, vaddr: asked.append(vaddr & U64) or word_at(self, root, vaddr)
+        monkeypatch.setattr(type(memory), "word_at", kept)
         return hijack.symbols.address_of("security_socket_post_create")
 
-    with contextlib.suppress(GuestResetError):
+    with pytest.raises(GuestResetError):
         hijack.run(prepare)
+    assert below in asked, "the charge followed the forged word"
+    assert not charged, "a task of no cgroup is charged nothing"
 
 
 def test_a_page_whose_head_is_forged_to_be_a_later_slab_is_no_error_of_the_machine(hijack):

@@ -88,6 +88,7 @@ def test_a_header_that_announces_exabytes_is_counted_not_read(tmp_path: Path) ->
     require_refused(tmp_path / "t", "huge: ")
 
 
+pytestmark = pytest.mark.slow
 FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

@@ -1,13 +1,13 @@
 """The cache never shows half a file, and says in one line when it cannot be written."""
 
 import multiprocessing
-import time
+import os
 from pathlib import Path
 
 import pytest
 
 from thinbox.errors import CacheError, TrustError
-from thinbox.image import source
+from thinbox.image import cache, source
 from thinbox.image.cache import (
     cache_dir,
     create_cached,
@@ -77,24 +77,42 @@ def test_a_file_in_the_way_of_a_folder_is_a_cache_error(tmp_path: Path) -> None:
         store_bytes(tmp_path / "file" / "x", b"")
 
 
-def _hold(log: Path, name: str) -> None:
-    with lock("shared"):
-        with log.open("a") as stream:
-            stream.write(f"{name}+ ")
-        time.sleep(0.1)
-        with log.open("a") as stream:
-            stream.write(f"{name}- ")
+TURNS = 200
+
+
+def _count_up(count: Path, both_are_there: object) -> None:
+    both_are_there.wait()  # type: ignore[attr-defined]
+    for _turn in range(TURNS):
+        with lock("shared"):
+            number = int(count.read_text())
+            os.sched_yield()
+            count.write_text(str(number + 1))
 
 
 def test_two_processes_take_turns(own_cache: Path, tmp_path: Path) -> None:
-    log = tmp_path / "log"
+    """Each adds to a number in a file what it read there before: without turns one's addition is lost."""
+    count = tmp_path / "count"
+    count.write_text("0")
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_hold, args=(log, name)) for name in "ab"]
+    both_are_there = context.Barrier(2)
+    workers = [context.Process(target=_count_up, args=(count, both_are_there)) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert log.read_text().split() in (["a+", "a-", "b+", "b-"], ["b+", "b-", "a+", "a-"])
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert int(count.read_text()) == 2 * TURNS
+
+
+def test_a_lock_that_is_held_is_not_given_twice(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_LOCK_WAIT_S", 0)
+    with lock("shared"):
+        with pytest.raises(CacheError, match="another process has held"), lock("shared"):
+            raise AssertionError("given twice")
+        with lock("other"):
+            pass
+    with lock("shared"):
+        pass
 
 
 def test_files_and_folders_are_made_for_their_user_alone(own_cache: Path) -> None:

@@ -29,7 +29,7 @@ room: .quad 0
 
 def test_an_elf_symbol_table_is_read_as_nm_reads_it(tmp_path: Path) -> None:
     if shutil.which("gcc") is None or shutil.which("nm") is None:
-        pytest.skip("needs gcc and nm")
+        pytest.skip("needs gcc and nm: apt install gcc binutils")
     (tmp_path / "x.s").write_text(SOURCE)
     output = tmp_path / "vmlinux"
     subprocess.run(

@@ -24,6 +24,7 @@ def assert_refused(data: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", FORMATS)
 def test_every_packing_gives_back_the_vmlinux(compression: str, make_elf: Any, make_bzimage: Any) -> None:
     elf = make_elf(random.Random(1).randbytes(1 << 20) * 9)  # more than one lz4 block, more than one lzo block
@@ -37,7 +38,7 @@ def test_every_packing_gives_back_the_vmlinux(compression: str, make_elf: Any, m
 
 def test_the_lz4_tools_own_output_is_read(make_elf: Any) -> None:
     if shutil.which("lz4") is None:
-        pytest.skip("needs the lz4 program")
+        pytest.skip("needs the lz4 program: apt install lz4")
     elf = make_elf()
     packed = subprocess.run(["lz4", "-l", "-c"], input=elf, capture_output=True, check=True).stdout
     assert load_kernel_image(packed).vmlinux == elf
@@ -67,6 +68,7 @@ def test_kernels_without_a_64_bit_entry_are_refused(make_elf: Any, make_bzimage:
         load_kernel_image(make_elf(machine=183))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", FORMATS[1:])
 def test_a_bomb_is_refused_at_the_limit(compression: str, make_bzimage: Any) -> None:
     bomb = make_bzimage(bytes(64 << 20), compression)

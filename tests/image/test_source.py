@@ -203,13 +203,13 @@ def test_an_interrupt_ends_apt_and_leaves_a_usable_cache(fake_archive: Path) -> 
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while not (fake_archive / "pid").exists() or not (fake_archive / "pid").read_text().strip():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     apt = int((fake_archive / "pid").read_text())
     child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=20)
+    _, errors = child.communicate(timeout=300)
     assert b"KeyboardInterrupt" in errors
     with pytest.raises(ProcessLookupError):
         os.kill(apt, 0)

@@ -35,9 +35,22 @@ def test_a_damaged_file_is_the_same_as_none(tmp_path: Path, damage: str) -> None
     assert native._read(path) is None
 
 
-def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
-    native._store(tmp_path / "file" / "x.o", {}, b"")
+@pytest.mark.parametrize(("writable", "compilations"), [(False, 2), (True, 1)])
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool, compilations: int
+) -> None:
+    """Each process compiles, and goes on with what it compiled; where the cache can be written, the first alone."""
+    if not writable:
+        (tmp_path / "cache").write_text("no folder")
+    made = ({"on_block": "symbol"}, b"code")
+    compiled, linked = [], []
+    monkeypatch.setattr(native, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(native, "_compile_hooks", lambda: compiled.append(1) or made)
+    monkeypatch.setattr(native, "_link", lambda *found: linked.append(found))
+    for _process in range(2):
+        native._load_hooks()
+    assert len(compiled) == compilations
+    assert linked == [made, made]
 
 
 def _counted(address: int, core: np.ndarray, vaddr: int, size: int) -> list[int]:

@@ -10,6 +10,8 @@ from thinbox.planning.make_plan import PlanOptions, make_plan
 from thinbox.planning.runtime_calls import find_runtimes
 from thinbox.sandbox.plan_file import parse_plan
 
+pytestmark = pytest.mark.guest
+
 
 @pytest.fixture(scope="module")
 def native(root):

@@ -84,6 +84,7 @@ def render(kind, made):
         return None
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=250)
 @given(plans(), st.lists(calls, min_size=1, max_size=12))
 def test_no_export_allows_what_its_plan_refuses_nor_refuses_what_it_allows(plan, made_calls):
@@ -107,6 +108,7 @@ def test_no_export_allows_what_its_plan_refuses_nor_refuses_what_it_allows(plan,
                 assert allowed == wanted, (kind, name, args)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(plans(), calls)
 def test_what_is_not_named_fails_as_the_default_says_in_every_format(plan, call):

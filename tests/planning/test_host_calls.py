@@ -121,7 +121,7 @@ def test_a_filter_is_read_back_as_it_was_loaded(bubblewrap, tmp_path_factory):
                 pytest.skip(str(error))
             finally:
                 child.stdin.close()
-                assert child.wait(30) == 0
+                assert child.wait(300) == 0
     assert found == (parse_program(the_filter()),)
     allowed = classify(found)
     assert {"write", "exit_group"} <= set(allowed.any_args) and allowed.checked == ("read",)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.support.written_records import coverage, killed_record, refused_record, run_record
 from thinbox.cli.output import render_json, write_json
-from thinbox.cli.tenants import tenants_json, tenants_object
+from thinbox.cli.results import tenants_json, tenants_object
 from thinbox.records.fault_log import FaultRecord
 from thinbox.records.json_rows import JsonRows
 from thinbox.records.row_store import CHUNK_ROWS

@@ -207,6 +207,7 @@ def places(value, path=()):
 PLACES = {name: list(places(record)) for name, record in RECORDS.items()}
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_a_record_with_anything_in_any_place_is_refused_in_one_line_or_shown(data):

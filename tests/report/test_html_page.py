@@ -177,6 +177,7 @@ def test_long_text_is_cut_and_says_so():
     assert b"more characters" in page
 
 
+@pytest.mark.slow
 def test_a_record_of_very_many_names_kills_and_refusals_makes_no_endless_page():
     record = killed_record().to_json()
     call, kill = record["calls"][0], record["kills"][0]
@@ -277,6 +278,7 @@ def test_text_stands_out_from_what_is_behind_it(scheme):
 # -- the same bytes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes_whatever_the_hash_seed_clock_and_place(tmp_path):
     pages = set()
     for at, seed in enumerate(("0", "1", "77")):
@@ -289,7 +291,7 @@ def test_the_same_records_give_the_same_bytes_whatever_the_hash_seed_clock_and_p
         zone = {"PYTHONHASHSEED": seed, "TZ": f"UTC{at}", "PYTHONPATH": str(ROOT / "src")}
         done = subprocess.run(
             [sys.executable, "-m", "thinbox", "report", *names, "-o", "-"],
-            cwd=folder, env=os.environ | zone, capture_output=True, timeout=120, check=True,
+            cwd=folder, env=os.environ | zone, capture_output=True, timeout=600, check=True,
         )  # fmt: skip
         pages.add(done.stdout)
         assert str(tmp_path).encode() not in done.stdout

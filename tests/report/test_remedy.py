@@ -1,8 +1,9 @@
 """Every rule that can refuse has its meaning and remedy, and no other has."""
 
-import re
+import ast
 from pathlib import Path
 
+import pytest
 import thinbox
 from tests.support.written_records import violation
 from thinbox.isolation.verdict import PLANNED
@@ -11,13 +12,62 @@ from thinbox.report.page.remedy import BY_PLAN, REMEDIES, UNKNOWN, plain_rule, r
 SOURCE = Path(thinbox.__file__).parent
 
 
-def refusing_rules():
-    text = "\n".join(path.read_text() for path in sorted((SOURCE / "isolation").rglob("*.py")))
-    text += (SOURCE / "enforcement/enforcer.py").read_text() + (SOURCE / "enforcement/violation_action.py").read_text()
-    return {
-        *re.findall(r'granted=False,\s*rule="([^"{]+)"', text),
-        *re.findall(r'_refused\("(V\d)"', text),
-    }
+REFUSERS = {"Verdict": 1, "_refused": 0}
+"""What makes a refusal, by its name, and which of its arguments the rule is."""
+COMPOSED = {"isolation/policies/all_of.py", "isolation/page_ownership.py"}
+"""Here a refusal of another one is made again with more words: `6b of live`, and what `_refused` itself is given."""
+
+
+def refusals(tree):
+    """Every call in a module that makes a refusal: where it is, and the rule's expression."""
+    for node in ast.walk(tree):
+        name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
+        if name not in REFUSERS:
+            continue
+        given = {word.arg: word.value for word in node.keywords}
+        granted = given.get("granted", node.args[0] if node.args else None)
+        if name == "Verdict" and isinstance(granted, ast.Constant) and granted.value is True:
+            continue
+        place = REFUSERS[name]
+        yield node.lineno, given.get("rule") or (node.args[place] if len(node.args) > place else None)
+
+
+def refusing_rules(source=SOURCE):
+    """The rules of all refusals in the source; whatever is no plain word must be in a module that composes."""
+    found = set()
+    for path in sorted(source.rglob("*.py")):
+        where = path.relative_to(source).as_posix()
+        # The answers of emulated calls are refused by another function of that name.
+        text = path.read_text()
+        if "sandbox/" in where or not any(f"{name}(" in text for name in REFUSERS):
+            continue
+        for line, rule in refusals(ast.parse(text)):
+            if isinstance(rule, ast.Constant) and isinstance(rule.value, str):
+                found.add(rule.value)
+            else:
+                assert where in COMPOSED, f"{where}:{line}: no plain rule"
+    return found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'Verdict(granted=False, rule="X1", reason="")',
+        'Verdict(False, "X1", "")',
+        'Verdict(\n    granted=allowed,\n    rule="X1",\n    reason=f"{why}",\n)',
+        '_refused("X1", "", None, None)',
+    ],
+)
+def test_a_rule_is_found_wherever_and_however_a_refusal_is_written(tmp_path, code):
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "new.py").write_text(code + '\nVerdict(granted=True, rule="6a", reason="")\n')
+    assert refusing_rules(tmp_path) == {"X1"}
+
+
+def test_a_refusal_without_a_plain_rule_is_noticed(tmp_path):
+    (tmp_path / "new.py").write_text('Verdict(granted=False, rule=rule, reason="")')
+    with pytest.raises(AssertionError, match="new.py:1"):
+        refusing_rules(tmp_path)
 
 
 def test_every_rule_that_can_refuse_has_a_remedy_and_no_other_has():

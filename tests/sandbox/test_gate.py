@@ -311,6 +311,7 @@ def test_a_plan_and_undo_go_together(guest):
     assert result.record.table_pages_made == result.record.table_pages_freed
 
 
+@pytest.mark.guest
 def test_the_command_line_takes_a_plan_and_says_what_it_refused(tmp_path, capfd):
     from thinbox.cli import group
 

@@ -86,6 +86,19 @@ def test_limits_hold(guest):
     assert b"fork" in result.stderr or b"vfork" in result.stderr
 
 
+def test_a_limit_of_memory_holds_and_without_one_the_same_is_done(guest):
+    """/tmp is memory, charged to who writes it: past the limit the guest's own OOM killer ends the writer."""
+    command = ("sh", "-c", "dd if=/dev/zero of=/tmp/x bs=65536 count=256 2>/dev/null; echo status $?; wc -c </tmp/x")
+    specs = [
+        TenantSpec("little", command, memory_bytes=8 << 20, isolate="none"),
+        TenantSpec("much", command, isolate="none"),
+    ]
+    found = run_tenants(guest, specs)
+    assert found["much"].stdout == b"status 0\n16777216\n"
+    status, size = found["little"].stdout.splitlines()
+    assert status == b"status 137" and 1 << 20 < int(size) < 8 << 20
+
+
 def test_what_cannot_be_a_tenant_is_said(guest):
     with pytest.raises(InputError, match="no tenant's name"):
         TenantSpec("a/b", ("true",))

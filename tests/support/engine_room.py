@@ -44,7 +44,7 @@ class NoRoomError(Exception):
     """This machine lets no such room be made; the text says why."""
 
 
-def run_in_room(folder: Path, script: str, *, limit_s: float = 60) -> subprocess.CompletedProcess[bytes]:
+def run_in_room(folder: Path, script: str, *, limit_s: float = 600) -> subprocess.CompletedProcess[bytes]:
     """Run a shell script in a room whose folder is `folder`; what it leaves running is killed.
 
     Raises:
@@ -71,7 +71,7 @@ def require_room() -> None:
     """Raise NoRoomError where no room can be made."""
     folder = Path(tempfile.mkdtemp(prefix="thinbox-room-"))
     try:
-        done = run_in_room(folder, "exit 3", limit_s=20)
+        done = run_in_room(folder, "exit 3", limit_s=300)
         if done.returncode != 3:
             raise NoRoomError(f"no namespaces here: {done.stderr.decode(errors='replace').strip()[-200:]}")
     finally:
@@ -98,7 +98,7 @@ def _control_group() -> Iterator[Path]:
             os.rmdir(path)
 
 
-def _wait_until_empty(group: Path, limit_s: float = 20) -> None:
+def _wait_until_empty(group: Path, limit_s: float = 300) -> None:
     """Wait for the kernel's own word, `populated 0` in cgroup.events, of which it tells those who poll."""
     deadline = time.monotonic() + limit_s
     with (group / "cgroup.events").open() as file:

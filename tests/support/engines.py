@@ -213,10 +213,10 @@ ENGINES = (
     Engine("crun", ("crun",), "crun", "oci", {False: "crun-nnp", True: "crun"}, _bundles("crun")),
     Engine("runc", ("runc",), "runc", "oci", {False: "runc-nnp", True: "runc"}, _bundles("runc")),
     Engine(
-        "podman-crun", ("podman", "conmon", "crun"), "podman crun", "docker", {False: "podman-nnp", True: "podman"},
+        "podman-crun", ("podman", "conmon", "crun"), "podman conmon crun", "docker", {False: "podman-nnp", True: "podman"},
         _podman("crun"),
     ),
-    Engine("podman-runc", ("podman", "conmon", "runc"), "podman runc", "oci", {False: "runc-nnp", True: "runc"}, _podman("runc")),
+    Engine("podman-runc", ("podman", "conmon", "runc"), "podman conmon runc", "oci", {False: "runc-nnp", True: "runc"}, _podman("runc")),
     Engine(
         "docker", ("dockerd", "docker", "containerd", "runc"), "docker.io", "docker",
         {False: "docker-nnp", True: "docker"}, _docker,

@@ -52,7 +52,9 @@ class Hijack:
             self.prepare = prepare
             yield from process.measure(expect=ANYTHING)
 
-        return self.runner.run(Case("getpid", "test", True, body), isolated=True)
+        outcome = self.runner.run(Case("getpid", "test", True, body), isolated=True)
+        assert self.prepare is None, "the call was never taken over"
+        return outcome
 
     def call_in_text(self, name):
         """The address behind a direct call of function `name` in the kernel's text."""

@@ -27,7 +27,7 @@ from thinbox.sandbox.plan_text import render_plan
 from thinbox.session.session import RunOptions, run
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
-COMMAND_LIMIT_S = 120
+COMMAND_LIMIT_S = 600
 _TIMES = re.compile(rb"\d\d[ /][A-Z][a-z]{2}[ /]\d{4}[ :]\d\d:\d\d:\d\d(\.\d{3})?")
 """As redis, nginx and http.server write a moment into their logs."""
 

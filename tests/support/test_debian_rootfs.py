@@ -109,6 +109,7 @@ def test_the_same_packages_are_not_unpacked_twice(archive: Archive, tmp_path: Pa
     assert archive.fetched == ["a"]
 
 
+@pytest.mark.guest
 @pytest.mark.skipif(os.geteuid() != 0, reason="chroot needs root")
 @pytest.mark.parametrize(
     ("package", "command", "printed"),

@@ -17,6 +17,8 @@ from thinbox.surface.gadgets import PIECE_BYTES, find_gadgets, find_thunks, gadg
 from thinbox.surface.live_kernel import LiveKernel, TextRegion, read_live_kernel
 from thinbox.surface.scan import Found, GadgetKind
 
+pytestmark = pytest.mark.slow
+
 START = 0xFFFF_FFFF_8100_0000
 OTHER = 0xFFFF_FFFF_C000_0000
 SHA = "ab" * 32

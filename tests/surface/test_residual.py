@@ -201,6 +201,7 @@ def test_a_run_without_calls_has_a_surface_too(sci):
     assert tabulate(lone, surface).calls[0].most["code_pages"] == len(surface.baseline.code)
 
 
+@pytest.mark.guest
 def test_the_command_line_adds_the_object_and_two_lines(tmp_path):
     path = tmp_path / "run.json"
     command = [sys.executable, "-m", "thinbox", "run", "--surface", "--json", str(path), "--", "true"]

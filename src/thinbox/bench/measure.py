@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from thinbox.bench.figure import Figure
+from thinbox.bench.lookups import lookup_figures
 from thinbox.bench.tlb import tlb_figure
 from thinbox.boot.params import BootParams
 from thinbox.boot.ready import ReadyGuest, prepare
@@ -37,7 +38,7 @@ def measure_all(runs: int, kernel: str | None, say: Callable[[str], None]) -> li
     guest = prepare(kernel, progress=say)
     figures = [_boot_figure(runs, kernel, guest, say), _start_figure(runs, kernel, say)]
     figures += _script_figures(runs, kernel, say)
-    figures.append(tlb_figure(runs, say))
+    figures += [tlb_figure(runs, say), *lookup_figures(runs, kernel, say)]
     note = "the 300-line script, whole process"
     return [*figures, Figure("peak memory of run", peak / (1 << 20), "MiB", "under 600 MB", note)]
 

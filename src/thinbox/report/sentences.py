@@ -33,4 +33,5 @@ def restored_line(restored: Sequence[Restored]) -> str:
     first, more = restored[0], len(restored) - 1
     who = "which the call had written" if first.by_the_call else "which that call had not written"
     others = f"; {more:,} more" if more else ""
-    return f"put back by rule {first.rule}: an object of {first.whose} at {first.vaddr:#x}, {who} (in {first.during}){others}"
+    what = f"an object of {first.whose} at {first.vaddr:#x}"
+    return f"put back by rule {first.rule}: {what}, {who} (in {first.during}){others}"

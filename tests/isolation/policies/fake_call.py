@@ -17,16 +17,16 @@ class Symbol:
 
 
 class FakeCall:
-    """`functions`: name -> (start, code), ascending; what lies between belongs to the one before."""
+    """`functions`: name -> (start, code), ascending; what lies between belongs to the one before, or `tail` bytes of it."""
 
     nr, name, text_start = 1, "write", BASE
 
-    def __init__(self, functions, executed=(), source=None, frames=None, fixups=(), graph=None):
+    def __init__(self, functions, executed=(), source=None, frames=None, fixups=(), graph=None, tail=1 << 32):
         self.functions = functions
         self.symbols = []
         places = sorted((start, name) for name, (start, _code) in functions.items())
         for (start, name), (end, _next) in zip(places, [*places[1:], (places[-1][0] + 0x4000, "")], strict=True):
-            self.symbols.append(Symbol(name, start, end))
+            self.symbols.append(Symbol(name, start, min(end, start + len(functions[name][1]) + tail)))
         self.executed = {vaddr >> 12 for vaddr in executed}
         self.source, self.fixups, self.graph = source, set(fixups), graph
         self.stack = Stack(tuple(frames or ()), complete=frames is not None)

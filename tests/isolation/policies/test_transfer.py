@@ -40,7 +40,7 @@ SOUND = (Frame(CALLER, ENTRY_BACK),)
 
 
 def judge(target, source, frames=SOUND, executed=(CALLER, CALLER + 0xFFF), **options):
-    call = FakeCall(CODE, executed, source, frames, **options)
+    call = FakeCall(CODE, executed, source, frames, **({"tail": 0x100} | options))
     rip = source.start if source and source.straight else target
     return Transfer().check_access(call.fetch(target, rip), call)
 

@@ -1,0 +1,122 @@
+"""When a guest is given up, without a guest: only for a wound, and only where nothing gives a sign of life."""
+
+import pytest
+from tests.support.fake_target import FakeGuest
+
+from thinbox.enforcement.hang_detector import DEATH_LIMIT_NS, SPIN_LIMIT_NS, HangDetector
+from thinbox.isolation.verdict import Violation
+
+INTERRUPTIBLE, UNINTERRUPTIBLE = 1, 2
+A_LONG_TIME = 100 * DEATH_LIMIT_NS
+
+
+class Wounded(FakeGuest):
+    """Two tenants: `hurt`, of which a task was killed, and `well`, with one task, 1."""
+
+    def __init__(self, *, undone=False):
+        super().__init__()
+        self.hurt, self.well = self.tenant("hurt"), self.tenant("well")
+        self.hurt.record.kills.append(Violation("getpid", "", "6b", 0, None, 0, "sci", "fetch", undone=undone))
+        self.state = self.task(self.well)
+        self.detector = HangDetector(self.target, self.tasks)
+        # It begins to wait with the first sign of life.
+        assert not self.is_hung_at(1)
+
+    def is_hung_at(self, now_ns):
+        self.machine.now_ns = now_ns
+        return self.detector.is_hung()
+
+    def sleep(self, how):
+        self.states[self.state.task] = how
+
+
+@pytest.fixture
+def fake():
+    return Wounded()
+
+
+def test_who_spins_for_a_lock_of_the_dead_is_given_up_and_the_wounded_records_say_so(fake):
+    fake.tasks.running = fake.state
+    assert not fake.is_hung_at(1 + SPIN_LIMIT_NS)
+    assert not fake.hurt.record.stuck
+    assert fake.is_hung_at(2 + SPIN_LIMIT_NS)
+    assert (fake.hurt.record.stuck, fake.well.record.stuck) == (True, False)
+
+
+def test_who_sleeps_for_ever_uninterruptibly_is_given_up(fake):
+    fake.sleep(UNINTERRUPTIBLE)
+    assert not fake.is_hung_at(1 + DEATH_LIMIT_NS)
+    assert fake.is_hung_at(2 + DEATH_LIMIT_NS)
+
+
+def test_who_sleeps_for_input_is_not(fake):
+    fake.sleep(INTERRUPTIBLE)
+    assert not fake.is_hung_at(A_LONG_TIME)
+
+
+def test_one_of_many_that_sleeps_for_ever_is_enough(fake):
+    for number in (2, 3):
+        fake.task(fake.well, number)
+    fake.states[3] = UNINTERRUPTIBLE
+    assert not fake.is_hung_at(5)
+    assert fake.is_hung_at(6 + DEATH_LIMIT_NS)
+
+
+def test_a_killed_task_that_does_not_end_is_given_up_whatever_others_do(fake):
+    fake.state.killed, fake.state.killed_ns = True, 1000
+    assert not fake.is_hung_at(1000 + DEATH_LIMIT_NS)
+    fake.task(fake.well, 2)
+    assert fake.is_hung_at(1001 + DEATH_LIMIT_NS)
+
+
+def test_a_task_that_was_never_killed_may_live_as_long_as_it_likes(fake):
+    fake.state.killed_ns = -A_LONG_TIME
+    assert not fake.is_hung_at(5)
+
+
+@pytest.mark.parametrize("sign", ["a call", "a call of the other", "a task comes", "a task goes", "user code"])
+def test_a_sign_of_life_begins_the_wait_anew(fake, sign):
+    other = fake.task(fake.well, 2)
+    fake.tasks.running = fake.state
+    assert not fake.is_hung_at(10)
+    late = 9 + SPIN_LIMIT_NS
+    if sign == "a call":
+        fake.well.record.calls.append(None)
+    elif sign == "a call of the other":
+        fake.hurt.record.calls.append(None)
+    elif sign == "a task comes":
+        fake.task(fake.well, 3)
+    elif sign == "a task goes":
+        del fake.tasks.tasks[other.task]
+    else:
+        fake.cpu.privilege = 3
+    assert not fake.is_hung_at(late)
+    fake.cpu.privilege = 0
+    assert not fake.is_hung_at(late + SPIN_LIMIT_NS)
+    assert fake.is_hung_at(late + SPIN_LIMIT_NS + 1)
+
+
+def test_user_code_of_nobody_is_no_sign_of_life(fake):
+    """The agent's: no task of a tenant runs."""
+    fake.sleep(UNINTERRUPTIBLE)
+    fake.cpu.privilege = 3
+    assert fake.is_hung_at(2 + DEATH_LIMIT_NS)
+
+
+def test_nobody_spins_while_nothing_of_a_tenant_runs(fake):
+    assert not fake.is_hung_at(A_LONG_TIME)
+
+
+@pytest.mark.parametrize("fake", [Wounded(undone=True)], ids=["undone"])
+def test_what_was_undone_left_no_wound(fake):
+    fake.tasks.running = fake.state
+    fake.state.killed = True
+    fake.sleep(UNINTERRUPTIBLE)
+    assert not fake.is_hung_at(A_LONG_TIME)
+    assert not fake.hurt.record.stuck
+
+
+def test_without_a_kill_nothing_is_given_up(fake):
+    fake.hurt.record.kills.clear()
+    fake.tasks.running = fake.state
+    assert not fake.is_hung_at(A_LONG_TIME)
