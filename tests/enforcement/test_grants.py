@@ -102,7 +102,7 @@ def test_what_is_no_grant_of_the_policy_is_not_counted_as_one(how):
 @pytest.mark.parametrize("how", ["undo", "plain"])
 def test_faults_are_kept_for_who_wants_them(how):
     guest = Granting(undo=how == "undo", keep_faults=True)
-    guest.memory.quads[0x10000], guest.memory.quads[0x10001] = 0x5000 | paging.PRESENT, 0x6000 | paging.WRITABLE
+    guest.memory.words[0x10000], guest.memory.words[0x10001] = 0x5000 | paging.PRESENT, 0x6000 | paging.WRITABLE
     guest.drain(row(FETCH, vaddr=TEXT - (1 << 64) + 0x10), row(WRITE, index=0x10001), row(READ | fault.LOG_ASIDE))
     kept = guest.state.tenant.record.faults
     assert len(kept) == (2 if how == "undo" else 3)
@@ -120,7 +120,7 @@ def test_nobody_who_does_not_want_them_has_faults():
 def test_forgetting_writes_back_what_was_the_last_row_first():
     """The same entry twice, as with undo: read-only, then writable. In the end it is as before the first."""
     guest = Granting()
-    words = guest.memory.quads
+    words = guest.memory.words
     words[0x10000], words[0x10001] = 0x9003, 0x8003
     guest.drain(row(READ, before=0), row(READ, index=0x10001, before=0x8001), row(WRITE, before=0x9001))
     guest.drain(row(WRITE, before=0x7001))

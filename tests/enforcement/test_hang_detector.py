@@ -54,6 +54,12 @@ def test_who_sleeps_for_input_is_not(fake):
     assert not fake.is_hung_at(A_LONG_TIME)
 
 
+def test_who_waits_for_a_task_whose_end_was_refused_is_given_up(fake):
+    fake.tasks.parked = 1
+    assert not fake.is_hung_at(1 + DEATH_LIMIT_NS)
+    assert fake.is_hung_at(2 + DEATH_LIMIT_NS)
+
+
 def test_one_of_many_that_sleeps_for_ever_is_enough(fake):
     for number in (2, 3):
         fake.task(fake.well, number)

@@ -73,7 +73,7 @@ class Judging(FakeGuest):
         """What the compiled hook asks, of the very table."""
         table, mask = self.cpu.kept[self.slot[slots.APPROVED] - 1], self.slot[slots.APPROVED_MASK]
         assert len(table) == mask + 1
-        return fault.needs_judgement(self.memory.quads, 1 << 20, 0, table, mask, 0, to_signed(vaddr), FETCH)
+        return fault.needs_judgement(self.memory.words, 1 << 20, 0, table, mask, 0, to_signed(vaddr), FETCH)
 
     def is_approved(self, vaddr, start=F + 0x10, end=F + 0x20, nr=CODE_KEY):
         rows, mask = self.cpu.kept[self.slot[slots.ROWS] - 1].data, self.slot[slots.ROWS_MASK]
@@ -255,7 +255,7 @@ def test_words_are_read_by_the_kernels_own_table_and_no_others(judging):
     judging.map(to_signed(place), 0x10000 | paging.PRESENT)
     judging.map(to_signed(place + 0x1000), judging.memory.total_bytes | paging.PRESENT)
     judging.slot[slots.KERNEL_ROOT] = 0x1000
-    judging.memory.quads[0x10008 >> 3] = -2
+    judging.memory.words[0x10008 >> 3] = -2
     judging.ask(G)
     call = judging.policy.asked[-1][1]
     assert call.read_word(place + 8) == (1 << 64) - 2
