@@ -38,6 +38,7 @@ LAYERS = (
     {"thinbox.report", "thinbox.bench", "thinbox.surface", "thinbox.planning"},
     {"thinbox.audit"},
     {"thinbox.attacks"},
+    {"thinbox.api"},
     {"thinbox.cli", "thinbox.__main__"},
 )
 """Imports point to the same room or to an earlier layer, those for type checkers only, too."""

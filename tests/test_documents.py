@@ -1,5 +1,6 @@
 """The documents hold: examples run, links lead somewhere, promised tests exist, commands parse."""
 
+import ast
 import contextlib
 import io
 import os
@@ -44,17 +45,40 @@ def commands():
         "docs/audit.md",
         "docs/plan.md",
         "docs/report.md",
+        "docs/python.md",
+        "docs/extending.md",
     ],
 )
 def test_the_python_example_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        for code in blocks(ROOT / name, "python"):
+    for code in blocks(ROOT / name, "python"):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
             exec(compile(code, name, "exec"), {"__name__": "example"})
-    assert printed.getvalue()
+        assert printed.getvalue()
     if name == "docs/policies.md":
         assert printed.getvalue() in blocks(ROOT / name, "text")
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *sorted((ROOT / "examples").glob("*.py"))], ids=lambda path: path.name)
+def test_documents_and_examples_import_the_public_api_only(path):
+    """Also in prose: no sentence sends a reader to an inner module to import."""
+    text = path.read_text()
+    codes = [text] if path.suffix == ".py" else blocks(path, "python")
+    imported = [
+        name
+        for code in codes
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    ]
+    assert not [name for name in imported if name and name.startswith("thinbox.")]
+    assert not re.findall(r"(?:from|import) thinbox\.\w+", text)
+
+
+def test_each_part_of_extending_is_under_thirty_lines():
+    found = blocks(ROOT / "docs" / "extending.md", "python")
+    assert len(found) == 4 and all(len(code.splitlines()) < 30 for code in found)
 
 
 def test_the_readmes_example_is_under_ten_lines():

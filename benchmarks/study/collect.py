@@ -48,7 +48,7 @@ def collect(folder: Path, jobs: int, say: Say) -> dict[str, Any]:
         options = AuditOptions(policy=spec, jobs=jobs, plain=plain, progress=say, step=_named(say, name))
         audits[name] = _audited(guest, options, folder / f"{name}.audit.json")
         plain = plain or {entry.title: entry for entry in audits[name].entries if entry.memory}
-    surface = load_surface(Session(guest, ("true",), RunOptions()), say, jobs)
+    surface = load_surface(Session.alone(guest, ("true",)), say, jobs)
     known = folder / "corpus.json"
     known.write_bytes(profile_from(touched_in(audits["live"]), guest.facts.symbols, guest.facts.sha256))
     options = AuditOptions(

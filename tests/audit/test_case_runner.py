@@ -52,10 +52,10 @@ def test_only_the_measured_call_is_isolated(runner):
         yield from process.must("getpid")
 
     runner.run(case("getpid", body), isolated=True)
-    calls = runner.enforcer.record.calls
+    calls = runner.tenant.record.calls
     assert [record.isolated for record in calls if record.name == "getpid"] == [False, True, False]
     runner.run(case("getpid", body), isolated=False)
-    assert not any(record.isolated for record in runner.enforcer.record.calls)
+    assert not any(record.isolated for record in runner.tenant.record.calls)
 
 
 def test_nothing_of_one_case_reaches_the_next(runner):

@@ -13,8 +13,8 @@ from thinbox.cli import group
 from thinbox.errors import InputError, MachineError
 from thinbox.guest.initramfs import build_initramfs, fetch_busybox
 from thinbox.guest.kernel_view import KernelView
-from thinbox.session.several import TenantSpec, run_tenants
-from thinbox.cli.tenants import tenants_json
+from thinbox.session.session import TenantSpec, run_tenants
+from thinbox.cli.results import tenants_json
 from thinbox.image.facts import load_facts
 from thinbox.image.kernel import parse_kernel_image
 from thinbox.image.source import resolve_kernel

@@ -142,9 +142,9 @@ def test_a_killed_call_is_covered_up_to_the_kill_and_not_its_death(guest):
 
 
 def test_a_run_without_coverage_pays_nothing_and_says_none(guest):
-    session = Session(guest, ["true"], RunOptions())
+    session = Session.alone(guest, ["true"], RunOptions())
     assert session.machine.slot[slots.TRACK_USE] == 0
-    record = session.run().record
+    record = session.run()["tenant"].record
     assert record.coverage is None
     assert all(call.coverage is None for call in record.calls)
     assert record.to_json()["coverage"] is None
@@ -159,9 +159,9 @@ def test_coverage_changes_nothing_the_tenant_or_the_record_sees(guest, isolated)
 
 
 def test_a_block_that_crosses_a_page_end_counts_for_both_pages(guest):
-    session = Session(guest, ["sh", "-c", MIXED], RunOptions(coverage=True))
-    record = session.run().record
-    recorder = session._recorder
+    session = Session.alone(guest, ["sh", "-c", MIXED], RunOptions(coverage=True))
+    record = session.run()["tenant"].record
+    recorder = session.recorder
     count = recorder._cov[coverage_slots.BLOCK_COUNT]
     start = to_signed(session.view.symbols.text_start)
     executed = {use.vaddr for entry in record.coverage.calls for use in entry.executed_pages}

@@ -11,7 +11,7 @@ from thinbox.audit.neighbour import NEIGHBOUR
 from thinbox.audit.pool import audit_case
 from thinbox.isolation.policies import load_policy
 from thinbox.machine import cpu as registers
-from thinbox.session.several import TenantSpec, run_tenants
+from thinbox.session.session import TenantSpec, run_tenants
 
 
 @pytest.fixture(scope="module")

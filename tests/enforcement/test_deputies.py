@@ -14,7 +14,7 @@ from thinbox.isolation.page_ownership import PageKind
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.machine import GuestResetError
-from thinbox.session.several import TenantSpec, run_tenants
+from thinbox.session.session import TenantSpec, run_tenants
 from thinbox.enforcement.call_switch import CallSwitch
 
 CONTROLLED = b"BBBBAAAA"

@@ -282,11 +282,11 @@ def test_what_was_approved_is_forgotten_when_the_kernel_patches_its_text(guest):
     kept = []
 
     def install(machine, enforcer):
-        kept.append(enforcer.judge)
+        kept.append(enforcer.tenants["tenant"].judge)
 
         def patched():
-            enforcer.judge.forget_text()
-            assert not enforcer.judge._rows.any()
+            enforcer.tenants["tenant"].judge.forget_text()
+            assert not enforcer.tenants["tenant"].judge._rows.any()
 
         machine.cpu.add_code_hook(enforcer.view.symbols.address_of("__text_poke"), patched)
 
@@ -302,7 +302,7 @@ def test_the_walk_agrees_with_the_kernels_own(guest):
     seen = []
 
     def look(machine, enforcer):
-        stack = enforcer.judge.walk(machine.cpu.rip)
+        stack = enforcer.tenants["tenant"].judge.walk(machine.cpu.rip)
         assert stack.complete
         seen.append([enforcer.view.symbols.text_symbol_at(frame.back).name for frame in stack.frames])
 
@@ -342,7 +342,7 @@ def test_profiles_of_other_kernels_and_records_without_faults_are_refused(guest,
 
 
 def test_the_graph_holds_every_direct_call_capstone_sees(guest):
-    session = Session(guest, ["true"], RunOptions())
+    session = Session.alone(guest, ["true"], RunOptions())
     enforcer = session.enforcer
     graph = load_live_graph(session.view, session.machine.memory, tuple(enforcer.sites.entries))
     edges = set(zip(graph.froms.tolist(), graph.tos.tolist(), strict=True))
@@ -358,7 +358,7 @@ def test_the_graph_holds_every_direct_call_capstone_sees(guest):
 
 
 def test_the_graph_is_cached(guest):
-    session = Session(guest, ["true"], RunOptions())
+    session = Session.alone(guest, ["true"], RunOptions())
     arguments = (session.view, session.machine.memory, tuple(session.enforcer.sites.entries))
     first, second = load_live_graph(*arguments), load_live_graph(*arguments)
     assert (first.froms == second.froms).all() and (first.tos == second.tos).all()

@@ -228,7 +228,8 @@ def test_r8_all_table_pages_are_freed_after_exit_killed_or_not(guest, attack):
 
 def test_r8_a_table_is_not_freed_before_its_task_is_dead(guest):
     def check(_machine, enforcer):
-        made, freed = enforcer.record.tables_made, enforcer.record.tables_freed
+        record = enforcer.tenants["tenant"].record
+        made, freed = record.tables_made, record.tables_freed
         assert made - freed == sum(bool(state.root) for state in enforcer.tasks.values())
         return True
 

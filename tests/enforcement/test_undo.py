@@ -87,7 +87,7 @@ def test_random_accesses_of_random_calls_refused(watched):
         before = watched.compared
         outcome = watched.run(case, at=chance.randrange(1, count + 1))
         assert outcome.killed
-        undone = watched.runner.enforcer.record.kills[0].undone
+        undone = watched.runner.tenant.record.kills[0].undone
         assert watched.compared == before + undone
         done += undone
     assert done >= min(20, len(cases) // 2)
@@ -110,7 +110,7 @@ def test_under_a_view_what_errands_and_charges_wrote_is_undone_too(guest):
         for at in (count, chance.randrange(1, count + 1)):
             before = watched.compared
             assert watched.run(case, at=at).killed
-            undone = watched.runner.enforcer.record.kills[0].undone
+            undone = watched.runner.tenant.record.kills[0].undone
             assert watched.compared == before + undone
             done += [case.title] * undone
     assert any("compact_memory" in title for title in done) and len(done) >= 20
@@ -128,7 +128,7 @@ def test_a_violation_at_a_random_instruction(watched):
     case = Case("read", "random", True, body)
     runner = watched.runner
     watched.run(case)
-    length = runner.enforcer.record.calls[-1].virtual_ns
+    length = runner.tenant.record.calls[-1].virtual_ns
     compared = watched.compared
     for _ in range(20):
         after = chance.randrange(1, length)
@@ -214,4 +214,4 @@ def test_a_call_that_slept_is_not_undone_but_killed_as_by_an_oops(watched):
     watched.run(case)
     count = watched.policy.asked
     outcome = watched.run(case, at=count)
-    assert outcome.killed and watched.runner.enforcer.record.kills[0].undone is False
+    assert outcome.killed and watched.runner.tenant.record.kills[0].undone is False

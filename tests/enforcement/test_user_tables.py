@@ -62,10 +62,10 @@ class Writing:
 
         outcome = self.runner.run(Case("getpid", "test", True, body), isolated=True)
         assert self.wanted is None, "the call was never taken over"
-        kills = self.runner.enforcer.record.kills
+        kills = self.runner.tenant.record.kills
         index, value = written
         if not kills:
-            assert (self.memory.quads[index] ^ value) & ~(paging.ACCESSED | paging.DIRTY) == 0, "nothing was written"
+            assert (self.memory.words[index] ^ value) & ~(paging.ACCESSED | paging.DIRTY) == 0, "nothing was written"
         return outcome, kills[0] if kills else None
 
     # -- where things are -----------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_a_siblings_page_table_is_looked_at_too(writing):
         yield from process.measure(expect=ANYTHING)
 
     writing.runner.run(Case("getpid", "test", True, body), isolated=True)
-    (kill,) = writing.runner.enforcer.record.kills
+    (kill,) = writing.runner.tenant.record.kills
     assert (kill.rule, kill.owner) == ("V7", NEIGHBOUR)
 
 
@@ -296,7 +296,7 @@ def test_another_top_level_table_in_the_cpu_is_refused(writing):
         writing.runner.run(Case("getpid", "test", True, body), isolated=True)
     finally:
         writing.remove()
-    (kill,) = writing.runner.enforcer.record.kills
+    (kill,) = writing.runner.tenant.record.kills
     assert done and kill.rule == "V7"
 
 
@@ -316,6 +316,6 @@ def test_a_call_that_ends_with_its_task_is_looked_at_too(guest, template, on_vio
         yield from process.must("nanosleep", struct.pack("<qq", 0, 5_000_000), 0)
 
     writing.runner.run(Case("exit", "test", True, body), isolated=True)
-    (kill,) = writing.runner.enforcer.record.kills
+    (kill,) = writing.runner.tenant.record.kills
     assert (kill.rule, kill.owner, kill.call) == ("V7", NEIGHBOUR, "exit")
     assert kill.undone == (on_violation == "undo")

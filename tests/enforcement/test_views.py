@@ -125,7 +125,7 @@ def test_without_a_view_every_secret_can_be_read(labs, what):
 @pytest.mark.parametrize(("what", "rule"), list(RULES.items()))
 def test_the_neighbours_secrets_are_refused_with_its_name(labs, name, what, rule):
     outcome = steal(labs(name), what)
-    killed = labs(name).runner.enforcer.record.kills[0]
+    killed = labs(name).runner.tenant.record.kills[0]
     assert (killed.rule, killed.view, killed.owner, killed.tenant) == (rule, name, NEIGHBOUR, TENANT)
     assert killed.vaddr // PAGE == labs(name).place_of(SECRETS[what]) // PAGE
     assert f"refused by rule {rule} of view {name}: it belongs to tenant {NEIGHBOUR}" in outcome.killed
@@ -152,7 +152,7 @@ def test_the_neighbours_stack_and_page_tables_are_refused(labs, name):
             yield from process.measure()
 
         assert reading.run(body).killed
-        assert reading.runner.enforcer.record.kills[0].owner == NEIGHBOUR
+        assert reading.runner.tenant.record.kills[0].owner == NEIGHBOUR
 
 
 @pytest.mark.parametrize("name", ["permissive", "strict"])
@@ -302,7 +302,7 @@ def test_with_undo_a_refused_call_is_rolled_back(labs):
     reading = labs("permissive", "undo")
     outcome = steal(reading, "memory")
     assert f"tenant {NEIGHBOUR}" in outcome.killed
-    assert reading.runner.enforcer.record.kills[0].undone
+    assert reading.runner.tenant.record.kills[0].undone
 
 
 def test_the_names_of_views():

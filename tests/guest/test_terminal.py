@@ -120,10 +120,12 @@ def run_when_ready(guest, command, steps, **terminal):
 
     seen = bytearray()
     with os.fdopen(reader, "rb", buffering=0) as stdin:
-        session = Session(guest, command, RunOptions(stdin=stdin, terminal=Terminal(**terminal), on_output=on_output))
+        session = Session.alone(
+            guest, command, RunOptions(stdin=stdin, terminal=Terminal(**terminal), on_output=on_output)
+        )
         sessions.append(session)
         session.machine.check_signals = not_for_ever(waiting, shown)
-        result = session.run()
+        result = session.run()["tenant"]
     os.close(writer)
     assert not waiting, (waiting, bytes(shown))
     assert result.record.totals["killed"] == 0
@@ -200,9 +202,9 @@ def test_input_that_the_tenant_does_not_take_does_not_stop_its_clock(guest):
         options = RunOptions(stdin=stdin, on_output=lambda _stream, _data: keyboard.write(b"y\n" * 30000))
         for _ in range(2):
             keyboard.write(b"y\n" * 30000)
-        session = Session(guest, ["sh", "-c", "echo; echo; sleep 300"], options)
+        session = Session.alone(guest, ["sh", "-c", "echo; echo; sleep 300"], options)
         session.machine.check_signals = not_for_ever()
-        result = session.run()
+        result = session.run()["tenant"]
     assert result.exit_code == 0
 
 

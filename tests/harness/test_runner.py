@@ -99,7 +99,7 @@ def test_a_trial_without_end_ends_at_the_same_place(runner, body, limits, exceed
 
 def test_preparing_a_guest_ends_too(guest, monkeypatch):
     monkeypatch.setattr(checkpoint, "_PREPARING", Limits(60 * SECONDS, syscalls=3_000))
-    opened = checkpoint.open_guest(guest)
+    opened = restore_guest(guest)
     with pytest.raises(MachineError, match="preparing the guest did not end within 3000 system calls"):
         checkpoint.run_to_park(opened, calls_for_ever(GuestProcess(opened)))
 
@@ -156,7 +156,7 @@ def test_work_for_a_child_that_never_came_is_not_done_by_the_next_trials(runner)
 def test_a_record_is_the_trials_own(runner):
     records = [runner.begin() for _ in range(2)]
     assert records[0] is not records[1] and records[1].command == ("test",)
-    assert runner.enforcer.record is records[1] and len(runner.enforcer.tasks) == 1
+    assert runner.tenant.record is records[1] and len(runner.enforcer.tasks) == 1
 
 
 def test_a_step_that_must_succeed_says_what_failed(runner):

@@ -52,6 +52,7 @@ def facts(root):
         (killed_record(), "bad", "mkdir was killed: fetch at hugetlb_reserve_pages+0xc5 (0xffffffff812ffc55) refused by rule "
          "6b of policy sci: a jump into the middle of a function (1 more kill below); exit status 137"),
         (killed_record(stuck=True), "bad", "the guest was given up and the record ends there"),
+        (run_record(not_started="cannot run /x: no", exit_code=127), "warn", "Never began: cannot run /x: no; exit status 127."),
         (killed_record(stopped=True), "bad", "the run was ended at the violation"),
         (run_record(kills=[violation(undone=True)]), "bad", "what a killed call had done was rolled back"),
         (run_record(kills=[violation(view="strict", rule="V1")]), "bad", "refused by rule V1 of view strict"),

@@ -5,8 +5,7 @@ import struct
 import pytest
 from tests.support.static_elf import build_elf64
 from thinbox.machine.slots import HYPERCALL_NR
-from thinbox.session.session import RunOptions, run
-from thinbox.session.several import TenantSpec, run_tenants
+from thinbox.session.session import RunOptions, TenantSpec, run, run_tenants
 from thinbox.syscalls.table import call_number
 
 ENOSYS = 38

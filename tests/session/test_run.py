@@ -31,7 +31,7 @@ def both(guest, command, **options):
     assert isolated.stdout == plain.stdout
     assert isolated.stderr == plain.stderr
     assert isolated.exit_code == plain.exit_code
-    assert [c.name for c in isolated.record.calls] == [c.name for c in plain.record.calls]
+    assert calls_by_process(isolated) == calls_by_process(plain)
     # The part of a block that runs again after a grant is not counted twice; what is left is the rounding
     # where the engine cut a block at another instruction.
     difference = abs(isolated.record.virtual_ns - plain.record.virtual_ns)
@@ -44,6 +44,15 @@ def both(guest, command, **options):
     assert totals["tables_made"] == totals["tables_freed"]
     assert totals["table_pages_made"] == totals["table_pages_freed"]
     return isolated
+
+
+def calls_by_process(result):
+    """The calls of each process in order. Two that run side by side may take turns a few nanoseconds earlier or later:
+    the clock's grain, below."""
+    found = {}
+    for call in result.record.calls:
+        found.setdefault(call.pid, []).append(call.name)
+    return found
 
 
 def test_the_issues_pipeline_prints_the_same_isolated_and_not(guest):
@@ -93,7 +102,7 @@ def test_two_runs_give_the_same_record_to_the_byte(guest):
         data = record.to_json()
         for name in HOST_FIELDS:
             del data["totals"][name]
-        records.append(json.dumps(data) + repr(record.faults))
+        records.append(json.dumps(data) + repr(list(record.faults)))
     assert records[0] == records[1]
 
 

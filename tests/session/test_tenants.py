@@ -6,7 +6,7 @@ from tests.support.futex_tenants import WAKER, futex_tenants
 from thinbox.errors import InputError
 from thinbox.isolation.policies.sci import MIDDLE, Sci
 from thinbox.session.session import RunOptions, run
-from thinbox.session.several import TenantSpec, run_tenants
+from thinbox.session.session import TenantSpec, run_tenants
 
 SCRIPT = "hostname; id -u; cat; echo mine > /tmp/x; sleep 0.01; cat /tmp/x; ls /tmp | wc -l; ls /proc | grep -c '^[0-9]'; echo err >&2"
 

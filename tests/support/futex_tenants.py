@@ -5,7 +5,7 @@ Some of those hash to a chain that another waits in.
 
 from tests.support.call_program import DATA, Step, build_program
 
-from thinbox.session.several import TenantSpec
+from thinbox.session.options import TenantSpec
 
 WAKER = "t5"
 
@@ -20,5 +20,5 @@ def futex_tenants(folder, policy="sci", **options):
         root.mkdir()
         (root / "program").write_bytes(build_program(*(wakes if name == WAKER else waits)))
         (root / "program").chmod(0o755)
-        specs.append(TenantSpec(name, ("/program",), "sci" if name == WAKER else policy, rootfs=root, **options))
+        specs.append(TenantSpec(name, ("/program",), policy="sci" if name == WAKER else policy, rootfs=root, **options))
     return specs

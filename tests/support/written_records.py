@@ -5,7 +5,7 @@ import json
 import numpy as np
 from thinbox.records.attack import AttackRecord, AttackRow
 from thinbox.records.audit import AuditEntry, AuditRecord
-from thinbox.cli.tenants import tenants_json
+from thinbox.cli.results import tenants_json
 from thinbox.cost.model import Model
 from thinbox.cost.modes import MODES
 from thinbox.cost.profiles import cpu_names, find_profile

@@ -31,9 +31,9 @@ class OneMore:
 
 
 def measured(guest, policy="sci", isolate="all", command=SCRIPT):
-    session = Session(guest, command, RunOptions(policy=policy, isolate=isolate, keep_faults=True))
+    session = Session.alone(guest, command, RunOptions(policy=policy, isolate=isolate, keep_faults=True))
     surface = load_surface(session)
-    result = session.run()
+    result = session.run()["tenant"]
     assert result.exit_code == 0
     return result.record, surface
 

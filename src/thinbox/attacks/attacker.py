@@ -24,7 +24,7 @@ from thinbox.machine import cpu as registers
 
 if TYPE_CHECKING:
     from thinbox.attacks.attempt import Attempt
-    from thinbox.harness.checkpoint import OpenGuest
+    from thinbox.session.opened import RestoredGuest
 
 Wanted = Callable[[int], bool] | None
 _END_WORDS = 3
@@ -65,7 +65,7 @@ class Frame:
 class Attacker(GuestProcess):
     """A process of uid 1000 that tries an exploit."""
 
-    def __init__(self, opened: "OpenGuest", scenario: Scenario, attempt: "Attempt") -> None:
+    def __init__(self, opened: "RestoredGuest", scenario: Scenario, attempt: "Attempt") -> None:
         super().__init__(opened, ATTACKER_AREA // AREA_BYTES)
         self._attempt, self._machine = attempt, opened.machine
         self.task, self.text, self.victim = scenario.attacker_task, scenario.text, scenario.victim

@@ -18,10 +18,10 @@ from thinbox.attacks.exploit_runner import ExploitRunner
 from thinbox.attacks.hijack import TARGET_FUNCTION, TARGET_OFFSET
 from thinbox.attacks.scenario import DONE, GO, SHARED, VICTIM_AREA, Scenario
 from thinbox.guest.agent_channel import GuestScript, Park, call, must
-from thinbox.harness.checkpoint import OpenGuest
 from thinbox.harness.limits import Limits
 from thinbox.harness.process import AREA_BYTES, SIGCHLD
 from thinbox.harness.runner import Ending, await_end
+from thinbox.session.opened import RestoredGuest
 
 if TYPE_CHECKING:
     from thinbox.attacks.payload import LiveText
@@ -83,7 +83,9 @@ class KillStress(ExploitRunner):
 class _Stress:
     """One stress: how many kills and rounds are wanted, how far it is, and what came of it."""
 
-    def __init__(self, opened: OpenGuest, enforcer: "Enforcer", scenario: Scenario, kills: int, rounds: int) -> None:
+    def __init__(
+        self, opened: RestoredGuest, enforcer: "Enforcer", scenario: Scenario, kills: int, rounds: int
+    ) -> None:
         self._machine, self._view, self._agent = opened.machine, opened.view, opened.agent
         self._tasks, self._attacker_task = enforcer.task_list, scenario.attacker_task
         self._kills_wanted, self._rounds_wanted = kills, rounds
@@ -221,3 +223,7 @@ def main(kills: int = 1000, rounds: int = 1000) -> None:
             f"{found.counts}, {found.tasks} tasks, {found.blocked}, locks {found.locks!r}"
             f"{', wounded' if found.is_wounded else ''}"
         )
+
+
+if __name__ == "__main__":
+    main()

@@ -122,8 +122,8 @@ def _learn(guest: "ReadyGuest", scenario: Scenario, exploits: tuple[Exploit, ...
     records = []
     for exploit in exploits:
         runner.run(exploit, isolated=True, with_bugs=False)
-        if runner.enforcer.record.faults:
-            records.append(runner.enforcer.record)
+        if runner.tenant.record.faults:
+            records.append(runner.tenant.record)
     return profile_of(records, guest.facts.symbols)
 
 

@@ -16,8 +16,9 @@ from thinbox.errors import MachineError
 from thinbox.guest.agent_channel import SCRATCH_BYTES, AgentChannel, GuestScript, Park, call, must
 from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
 from thinbox.guest.charged_sockets import ChargedSockets
-from thinbox.harness.checkpoint import Checkpoint, OpenGuest, freeze, open_guest, run_to_park
+from thinbox.harness.checkpoint import Checkpoint, freeze, run_to_park
 from thinbox.harness.process import AREA_BYTES, SIGCHLD, Steps
+from thinbox.session.opened import RestoredGuest, restore_guest
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
@@ -77,7 +78,7 @@ class Scenario:
 class _Builder:
     """Prepares the processes; keeps what is learned on the way."""
 
-    def __init__(self, opened: OpenGuest) -> None:
+    def __init__(self, opened: RestoredGuest) -> None:
         self.machine, self.view, self.agent = opened.machine, opened.view, opened.agent
         self.victim: Victim | None = None
         self.agent_task = opened.view.current
@@ -173,7 +174,7 @@ def _connect(place: int) -> GuestScript:
 
 def make_scenario(guest: "ReadyGuest") -> Scenario:
     """Restore `guest`, prepare victim and attacker, and freeze."""
-    opened = open_guest(guest)
+    opened = restore_guest(guest)
     machine, view = opened.machine, opened.view
     with suppress(MachineError):
         # On a kernel whose sockets cannot be charged, attacks are tried without views.

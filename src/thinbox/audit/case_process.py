@@ -13,13 +13,13 @@ from thinbox.harness.process import Argument, GuestProcess, Steps, result_text
 
 if TYPE_CHECKING:
     from thinbox.audit.measurement import Measurement
-    from thinbox.harness.checkpoint import OpenGuest
+    from thinbox.session.opened import RestoredGuest
 
 
 class Process(GuestProcess):
     """One process (or thread) of a case."""
 
-    def __init__(self, opened: "OpenGuest", measurement: "Measurement", number: int = 0) -> None:
+    def __init__(self, opened: "RestoredGuest", measurement: "Measurement", number: int = 0) -> None:
         super().__init__(opened, number)
         self._measurement = measurement
 

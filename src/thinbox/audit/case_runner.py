@@ -19,10 +19,11 @@ from thinbox.audit.neighbour import NEIGHBOUR, TENANT, start_neighbour
 from thinbox.guest.agent_channel import AgentChannel, GuestScript, Park, call, must
 from thinbox.guest.cgroups import clone_in_cgroup
 from thinbox.guest.charged_sockets import ChargedSockets
-from thinbox.harness.checkpoint import Checkpoint, OpenGuest, freeze, open_guest, run_to_park
+from thinbox.harness.checkpoint import Checkpoint, freeze, run_to_park
 from thinbox.harness.limits import Limits
 from thinbox.harness.process import AREA_BYTES, SIGCHLD, StepFailedError, Steps
 from thinbox.harness.runner import Ending, Runner, RunnerOptions, await_end
+from thinbox.session.opened import RestoredGuest, restore_guest
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
@@ -77,7 +78,7 @@ def make_checkpoint(guest: "ReadyGuest", *, tenants: bool = False) -> CaseCheckp
 
     With `tenants` the process is in a cgroup of its own, and there is a neighbour: a runner with a view needs that.
     """
-    opened = open_guest(guest)
+    opened = restore_guest(guest)
     if tenants:
         ChargedSockets(opened.machine, opened.view)
     agent_task = opened.view.current
@@ -135,7 +136,7 @@ class CaseRunner(Runner):
     def run(self, case: Case, *, isolated: bool) -> Outcome:
         """Run `case` from the checkpoint. `MachineError` if the machine itself failed; the runner is of no use then."""
         record = self.begin()
-        if self.neighbour and self.enforcer.isolation.view != "none":
+        if self.neighbour and self.tenant.isolation.view != "none":
             cgroups = self.enforcer.views.cgroups
             cgroups.owners[cgroups.memcg_of(self.neighbour, self.view.kernel_root)] = NEIGHBOUR
         measurement = Measurement(case.call, record, self.agent, isolated=isolated)
@@ -168,7 +169,7 @@ class CaseRunner(Runner):
         return None
 
 
-def _steps(case: Case, opened: OpenGuest, measurement: Measurement) -> Steps:
+def _steps(case: Case, opened: RestoredGuest, measurement: Measurement) -> Steps:
     yield from case.body(Process(opened, measurement))
     measurement.is_finished = True
     yield Park()

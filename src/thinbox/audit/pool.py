@@ -39,7 +39,7 @@ def audit_case(runner: "CaseRunner", case: Case, plain: AuditEntry | None = None
         entry.prefaulted = record.prefaulted
         entry.grants = [
             Grant(fault.vaddr & _PAGE_MASK, fault.kind, fault.symbol)
-            for fault in runner.enforcer.record.faults
+            for fault in runner.tenant.record.faults
             if fault.seq == record.seq
         ]
     entry.killed = isolated.killed

@@ -35,7 +35,7 @@ class AuditOptions:
     on this kernel, whose un-isolated runs are taken over. `progress` hears of each phase, `step` of each case."""
 
     calls: tuple[str, ...] = ()
-    policy: str = "sci"
+    policy: str = "live"
     view: str = "none"
     jobs: int = 1
     resume: bool = False
@@ -133,6 +133,34 @@ def audit(guest: "ReadyGuest", options: AuditOptions | None = None) -> AuditReco
     if not options.calls:
         record.not_exercised = _why_not(record)
     return record
+
+
+def audit_own_cases(guest: "ReadyGuest", cases: Sequence[Case], options: AuditOptions) -> AuditRecord:
+    """Run cases that are not in the corpus, in this process; `options.calls` adds the corpus's cases of these calls.
+
+    Raises:
+        InputError: as `audit`.
+    """
+    from thinbox.audit.case_runner import CaseRunner, make_checkpoint
+    from thinbox.audit.pool import audit_case
+    from thinbox.isolation.policies import load_policy
+    from thinbox.records.profile import read_policy_file, require_same_kernel
+    from thinbox.syscalls.table import call_number
+
+    policy = load_policy(options.policy, read_policy_file)
+    require_same_kernel(policy, guest.facts.sha256)
+    for case in cases:
+        if not isinstance(case, Case):
+            raise InputError(f"an audit takes names of calls and cases, not {case!r}")
+        call_number(case.call)
+    started = time.perf_counter()
+    checkpoint = make_checkpoint(guest, tenants=options.view != "none")
+    runner = CaseRunner(guest, checkpoint, policy, view=options.view, prefault=options.prefault)
+    known = choose_cases(options.calls) if options.calls else ()
+    entries = [audit_case(runner, case) for case in (*known, *cases)]
+    facts, taken_s = guest.facts, time.perf_counter() - started
+    names = implemented_names(guest)
+    return AuditRecord(facts.release, facts.sha256, policy.name, entries, names, {}, taken_s, guest.initramfs_sha256)
 
 
 def implemented_names(guest: "ReadyGuest") -> tuple[str, ...]:

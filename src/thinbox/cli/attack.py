@@ -18,7 +18,7 @@ _LARGEST_DOCUMENT_BYTES = 16 << 20
 @click.command()
 @machine_options
 @click.option("--all", "everything", is_flag=True, help="The whole library, under every policy and view unless named.")
-@click.option("--policy", metavar="NAME,…", help="Policies; `profile` is learned in advance. [default: none,sci]")
+@click.option("--policy", metavar="NAME,…", help="Policies; `profile` is learned in advance. [default: none,live]")
 @click.option("--view", metavar="NAME,…", help="Views: what of other tenants' data is hidden. [default: none]")
 @click.option("--jobs", "-j", default=1, show_default=True, metavar="N", help="Processes.")
 @click.option("--on-violation", type=click.Choice(["undo", "oops"]), default="undo", show_default=True)
@@ -71,7 +71,7 @@ def attack(
         raise InputError("name the attacks to try, or use --all (and not both); `thinbox attack --list` shows them")
     if document is not None and not everything:
         raise InputError("--document shows the whole matrix; use --all")
-    policies = _split(policy) if policy else POLICIES if everything else ("none", "sci")
+    policies = _split(policy) if policy else POLICIES if everything else ("none", "live")
     views = _split(view) if view else VIEWS if everything else VIEWS[:1]
     choose_exploits(names)
     from thinbox.boot.params import BootParams

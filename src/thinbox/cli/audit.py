@@ -23,7 +23,7 @@ EXIT_FOUND = 1
 @machine_options
 @kaslr_options
 @click.option("--all", "everything", is_flag=True, help="The whole corpus.")
-@click.option("--policy", default="sci", show_default=True, metavar="NAME", help="As for `thinbox run`.")
+@click.option("--policy", default="live", show_default=True, metavar="NAME", help="As for `thinbox run`.")
 @click.option(
     "--view",
     type=click.Choice(("none", "permissive", "strict")),

@@ -15,6 +15,26 @@ if TYPE_CHECKING:
     from thinbox.records.profile import Touched
 
 
+class OnceCommand(click.Command):
+    """A command whose options are given once, unless they may be repeated: else the last would win without a word."""
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        """Return click's parser, which refuses what it would pass over."""
+        parser = super().make_parser(ctx)
+        parse = parser.parse_args
+
+        def parse_once(args: list[str]) -> Any:
+            values, rest, order = parse(args)
+            for param in order:
+                is_repeatable = not isinstance(param, click.Option) or param.multiple or param.is_flag
+                if not is_repeatable and order.count(param) > 1:
+                    raise click.UsageError(f"{param.opts[0]} is given twice; it takes one value", ctx)
+            return values, rest, order
+
+        parser.parse_args = parse_once  # type: ignore[method-assign]
+        return parser
+
+
 def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --kernel, --memory, --append and --quiet."""
     for option in (

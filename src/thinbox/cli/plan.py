@@ -129,26 +129,27 @@ def _write(path: Path, data: bytes) -> None:
 
 def _wanted_exports(words: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return (kind, file) of each --export; looked at before anything is written."""
-    from thinbox.planning.exports import EXPORTS
+    from thinbox.planning.exports import EXPORTS, find_export
 
     found = []
     for word in words:
         kind, equals, place = word.partition("=")
-        if kind not in EXPORTS or not equals or not place:
+        if not equals or not place:
             raise InputError(f"--export takes KIND=FILE with KIND one of {', '.join(EXPORTS)}, not {word!r}")
+        find_export(kind)
         found.append((kind, place))
     return found
 
 
 def _export(made: "Plan", exports: list[tuple[str, str]], options: dict[str, Any]) -> None:
-    from thinbox.planning.exports import EXPORTS, WITHOUT_COMMENTS, render_evidence
+    from thinbox.planning.exports import WITHOUT_COMMENTS, find_export, render_evidence
     from thinbox.planning.filters import make_filter
     from thinbox.planning.runtime_calls import find_runtimes
 
     for kind, place in exports:
         default = {"systemd": ("systemd",), "bpf": ("exec",), "gvisor": ("none",)}.get(kind, ("runc",))
         found = make_filter(made, find_runtimes(options["runtime"] or default), steady_only=options["steady"])
-        _write(Path(place), EXPORTS[kind](found))
+        _write(Path(place), find_export(kind)(found))
         if kind in WITHOUT_COMMENTS:
             _write(Path(f"{place}.evidence.json"), render_evidence(found))
 

@@ -1,46 +1,42 @@
 """`thinbox run`: one program, one tenant."""
 
 import errno
-import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from thinbox.cli.options import kaslr_options, machine_options, workload_options
-from thinbox.cli.output import write_output
+from thinbox.cli.options import OnceCommand, kaslr_options, machine_options, workload_options
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
+    from thinbox.boot.ready import ReadyGuest
     from thinbox.cli.terminal import UserTerminal
+    from thinbox.container.image import ContainerImage
     from thinbox.guest.terminal import Terminal
     from thinbox.records.profile import KnownPages
     from thinbox.records.run import RunRecord
     from thinbox.sandbox.plan import Plan
-    from thinbox.session.session import RunResult, Session
+    from thinbox.session.options import TenantSpec
+    from thinbox.session.session import Session
     from thinbox.surface.run_surface import RunSurface
 
-_ONE_TENANT_ONLY = {
-    "plan_name": "plan", "image": "image", "entrypoint": "entrypoint", "user": "user", "environment": "env",
-    "wants_tty": "tty", "prefault": "prefault", "save_profile": "save-profile", "events": "events", "record": "record",
-    "coverage_path": "coverage", "surface": "surface",
-}  # fmt: skip
-"""Options that several tenants have not, by their names; left aside, they would promise what is not done."""
 
-
-@click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.command(cls=OnceCommand, context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
 @machine_options
 @kaslr_options
 @click.option(
     "--policy",
-    default="sci",
+    default="live",
     show_default=True,
     metavar="NAME",
-    help="sci, patch, function, transfer, callgraph, profile:FILE, package.module:Name, or several joined by +.",
+    help="live, sci, patch, function, transfer, callgraph, guard, profile:FILE, package.module:Name, or several "
+    "joined by +.",
 )
 @click.option(
     "--isolate", default="all", show_default=True, metavar="all|none|CALL,…", help="Which calls run isolated."
@@ -67,7 +63,10 @@ _ONE_TENANT_ONLY = {
 )
 @click.option("--tenant", "tenants", multiple=True, metavar="NAME=COMMAND", help="Run several at once. Repeatable.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), metavar="DIR", help="Several tenants: their output, in files."
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="What tenants write, in files DIR/NAME.stdout and .stderr; one alone is called tenant.",
 )
 @click.option("--plan", "plan_name", metavar="FILE", help="What becomes of each call (docs/plan.md).")
 @click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON (- for stdout).")
@@ -104,126 +103,188 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
     thinbox run --policy patch --json - -- mkdir /tmp/x
     thinbox run --tenant a='sh -c "id; ls /proc"' --tenant b=id
     """
-    if options["tenants"] or _is_tenants_file(options["command"]):
-        _run_tenants(kernel_spec, memory, append, quiet=quiet, options=options)
-    if options["output"]:
-        raise InputError("--output is for several tenants; one tenant's output is yours")
     from thinbox.boot.params import BootParams
     from thinbox.boot.ready import prepare
+    from thinbox.cli.results import exit_status, require_record_extra, say_what_came, write_files
     from thinbox.cli.signals import run_with_signals
-    from thinbox.cli.tenant import load_tenant_image, plan_tenant, require_something_to_run
 
-    _require_record_extra(options["record"])
-    require_something_to_run(options)
-    if options["events"] and options["json_path"] in (None, "-"):
-        raise click.UsageError("--events needs --json FILE; the trace is written beside it")
-    if options["events"] and options["prefault"]:
-        raise click.UsageError("--events takes no --prefault; `thinbox cost` works out what known pages save")
+    alone = not options["tenants"] and not _is_tenants_file(options["command"])
+    require_record_extra(options["record"])
+    if alone:
+        _require_fit(options)
+    else:
+        _require_fit_for_several(options)
+    params = BootParams(memory, append, kaslr=options["kaslr"], kaslr_seed=options["kaslr_seed"])
     progress = ProgressLine(quiet=quiet)
+    yours = _users_terminal(_stdin(), options["wants_tty"]) if alone else None
+    prepared = _One(options, progress, yours) if alone else _Several(options, progress)
     try:
-        image = load_tenant_image(options, progress)
-        params = BootParams(memory, append, kaslr=options["kaslr"], kaslr_seed=options["kaslr_seed"])
+        prepared.load()
         guest = prepare(kernel_spec, params, progress.say)
-        from thinbox.session.session import RunOptions, Session
-
-        stdin = _stdin()
-        yours = _users_terminal(stdin, options["wants_tty"])
-        terminal = _terminal(options["wants_tty"], yours)
-        tenant = plan_tenant(image, options, terminal)
-        run_options = RunOptions(
-            policy=options["policy"],
-            isolate=options["isolate"],
-            rootfs=options["rootfs"],
-            image=image,
-            user=tenant.user,
-            environment=tenant.environment,
-            workdir=tenant.workdir,
-            keep_faults=bool(options["record"] or options["surface"] or options["save_profile"]),
-            prefault=_known_pages(options["prefault"]),
-            keep_trace=options["events"],
-            coverage=options["coverage_path"] is not None,
-            on_violation=options["on_violation"],
-            view=options["view"] or "none",
-            plan=_plan(options["plan_name"]),
-            stdin=stdin,
-            terminal=terminal,
-            keys=_keys(yours),
-            on_output=lambda stream, data: _write_out(progress, stream, data),
-            progress=progress.say,
-        )
-        session = Session(guest, tenant.command, run_options)
-        tabulate = _prepare_surface(session, progress) if options["surface"] else None
+        session = prepared.session(guest)
+        measures = _prepare_surfaces(session, progress) if options["surface"] else {}
         progress.clear()
-        result = run_with_signals(session, yours)
+        results = run_with_signals(session, yours)
+        prepared.end()
     finally:
         progress.clear()
-    if options["coverage_path"] and result.record.coverage is not None:
-        _write_json(result.record.coverage.to_json(), options["coverage_path"])
-    if options["save_profile"]:
-        from thinbox.cli.options import save_profile
-        from thinbox.records.profile import touched_by
-
-        save_profile(options["save_profile"], touched_by(result.record), guest.facts)
-    surface = tabulate(result.record) if tabulate else None
-    _report(result, options["json_path"], options["record"], surface, quiet=quiet)
-    raise click.exceptions.Exit(result.exit_code)
+    surfaces: dict[str, RunSurface] = {}
+    refused: InputError | None = None
+    try:
+        surfaces |= {name: measure(results[name].record) for name, measure in measures.items()}
+    except InputError as error:
+        # Of a record that leaves calls out; it is written all the same.
+        refused = error
+    write_files(results, surfaces, options, guest.facts, alone=alone)
+    say_what_came(results, surfaces, alone=alone, quiet=quiet)
+    if refused is not None:
+        raise refused
+    raise click.exceptions.Exit(exit_status(results))
 
 
 def _is_tenants_file(command: tuple[str, ...]) -> bool:
     return len(command) == 1 and command[0].endswith(".toml")
 
 
-def _run_tenants(
-    kernel_spec: str | None, memory: int, append: str, *, quiet: bool, options: dict[str, Any]
-) -> NoReturn:
-    """Run several tenants; ends with their exit status."""
-    from thinbox.boot.params import BootParams
-    from thinbox.boot.ready import prepare
-    from thinbox.cli import tenants as several
-    from thinbox.cli.signals import run_with_signals
+def _require_fit(options: dict[str, Any]) -> None:
+    """Raise for options of one program that do not go together."""
+    from thinbox.cli.tenant import require_something_to_run
 
+    require_something_to_run(options)
+    if options["events"] and options["json_path"] in (None, "-"):
+        raise click.UsageError("--events needs --json FILE; the trace is written beside it")
+    if options["events"] and options["prefault"]:
+        raise click.UsageError("--events takes no --prefault; `thinbox cost` works out what known pages save")
+
+
+def _require_fit_for_several(options: dict[str, Any]) -> None:
+    """Raise for what several tenants cannot have, each with its reason."""
+    from thinbox.cli.tenant import require_options_that_fit
+
+    require_options_that_fit(options)
     if options["tenants"] and options["command"]:
         raise InputError("with several tenants, their programs stand in --tenant or in the file, none behind --")
-    wrong = [f"--{word}" for name, word in _ONE_TENANT_ONLY.items() if options[name] not in (None, False, ())]
-    if wrong:
-        raise InputError(f"{' and '.join(wrong)}: for one tenant only, not for several at once")
-    given = {name: options[name] for name in ("policy", "isolate", "on_violation", "rootfs")}
-    defaults = given | {"view": options["view"] or "permissive", "workdir": options["workdir"] or "/"}
-    if options["tenants"]:
-        specs = several.parse_tenants(options["tenants"], defaults)
-    else:
-        specs = several.load_tenants(Path(options["command"][0]), defaults)
-    progress = ProgressLine(quiet=quiet)
-    prefixed = several.Prefixed([spec.name for spec in specs])
-    params = BootParams(memory, append, kaslr=options["kaslr"], kaslr_seed=options["kaslr_seed"])
-    try:
-        guest = prepare(kernel_spec, params, progress.say)
-        from thinbox.session.several import TenantsSession
-
-        output = several.file_output(options["output"]) if options["output"] else prefixed.take
-        session = TenantsSession(guest, specs, output)
-        progress.clear()
-        results = run_with_signals(session)
-        prefixed.end()
-    finally:
-        progress.clear()
-    if options["json_path"]:
-        _write_json(several.tenants_json(results), options["json_path"])
-    for name, result in results.items():
-        _say_what_was_refused(result.record, f"{name}: ")
-        if not quiet:
-            from thinbox.report.summary import render_summary
-
-            click.echo(f"tenant {name}:\n{render_summary(result.record)}", err=True)
-    raise click.exceptions.Exit(several.exit_status(results))
+    if options["wants_tty"]:
+        raise InputError("--tty is for one tenant: your keys, and one screen, cannot go to several at once")
+    if options["events"]:
+        raise InputError(
+            "--events is for one tenant: its trace is of the pages one CPU touches, and several share that CPU; "
+            "run each alone (what is counted without a trace is in every record)"
+        )
 
 
-def _prepare_surface(session: "Session", progress: ProgressLine) -> "Callable[[RunRecord], RunSurface]":
-    """Read the live kernel while it stands ready; return what measures the finished run by it."""
+class _One:
+    """One program, alone in the guest, on the user's own streams."""
+
+    def __init__(self, options: dict[str, Any], progress: ProgressLine, yours: "UserTerminal | None") -> None:
+        self._options, self._progress, self._yours = options, progress, yours
+        self._image: ContainerImage | None = None
+
+    def load(self) -> None:
+        """Read what there is to read before a kernel is fetched."""
+        from thinbox.cli.tenant import load_tenant_image
+
+        self._image = load_tenant_image(self._options, self._progress)
+
+    def session(self, guest: "ReadyGuest") -> "Session":
+        """Return the session, ready to run."""
+        from thinbox.cli.tenant import plan_tenant
+        from thinbox.cli.tenants import file_output
+        from thinbox.session.options import ALONE, RunOptions
+        from thinbox.session.session import Session
+
+        options, progress = self._options, self._progress
+        terminal = _terminal(options["wants_tty"], self._yours)
+        tenant = plan_tenant(self._image, options, terminal)
+        into = file_output(options["output"]) if options["output"] else None
+        run_options = RunOptions(
+            policy=options["policy"],
+            isolate=options["isolate"],
+            rootfs=options["rootfs"],
+            image=self._image,
+            user=tenant.user,
+            environment=tenant.environment,
+            workdir=tenant.workdir,
+            keep_faults=_keeps_faults(options),
+            prefault=_known_pages(options["prefault"]),
+            keep_trace=options["events"],
+            coverage=options["coverage_path"] is not None,
+            on_violation=options["on_violation"],
+            view=options["view"] or "none",
+            plan=_plan(options["plan_name"]),
+            stdin=_stdin(),
+            terminal=terminal,
+            keys=_keys(self._yours),
+            on_output=lambda stream, data: into(ALONE, stream, data) if into else _write_out(progress, stream, data),
+            progress=progress.say,
+        )
+        return Session.alone(guest, tenant.command, run_options)
+
+    def end(self) -> None:
+        """Nothing is left to write."""
+
+
+class _Several:
+    """Several tenants, each line of their output with its tenant's name before it, or in files."""
+
+    def __init__(self, options: dict[str, Any], progress: ProgressLine) -> None:
+        self._options, self._progress = options, progress
+        self._specs: list[TenantSpec] = []
+
+    def load(self) -> None:
+        """Read the file of tenants, and what it names."""
+        from thinbox.cli import tenants as several
+
+        options, say = self._options, self._progress.say
+        defaults = {
+            "policy": options["policy"],
+            "isolate": options["isolate"],
+            "view": options["view"] or "permissive",
+            "on_violation": options["on_violation"],
+            "rootfs": options["rootfs"],
+            "image": options["image"],
+            "entrypoint": options["entrypoint"],
+            "user": options["user"],
+            "env": options["environment"],
+            "workdir": options["workdir"],
+            "plan": options["plan_name"],
+            "prefault": options["prefault"],
+            "keep_faults": _keeps_faults(options),
+            "coverage": options["coverage_path"] is not None,
+        }
+        if options["tenants"]:
+            self._specs = several.parse_tenants(options["tenants"], defaults, say)
+        else:
+            self._specs = several.load_tenants(Path(options["command"][0]), defaults, say)
+        self._prefixed = several.Prefixed([spec.name for spec in self._specs])
+
+    def session(self, guest: "ReadyGuest") -> "Session":
+        """Return the session, ready to run."""
+        from thinbox.cli.tenants import file_output
+        from thinbox.session.session import Session
+
+        folder = self._options["output"]
+        output = file_output(folder) if folder else self._prefixed.take
+        return Session.apart(guest, self._specs, output, progress=self._progress.say)
+
+    def end(self) -> None:
+        """Write what came without an end of line."""
+        self._prefixed.end()
+
+
+def _keeps_faults(options: dict[str, Any]) -> bool:
+    return bool(options["record"] or options["surface"] or options["save_profile"])
+
+
+def _prepare_surfaces(session: "Session", progress: ProgressLine) -> "dict[str, Callable[[RunRecord], RunSurface]]":
+    """Read the live kernel while it stands ready; return what measures each tenant's finished run by it."""
     from thinbox.surface.run_surface import load_surface, tabulate
 
-    surface = load_surface(session, progress.say)
-    return lambda record: tabulate(record, surface)
+    found: dict[str, Callable[[RunRecord], RunSurface]] = {}
+    for name in session.tenants:
+        surface = load_surface(session, progress.say, tenant=name)
+        found[name] = partial(tabulate, surface=surface)
+    return found
 
 
 def _known_pages(path: Path | None) -> "KnownPages | None":
@@ -290,54 +351,3 @@ def _write_out(progress: ProgressLine, stream: int, data: bytes) -> None:
             raise
         # A terminal whose other end is gone.
         raise BrokenPipeError from error
-
-
-def _require_record_extra(folder: Path | None) -> None:
-    if folder is None:
-        return
-    import importlib.util
-
-    if importlib.util.find_spec("pyarrow") is None:
-        raise InputError("--record needs pyarrow; install it with: pip install 'thinbox[record]'")
-
-
-def _write_json(data: dict[str, Any], path: str) -> None:
-    write_output(path, json.dumps(data, indent=1) + "\n")
-
-
-def _say_what_was_refused(record: "RunRecord", tenant: str = "") -> None:
-    """Say refusals and kills, each once; refusals that killed are said with the kills."""
-    from thinbox.report.sentences import shorten
-
-    refused = shorten(refusal.sentence() for refusal in record.refusals if refusal.errno)
-    if record.refusals.truncated:
-        refused.append(record.refusals.headline())
-    for line in (*refused, *shorten(violation.sentence() for violation in record.kills)):
-        click.echo(f"thinbox: {tenant}{line}", err=True)
-
-
-def _report(
-    result: "RunResult", json_path: str | None, folder: Path | None, surface: "RunSurface | None", *, quiet: bool
-) -> None:
-    record = result.record
-    if json_path and record.events.trace is not None:
-        trace_path = Path(f"{json_path}.trace")
-        record.events.trace.save(trace_path)
-        record.events.trace_file = trace_path.name
-    if json_path:
-        _write_json(record.to_json() | ({} if surface is None else {"surface": surface.to_json()}), json_path)
-    if folder:
-        from thinbox.report.parquet import write_record
-
-        write_record(record, folder)
-    _say_what_was_refused(record)
-    if record.stuck:
-        click.echo("thinbox: a lock that the killed task held is waited for; the guest was given up", err=True)
-    if not quiet:
-        from thinbox.report.summary import render_summary
-
-        click.echo(render_summary(record), err=True)
-        if surface is not None:
-            from thinbox.surface.run_surface import render_surface
-
-            click.echo(render_surface(surface), err=True)

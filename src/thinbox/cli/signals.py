@@ -5,35 +5,23 @@ Why it exists: a handler runs anywhere, so it only notes; what it noted is done 
 
 import signal
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from thinbox.cli.terminal import UserTerminal
 
 if TYPE_CHECKING:
-    from thinbox.machine.machine import Machine
+    from thinbox.session.options import RunResult
+    from thinbox.session.session import Session
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _INSISTENT = (signal.SIGINT, signal.SIGTERM)
 _TERMINALS = (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
 
 
-ResultT_co = TypeVar("ResultT_co", covariant=True)
-
-
-class Runs(Protocol[ResultT_co]):
-    """A session: of one tenant, or of several."""
-
-    @property
-    def machine(self) -> "Machine": ...
-    def run(self) -> ResultT_co: ...
-    def signal(self, number: int) -> None: ...
-    def resize(self, rows: int, columns: int) -> None: ...
-
-
 class _Signals:
     """Notes signals, and does what they ask for when `check` is called."""
 
-    def __init__(self, session: Runs[Any], terminal: UserTerminal | None) -> None:
+    def __init__(self, session: "Session", terminal: UserTerminal | None) -> None:
         self._session, self._terminal = session, terminal
         self._pending: list[int] = []
         self._seen: list[int] = []
@@ -63,7 +51,7 @@ class _Signals:
         self._session.resize(*terminal.size)
 
 
-def run_with_signals(session: Runs[ResultT_co], terminal: UserTerminal | None = None) -> ResultT_co:
+def run_with_signals(session: "Session", terminal: UserTerminal | None = None) -> "dict[str, RunResult]":
     """Run `session`, forwarding signals; `terminal`, if given, is raw meanwhile and its size follows the user's."""
     signals = _Signals(session, terminal)
     numbers = _FORWARDED + (_TERMINALS if terminal else ())

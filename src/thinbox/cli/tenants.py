@@ -7,10 +7,10 @@ Rules of this file:
 - The exit status is that of the first tenant, in the order given, whose status is not 0.
 """
 
+import json
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,28 +18,37 @@ from thinbox.errors import InputError
 from thinbox.host.files import load_toml, require_below
 
 if TYPE_CHECKING:
-    from thinbox.session.session import RunResult
-    from thinbox.session.several import TenantSpec
+    from thinbox.container.image import ContainerImage
+    from thinbox.session.options import TenantSpec
 
-SCHEMA = "thinbox.tenants/1"
 _STREAMS = {1: "stdout", 2: "stderr"}
+_FIELDS = (
+    "command", "policy", "isolate", "view", "on_violation", "rootfs", "image", "entrypoint", "user", "env", "workdir",
+    "stdin", "memory_bytes", "tasks", "plan", "prefault",
+)  # fmt: skip
+"""What a table `[tenant.NAME]` may have."""
+_PATHS = ("rootfs", "image", "prefault", "plan")
+"""Relative to the file that names them; a plan may be one that comes with thinbox, too."""
+Say = Callable[[str], None]
 
 
-def parse_tenants(texts: Sequence[str], defaults: dict[str, Any]) -> "list[TenantSpec]":
-    """Return the tenants of `--tenant NAME=COMMAND` options; a command is split as a shell does."""
-    from thinbox.session.several import TenantSpec
+def parse_tenants(texts: Sequence[str], defaults: dict[str, Any], say: Say | None = None) -> "list[TenantSpec]":
+    """Return the tenants of `--tenant NAME=COMMAND` options; a command is split as a shell does.
 
+    With an image among `defaults` the command may be empty: the image's own.
+    """
     specs = []
+    images: dict[str, ContainerImage] = {}
     for text in texts:
         name, equals, command = text.partition("=")
         if not equals:
             raise InputError(f"--tenant takes NAME=COMMAND, not {text!r}")
-        specs.append(TenantSpec(name, tuple(_split(command)), **defaults))
+        specs.append(_spec(name, defaults | {"command": tuple(_split(command))}, images, say))
     return specs
 
 
-def load_tenants(path: Path, defaults: dict[str, Any]) -> "list[TenantSpec]":
-    """Load a file of tenants: a table `[tenant.NAME]` for each, with the fields of `TenantSpec`.
+def load_tenants(path: Path, defaults: dict[str, Any], say: Say | None = None) -> "list[TenantSpec]":
+    """Load a file of tenants: a table `[tenant.NAME]` for each, with `_FIELDS`.
 
     `command` is a list of words, or a string that is split as a shell does; `rootfs` lies below the file's folder (one
     elsewhere is for the user to name, with --rootfs); `env` is a table of variables.
@@ -47,29 +56,32 @@ def load_tenants(path: Path, defaults: dict[str, Any]) -> "list[TenantSpec]":
     Raises:
         InputError: it cannot be read, or says what there is not.
     """
-    from thinbox.guest.tenant import TenantOptions
-    from thinbox.session.several import TenantSpec
-
     tenants = load_toml(path).get("tenant")
     if not isinstance(tenants, dict) or not tenants:
         raise InputError(f"{path} has no tenants; it needs a table [tenant.NAME] with a command for each")
-    known = {each.name for each in fields(TenantSpec)} - {"name", "environment", "keep_faults"} | {"env"}
     specs = []
+    images: dict[str, ContainerImage] = {}
     for name, table in tenants.items():
-        if not isinstance(table, dict) or not table.keys() <= known:
-            unknown = ", ".join(sorted(table.keys() - known)) if isinstance(table, dict) else "no table"
-            raise InputError(f"{path}, tenant {name}: {unknown}; use {', '.join(sorted(known))}")
+        if not isinstance(table, dict) or not table.keys() <= set(_FIELDS):
+            unknown = ", ".join(sorted(table.keys() - set(_FIELDS))) if isinstance(table, dict) else "no table"
+            raise InputError(f"{path}, tenant {name}: {unknown}; use {', '.join(sorted(_FIELDS))}")
         _require_kinds(f"{path}, tenant {name}", table)
-        values = defaults | table
+        if {"rootfs", "image"} <= table.keys():
+            raise InputError(f"{path}, tenant {name}: image and rootfs exclude each other: a tenant has one root")
+        values = dict(defaults)
+        for other in ("rootfs", "image"):
+            if other in table:
+                values |= {"rootfs": None, "image": None}  # its own root, not the command line's
+        where = f"{path}, tenant {name}"
+        values |= table | {key: _place(path, where, key, table[key]) for key in _PATHS if key in table}
         values["command"] = tuple(_split(values.get("command", ())))
-        if "rootfs" in table:
-            values["rootfs"] = _beside(path, table["rootfs"], f"{path}, tenant {name}: rootfs")
+        if "entrypoint" in table:
+            values["entrypoint"] = json.dumps(list(_split(table["entrypoint"])))
         if isinstance(values.get("stdin"), str):
             values["stdin"] = values["stdin"].encode()
-        if (env := values.pop("env", None)) is not None:
-            own = dict(entry.split("=", 1) for entry in TenantOptions(("",)).environment)
-            values["environment"] = tuple(f"{key}={value}" for key, value in (own | env).items())
-        specs.append(TenantSpec(name, **values))
+        if "env" in table:
+            values["env"] = (*defaults.get("env", ()), *(f"{key}={value}" for key, value in table["env"].items()))
+        specs.append(_spec(name, values, images, say))
     return specs
 
 
@@ -81,10 +93,67 @@ def _beside(path: Path, name: str, what: str) -> Path:
     return place
 
 
+def _place(path: Path, where: str, key: str, value: str) -> Path | str:
+    """Return what a field names: roots and images lie below the file's folder, profiles and plans beside it."""
+    if key in ("rootfs", "image"):
+        place = _beside(path, value, f"{where}: {key}")
+        return str(place) if key == "image" else place
+    place = path.parent / value
+    if key == "plan":
+        return str(place) if place.exists() else value
+    return place
+
+
+def _spec(
+    name: str, values: dict[str, Any], images: "dict[str, ContainerImage]", say: Say | None = None
+) -> "TenantSpec":
+    """Return the tenant: its image, plan and profile read, its program, user and folder what image and user say."""
+    from thinbox.cli.tenant import plan_tenant
+    from thinbox.container.image import load_image
+    from thinbox.records.profile import KnownPages
+    from thinbox.sandbox.plan_file import load_plan
+    from thinbox.session.options import TenantSpec
+
+    image_name, workdir = values.get("image"), values.get("workdir")
+    image = None
+    if image_name is not None:
+        key = f"{image_name} {workdir}"
+        if key not in images:
+            if say:
+                say(f"reading {image_name}")
+            images[key] = load_image(image_name, workdir)
+        image = images[key]
+    elif values.get("entrypoint") is not None:
+        raise InputError(f"tenant {name}: entrypoint goes with image; without one, give the whole command")
+    asked = {
+        "command": values.get("command", ()),
+        "entrypoint": values.get("entrypoint"),
+        "environment": tuple(values.get("env", ())),
+        "user": values.get("user"),
+        "workdir": workdir,
+    }
+    launch = plan_tenant(image, asked, None)
+    plan, prefault = values.get("plan"), values.get("prefault")
+    kept = ("policy", "isolate", "view", "on_violation", "rootfs", "stdin", "memory_bytes", "tasks")
+    return TenantSpec(
+        name,
+        launch.command,
+        image=image,
+        user=launch.user,
+        environment=launch.environment,
+        workdir=launch.workdir,
+        plan=None if plan is None else load_plan(plan),
+        prefault=None if prefault is None else KnownPages.load(prefault),
+        coverage=values.get("coverage", False),
+        keep_faults=values.get("keep_faults", False),
+        **{key: values[key] for key in kept if key in values},
+    )
+
+
 def _require_kinds(where: str, table: dict[str, Any]) -> None:
     """Raise InputError for a field that is not what it should be."""
     for key, value in table.items():
-        if key == "command":
+        if key in ("command", "entrypoint"):
             words = value if isinstance(value, list) else [value]
             good, wanted = all(isinstance(word, str) for word in words), "a string or a list of words"
         elif key == "env":
@@ -154,16 +223,4 @@ def file_output(folder: Path) -> Callable[[str, int, bytes], None]:
     return take
 
 
-def tenants_json(results: "dict[str, RunResult]") -> dict[str, Any]:
-    """Return the object of `--json`: each tenant's is that of a run (`thinbox.run/1`)."""
-    tenants = {name: result.record.to_json() for name, result in results.items()}
-    kernel = next(iter(tenants.values()))["kernel"]
-    return {"schema": SCHEMA, "kernel": kernel, "exit_code": exit_status(results), "tenants": tenants}
-
-
-def exit_status(results: "dict[str, RunResult]") -> int:
-    """Return the first tenant's status that is not 0, or 0."""
-    return next((result.exit_code for result in results.values() if result.exit_code), 0)
-
-
-__all__ = ["Prefixed", "exit_status", "file_output", "load_tenants", "parse_tenants", "tenants_json"]
+__all__ = ["Prefixed", "file_output", "load_tenants", "parse_tenants"]

@@ -35,6 +35,11 @@ def workload_of(data: dict[str, Any], trace: PageTrace | None, title: str = "") 
     """Return the workload of a `thinbox.run/1` object; `InputError` names what is missing."""
     if data.get("schema") != SCHEMA:
         raise InputError(f"the record has schema {data.get('schema')!r}, wanted {SCHEMA!r}")
+    if left_out := data.get("calls_left_out"):
+        # Which they were is not known, and the model goes through calls one by one, in order.
+        raise InputError(f"the record leaves out {left_out:,} calls, so no cost follows from it; record a shorter run")
+    if left_out := data.get("event_rows_left_out"):
+        raise InputError(f"the record leaves out the events of {left_out:,} calls; record a shorter run")
     try:
         calls = data["calls"]
         if not isinstance(calls, list):

@@ -11,7 +11,7 @@ Rules of this file:
 - The task switch is nobody's: recording ends at `__switch_to_asm` and goes on in `finish_task_switch`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.guest.sites import Sites
     from thinbox.machine.machine import Machine
+    from thinbox.records.call_log import CallLog
     from thinbox.records.coverage import RunCoverage
-    from thinbox.records.run import CallRecord
 
 CAPACITY = 1 << 20
 """More blocks than a kernel has: 14 MiB of text at some 15 bytes a block. Pages nobody writes cost nothing."""
@@ -43,21 +43,22 @@ _NUMBER_BYTES = 4
 
 @dataclass(slots=True)
 class _Progress:
-    """A call that has not closed: the numbers of its blocks so far (32 bits each), its data pages with their
+    """A call that has not closed: its name, the numbers of its blocks so far (32 bits each), its data pages with their
     marks, and where the interrupt that switched away from it will return to."""
 
+    name: str
     blocks: bytes
     data: list[npt.NDArray[np.int64]] | None
     interrupt_rsp: int = 0
 
 
 class Recorder:
-    """Watches the calls of one machine's tenant; ask `finish` when the tenant has ended.
+    """Watches the calls of these tenants of one machine; ask `finish` for each when they have ended.
 
-    Preconditions: one recorder a machine, made before the tenant runs.
+    Preconditions: one recorder a machine, made before the tenants run.
     """
 
-    def __init__(self, machine: "Machine", view: "KernelView", sites: "Sites") -> None:
+    def __init__(self, machine: "Machine", view: "KernelView", sites: "Sites", tenants: Collection[str]) -> None:
         self._machine, self._view = machine, view
         self._slot, self._cpu = machine.slot, machine.cpu
         symbols = view.symbols
@@ -69,9 +70,10 @@ class Recorder:
         words = np.zeros(compiled.SLOT_COUNT, dtype=np.int64)
         self._cov = words.data
         """The slots of `machine.coverage_slots`."""
-        self._open: dict[int, _Progress] = {}
+        self._open: dict[tuple[str, int], _Progress] = {}
         self._first_blocks: dict[int, bytes] = {}
-        self._ledger = Ledger()
+        self._ledgers = {name: Ledger() for name in tenants}
+        self._interrupts: dict[str, list[bytes]] = {name: [] for name in tenants}
         self._install(sites, words, text_bytes)
 
     def _install(self, sites: "Sites", words: npt.NDArray[np.int64], text_bytes: int) -> None:
@@ -87,22 +89,25 @@ class Recorder:
         self._cpu.replace_block_hook(hook_address("on_covered_block"), words.ctypes.data)
 
     # -- what the enforcer tells ------------------------------------------------------------------------
-    def opened(self, _state: "TaskState", call: "OpenCall") -> None:
+    def opened(self, state: "TaskState", call: "OpenCall") -> None:
         """The call begins; the block the CPU is in was announced before."""
-        self._open[call.record.seq] = _Progress(self._first_block(), [] if call.isolated else None)
+        if state.tenant.name not in self._ledgers:
+            return
+        data: list[np.ndarray] | None = [] if call.isolated else None
+        self._open[_key(state, call)] = _Progress(call.record.name, self._first_block(), data)
         self._cov[compiled.INTERRUPT_RSP] = 0
         self._cov[compiled.RECORDING] = 1
 
-    def paused(self, _state: "TaskState", call: "OpenCall") -> None:
+    def paused(self, state: "TaskState", call: "OpenCall") -> None:
         """Another task is about to run."""
-        progress = self._open.get(call.record.seq)
+        progress = self._open.get(_key(state, call))
         if progress is not None:
             progress.interrupt_rsp = self._cov[compiled.INTERRUPT_RSP]
-            self._collect(progress, call)
+            self._collect(state.tenant.name, progress, call)
 
-    def resumed(self, _state: "TaskState", call: "OpenCall") -> None:
+    def resumed(self, state: "TaskState", call: "OpenCall") -> None:
         """The call's task runs again."""
-        progress = self._open.get(call.record.seq)
+        progress = self._open.get(_key(state, call))
         if progress is not None:
             self._cov[compiled.INTERRUPT_RSP] = progress.interrupt_rsp
             self._cov[compiled.RECORDING] = 1
@@ -110,12 +115,12 @@ class Recorder:
     def granted(self, _state: "TaskState", call: "OpenCall", rows: npt.NDArray[np.int64]) -> None:
         """Nothing: what was granted is looked at when the call pauses or closes, with what was used of it."""
 
-    def closed(self, _state: "TaskState", call: "OpenCall") -> None:
+    def closed(self, state: "TaskState", call: "OpenCall") -> None:
         """The call returned or was killed; its grants are still there."""
-        progress = self._open.pop(call.record.seq, None)
+        progress = self._open.pop(_key(state, call), None)
         if progress is not None:
-            self._collect(progress, call)
-            self._ledger.add(call.record.seq, progress.blocks, progress.data)
+            self._collect(state.tenant.name, progress, call)
+            self._ledgers[state.tenant.name].add(call.record.seq, call.record.name, progress.blocks, progress.data)
 
     def _interrupted(self) -> None:
         """An interrupt was delivered; RSP is where its `iretq` will find its frame."""
@@ -134,7 +139,7 @@ class Recorder:
             self._first_blocks[block] = number.to_bytes(_NUMBER_BYTES, "little")
         return self._first_blocks[block]
 
-    def _collect(self, progress: _Progress, call: "OpenCall") -> None:
+    def _collect(self, tenant: str, progress: _Progress, call: "OpenCall") -> None:
         """Stop recording; move the log into `progress`, and what the table says of data."""
         cov = self._cov
         cov[compiled.RECORDING] = 0
@@ -146,8 +151,17 @@ class Recorder:
             cov[compiled.CALL_COUNT] = 0
             here = to_signed(self._cpu.rip) - self._text_start
             progress.blocks += (numbers[:-1] if offsets[-1] == here else numbers).tobytes()
+        if len(self._ledgers) > 1 and cov[compiled.IRQ_COUNT]:
+            self._take_interrupts(tenant)
         if progress.data is not None and call.rows:
             progress.data.append(self._data_pages(call))
+
+    def _take_interrupts(self, tenant: str) -> None:
+        """What ran in interrupts inside calls was this tenant's time; of one tenant alone, the log keeps it."""
+        numbers = self._irq_log[: self._cov[compiled.IRQ_COUNT]]
+        self._known[self._blocks[numbers] >> compiled.BYTES_BITS] &= ~compiled.IN_INTERRUPT
+        self._cov[compiled.IRQ_COUNT] = 0
+        self._interrupts[tenant].append(numbers.tobytes())
 
     def _data_pages(self, call: "OpenCall") -> npt.NDArray[np.int64]:
         """Return the pages granted for data with what the CPU marked in their entries: A on use, D on a write
@@ -166,19 +180,27 @@ class Recorder:
         wanted: npt.NDArray[np.int64] = pages[errors & paging.FAULT_FETCH == 0]
         return wanted
 
-    def finish(self, calls: "Sequence[CallRecord]") -> "RunCoverage":
-        """Attribute everything to symbols, fill `coverage` of each record, and return the whole.
+    def finish(self, tenant: str, calls: "CallLog") -> "RunCoverage":
+        """Attribute what the tenant did to symbols, fill `coverage` of each record, and return the whole.
 
-        `calls` are indexed by `seq`. A call that never returned counts with what it did.
+        `calls` are numbered by `seq`. A call that never returned counts with what it did.
         """
-        for seq, progress in sorted(self._open.items()):
-            self._ledger.add(seq, progress.blocks, progress.data)
-        self._open.clear()
+        ledger = self._ledgers[tenant]
+        for key, progress in sorted(self._open.items()):
+            if key[0] == tenant:
+                ledger.add(key[1], progress.name, progress.blocks, progress.data)
+        self._open = {key: progress for key, progress in self._open.items() if key[0] != tenant}
         blocks = self._blocks[: self._cov[compiled.BLOCK_COUNT]]
         interrupts = self._irq_log[: self._cov[compiled.IRQ_COUNT]]
+        if len(self._ledgers) > 1:
+            interrupts = np.unique(np.frombuffer(b"".join(self._interrupts[tenant]), dtype=np.int32))
         source = SymbolSource(self._view.symbols, self._read_text)
-        return self._ledger.summed(calls, source, blocks, interrupts, self._cov[compiled.LOST])
+        return ledger.summed(calls, source, blocks, interrupts, self._cov[compiled.LOST])
 
     def _read_text(self, vaddr: int, size: int) -> bytes:
         root = self._view.kernel_root
         return self._machine.memory.read_virtual(root, vaddr, size)
+
+
+def _key(state: "TaskState", call: "OpenCall") -> tuple[str, int]:
+    return state.tenant.name, call.record.seq

@@ -6,6 +6,7 @@ the bytes of its log, equal ones once, and looked up in the symbols once, when t
 Rules of this file: no machine; the live text is read through a function that is passed in.
 """
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +18,20 @@ import numpy.typing as npt
 from thinbox import paging
 from thinbox.address import PAGE_MASK, U64
 from thinbox.coverage.attribution import BlockMap, Executed, TextMap, traceable
+from thinbox.records.call_log import CALL_BOUNDS
 from thinbox.records.coverage import CallCounts, NameCoverage, RunCoverage, Use
+from thinbox.records.row_store import CHUNK_ROWS, RowStore
 
 if TYPE_CHECKING:
     from thinbox.image.symbols import SymbolTable
-    from thinbox.records.run import CallRecord
+    from thinbox.records.call_log import CallLog
 
 BYTES_BITS = 16
+_CALL_WORDS = 5
+"""Words kept of a call: which it is here, its `seq`, its log's number, how many pages it used and wrote (-1: not
+isolated)."""
+_WAITING = 1 << 16
+"""Pages held before they are counted up: half a megabyte."""
 _Integers = npt.NDArray[np.integer]
 _Data = list[npt.NDArray[np.int64]]
 """Page addresses with the marks PRESENT, ACCESSED and DIRTY in their low bits; a page may be there twice."""
@@ -38,13 +46,40 @@ class SymbolSource:
 
 
 @dataclass(slots=True)
+class _PageSum:
+    """Pages, and in how many calls each was used: counted up whenever there are many."""
+
+    counts: Counter[int] = field(default_factory=Counter)
+    _waiting: list[_Integers] = field(default_factory=list)
+    _length: int = 0
+
+    def add(self, pages: _Integers) -> None:
+        """Count the pages of one call, each there once."""
+        self._waiting.append(pages)
+        self._length += 1 + len(pages)
+        if self._length >= _WAITING:
+            self._count()
+
+    def tally(self) -> list[tuple[int, int]]:
+        """Return (page, calls), by page."""
+        self._count()
+        return sorted(self.counts.items())
+
+    def _count(self) -> None:
+        if self._waiting:
+            pages, times = np.unique(np.concatenate(self._waiting), return_counts=True)
+            self.counts.update(dict(zip(pages.tolist(), times.tolist(), strict=True)))
+        self._waiting, self._length = [], 0
+
+
+@dataclass(slots=True)
 class _NameSum:
-    """The calls of one name, being added up: how often each log, and the pages of each isolated call."""
+    """The calls of one name, being added up: how often each log, and the pages of isolated calls."""
 
     logs: Counter[int] = field(default_factory=Counter)
     isolated: int = 0
-    used: list[_Integers] = field(default_factory=list)
-    written: list[_Integers] = field(default_factory=list)
+    used: _PageSum = field(default_factory=_PageSum)
+    written: _PageSum = field(default_factory=_PageSum)
 
 
 class Ledger:
@@ -52,16 +87,37 @@ class Ledger:
 
     def __init__(self) -> None:
         self._numbers: dict[bytes, int] = {}
-        self._calls: list[tuple[int, int, _Data | None]] = []
+        self._sums: defaultdict[str, _NameSum] = defaultdict(_NameSum)
+        self._calls = array("q")
+        self._stored = RowStore(_CALL_WORDS, CALL_BOUNDS)
+        self._count = 0
 
-    def add(self, seq: int, log: bytes, data: _Data | None) -> None:
-        """Keep call `seq`: its block numbers (32 bits each), and its data pages or None if it was not isolated."""
-        self._calls.append((seq, self._numbers.setdefault(log, len(self._numbers)), data))
+    def add(self, seq: int, name: str, log: bytes, data: _Data | None) -> None:
+        """Add call `seq`: its block numbers (32 bits each), and its data pages or None if it was not isolated."""
+        number = self._numbers.setdefault(log, len(self._numbers))
+        part = self._sums[name]
+        part.logs[number] += 1
+        pages = (-1, -1)
+        if data is not None:
+            used, written = _split(data)
+            part.isolated += 1
+            part.used.add(used)
+            part.written.add(written)
+            pages = len(used), len(written)
+        self._calls.extend((self._count, seq, number, *pages))
+        self._count += 1
+        if len(self._calls) == _CALL_WORDS * CHUNK_ROWS:
+            self._store()
+
+    def _store(self) -> None:
+        if self._calls:
+            self._stored.put(np.array(self._calls, dtype=np.int64).reshape(-1, _CALL_WORDS))
+        self._calls = array("q")
 
     def summed(
-        self, calls: "Sequence[CallRecord]", source: SymbolSource, blocks: _Integers, interrupts: _Integers, lost: int
+        self, calls: "CallLog", source: SymbolSource, blocks: _Integers, interrupts: _Integers, lost: int
     ) -> RunCoverage:
-        """Attribute and add up; fills `coverage` of `calls`, which are indexed by `seq`.
+        """Attribute and add up; fills `coverage` of `calls`, which are numbered by `seq`.
 
         `blocks` are all blocks by number, as (offset << 16) | bytes; `interrupts` the numbers of theirs.
         """
@@ -71,18 +127,14 @@ class Ledger:
         block_map = BlockMap(text_map, np.stack([first, first + (blocks & ((1 << BYTES_BITS) - 1))], axis=1))
         logs = [block_map.executed(np.frombuffer(log, dtype=np.int32)) for log in self._numbers]
         table = _Table(text_map, logs, source.read_text)
-        sums: defaultdict[str, _NameSum] = defaultdict(_NameSum)
-        for seq, number, data in self._calls:
-            record = calls[seq]
-            used, written = (None, None) if data is None else _split(data)
-            record.coverage = table.call_counts(number, used, written)
-            part = sums[record.name]
-            part.logs[number] += 1
-            if used is not None and written is not None:
-                part.isolated += 1
-                part.used.append(used)
-                part.written.append(written)
-        whole = table.name_coverage("", _NameSum(Counter(number for _seq, number, _data in self._calls)))
+        self._store()
+        for (_count, seq, number, used, written), _words in self._stored:
+            calls.cover(seq, table.call_counts(number, used, written))
+        sums = self._sums
+        every: Counter[int] = Counter()
+        for part in sums.values():
+            every.update(part.logs)
+        whole = table.name_coverage("", _NameSum(every))
         entered_by_interrupts = block_map.executed(interrupts).entered
         return RunCoverage(
             calls=tuple(table.name_coverage(name, part) for name, part in sorted(sums.items())),
@@ -106,22 +158,21 @@ class _Table:
         self._is_visible = np.zeros(len(text_map.names), dtype=bool)
         self._is_visible[list(traceable(np.flatnonzero(seen).tolist(), text_map, read_text))] = True
 
-    def call_counts(self, number: int, used: _Integers | None, written: _Integers | None) -> CallCounts:
-        """Return the numbers of one call."""
+    def call_counts(self, number: int, used: int, written: int) -> CallCounts:
+        """Return the numbers of one call; `used` and `written` pages are -1 if it was not isolated."""
         log = self._logs[number]
         return CallCounts(
             functions=len(log.entered),
             traceable=int(np.count_nonzero(self._is_visible[log.entered])),
             executed_pages=len(log.pages),
-            data_pages=None if used is None else len(used),
-            written_pages=None if written is None else len(written),
+            data_pages=None if used < 0 else used,
+            written_pages=None if written < 0 else written,
         )
 
     def name_coverage(self, name: str, part: _NameSum) -> NameCoverage:
         """Return all calls of `part` as one."""
         logs, times = [self._logs[number] for number in part.logs], list(part.logs.values())
         entered = _tally((log.entered for log in logs), times)
-        once = [1] * part.isolated
         return NameCoverage(
             name=name,
             calls=part.logs.total(),
@@ -130,8 +181,8 @@ class _Table:
             executed=self._functions(_tally((log.touched for log in logs), times)),
             traceable=sum(bool(self._is_visible[index]) for index, _calls in entered),
             executed_pages=_pages(_tally((log.pages for log in logs), times)),
-            data_pages=_pages(_tally(part.used, once)),
-            written_pages=_pages(_tally(part.written, once)),
+            data_pages=_pages(part.used.tally()),
+            written_pages=_pages(part.written.tally()),
         )
 
     def _functions(self, counts: list[tuple[int, int]]) -> tuple[Use, ...]:

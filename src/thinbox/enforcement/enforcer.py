@@ -49,33 +49,29 @@ if TYPE_CHECKING:
 
 
 class Enforcer:
-    """Watches one machine for its tenants, each call written into its tenant's record.
+    """Watches one machine for its tenants (`add_tenant`), each call written into its tenant's record.
 
-    `isolation` and `record` are those of the first tenant; `add_tenant` adds more.
+    `undo` is for tenants whose calls are to be rolled back: all of the machine's tables are made for it, or none.
     """
 
-    def __init__(
-        self, machine: "Machine", view: "KernelView", sites: "Sites", isolation: Isolation, record: RunRecord
-    ) -> None:
+    def __init__(self, machine: "Machine", view: "KernelView", sites: "Sites", *, undo: bool = False) -> None:
         self.target = target = Target(machine, view, sites)
-        self.machine, self.view, self.sites, self.record = machine, view, sites, record
+        self.machine, self.view, self.sites = machine, view, sites
         self.memory, self.cpu, self.slot = machine.memory, machine.cpu, machine.slot
-        self.isolation = isolation
         self.watch = Watches()
         self.on_new_task: Callable[[int, int], None] = lambda _parent, _child: None
         self.task_list = tasks = TaskList()
-        self.undo = undo = Undo(machine, sites.undone_death) if isolation.on_violation == "undo" else None
-        self.tables = Tables(target, tasks, undo=undo is not None)
-        self.grants = Grants(target, self.tables, self.watch, undo=undo is not None)
-        self.switch = CallSwitch(target, self.grants, self.watch, undo)
-        self.violation_action = ViolationAction(target, tasks, self.switch, undo)
+        self.undo = Undo(machine, sites.undone_death) if undo else None
+        self.tables = Tables(target, tasks, undo=undo)
+        self.grants = Grants(target, self.tables, self.watch, undo=undo)
+        self.switch = CallSwitch(target, self.grants, self.watch, self.undo)
+        self.violation_action = ViolationAction(target, tasks, self.switch, self.undo)
         self.faults = FaultHandler(target, tasks, self.grants, self.switch, self.violation_action)
         self.integrity = Integrity(target, tasks, self.grants)
         self.outside = OutsideWork(target, tasks)
         self._shootdown = Shootdown(target, tasks)
         parts = (self.tables, self.grants, self.switch, self.faults, self.violation_action)
         self._path = CallPath(target, tasks, Parts(*parts, self.integrity, self.outside, self.watch))
-        self.judge = self.add_tenant(isolation, record).judge
         machine.on_stop = self._after_stop
         self._install_hooks()
 
@@ -88,10 +84,6 @@ class Enforcer:
     def running(self) -> TaskState | None:
         """The tenants' task on the CPU, if it is one's."""
         return self.task_list.running
-
-    @running.setter
-    def running(self, state: TaskState | None) -> None:
-        self.task_list.running = state
 
     @property
     def tenants(self) -> dict[str, Tenant]:
@@ -119,12 +111,12 @@ class Enforcer:
         """Watch one more tenant; its first task is named by `adopt_current`.
 
         Raises:
-            InputError: there is a tenant of that name, or no such view.
+            InputError: there is a tenant of that name, no such view, or undo is wanted and not made for.
         """
         if isolation.tenant in self.tenants:
             raise InputError(f"two tenants are called {isolation.tenant!r}")
         if isolation.on_violation == "undo" and self.undo is None:
-            raise InputError("a tenant's calls can only be undone if the first tenant's are")
+            raise InputError(f"tenant {isolation.tenant} wants undo, and this guest is not made for it")
         judge = Judge(self.target, isolation.policy)
         judge.install()
         text_start, known = self.view.symbols.text_start, isolation.prefault
@@ -137,11 +129,9 @@ class Enforcer:
             self.views.use(tenant)
         return tenant
 
-    def reset(self, record: RunRecord) -> None:
-        """Begin again with `record`, after the machine was restored; what the policy granted for good stays."""
-        self.record = record
+    def reset(self) -> None:
+        """Begin again after the machine was restored; what the policies granted for good stays, and the records."""
         self.task_list.clear()
-        self.tenants[self.isolation.tenant].record = record
         for tenant in self.tenants.values():
             tenant.memcg = 0
         self.tables.reset()
@@ -178,15 +168,22 @@ class Enforcer:
         cpu.uc.ctl_flush_tb()
 
     # -- tasks --------------------------------------------------------------------------------------
-    def adopt_current(self, name: str | None = None) -> TaskState:
-        """Make the running task the first of tenant `name` (None: of the first tenant), and its cgroup the tenant's."""
+    def adopt_current(self, name: str) -> TaskState:
+        """Make the running task the first of tenant `name`, and its cgroup the tenant's."""
         task, root = self.view.current, self.view.kernel_root
-        tenant = self.tenants[self.isolation.tenant if name is None else name]
+        tenant = self.tenants[name]
         if self.switch.views is not None or len(self.tenants) > 1:
             self.views.adopt(tenant, task, root)
-        self.running = self._add_task(task, root, tenant)
+        self.task_list.running = state = self._add_task(task, root, tenant)
         self.outside.begins()
-        return self.running
+        return state
+
+    def disown_current(self) -> None:
+        """The running task, between two calls, is no tenant's after all: its program could not be executed."""
+        state = self.tasks.pop(self.view.current)
+        self.integrity.forget(state)
+        self.tables.free(state)
+        self.task_list.running = None
 
     def _add_task(self, task: int, root: int, tenant: Tenant) -> TaskState:
         state = TaskState(task, self.view.pid_of(task, root), tenant, bytes_mark=self.switch.executed())
@@ -242,7 +239,7 @@ class Enforcer:
                     return
             self.switch.sleep(state, call)
         self.outside.ends(state)
-        self.running = None
+        self.task_list.running = None
 
     def _switch_in(self) -> None:
         """`finish_task_switch(prev)`, run by the next task: back into its isolated call, if it is in one (9)."""
@@ -250,7 +247,7 @@ class Enforcer:
         if previous in self.tasks:
             self._bury_if_dead(previous)
         state = self.tasks.get(self.view.current)
-        self.running = state
+        self.task_list.running = state
         if state is None:
             return
         self.outside.begins()

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from thinbox.records.run import CallRecord
 
 SIGSYS = 31
+MOST_RESTORED = 1000
+"""Objects put back that a record lists: a tenant chooses how often it tries."""
 UNSEEN_END = Verdict(granted=False, rule="4", reason="the call was left by another way than its return")
 _AC, _DF = 1 << 18, 1 << 10
 
@@ -204,7 +206,7 @@ class ViolationAction:
                     if self._undo is not None:
                         self._undo.save(paddr)
                 memory.write_virtual(root, place, content)
-        if finding.repair:
+        if finding.repair and len(state.tenant.record.restored) < MOST_RESTORED:
             during = "" if state.call is None else state.call.record.name
             rule, wrote = finding.verdict.rule, finding.is_writer
             state.tenant.record.restored.append(Restored(rule, finding.vaddr, finding.whose, during, wrote))

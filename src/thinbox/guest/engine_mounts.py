@@ -35,30 +35,47 @@ READ_ONLY = ("proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"
 _FIRST_OPEN_PORT = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
 
-def mount_engine_view() -> GuestScript:
-    """Mount proc, sys and dev in `ROOT`.
+def mount_engine_view(root: str = ROOT) -> GuestScript:
+    """Mount proc, sys and dev in `root`.
 
     Preconditions:
-    - `ROOT` is filled, and its proc, sys and dev are directories, not symlinks.
+    - `root` is filled, and its proc, sys and dev are directories, not symlinks.
     """
-    yield from must("mount", "/proc", f"{ROOT}/proc", 0, _BIND | _REC, 0)
-    yield from must("mount", "/sys", f"{ROOT}/sys", 0, _BIND, 0)
-    yield from must("mount", 0, f"{ROOT}/sys", 0, _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV | _NOEXEC, 0)
+    yield from must("mount", "/proc", f"{root}/proc", 0, _BIND | _REC, 0)
+    yield from _bind_sys(root)
+    yield from hide_proc(root)
+    yield from _make_dev(root)
+    yield from open_low_ports()
+
+
+def mount_sys_and_dev(root: str) -> GuestScript:
+    """As `mount_engine_view`, all but proc, which a tenant with namespaces of its own mounts itself (`hide_proc`)."""
+    yield from _bind_sys(root)
+    yield from call("mount", "tmpfs", f"{root}/sys/firmware", "tmpfs", _RDONLY, "size=4k")
+    yield from _make_dev(root)
+
+
+def _bind_sys(root: str) -> GuestScript:
+    yield from must("mount", "/sys", f"{root}/sys", 0, _BIND, 0)
+    yield from must("mount", 0, f"{root}/sys", 0, _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV | _NOEXEC, 0)
+
+
+def hide_proc(root: str) -> GuestScript:
+    """Hide what containers are not shown, and make read-only what they must not write: of `root`'s proc, mounted
+    already, and sys."""
     for name in HIDDEN_FILES:
-        yield from call("mount", "/dev/null", f"{ROOT}/{name}", 0, _BIND, 0)
+        yield from call("mount", "/dev/null", f"{root}/{name}", 0, _BIND, 0)
     for name in HIDDEN_FOLDERS:
-        yield from call("mount", "tmpfs", f"{ROOT}/{name}", "tmpfs", _RDONLY, "size=4k")
+        yield from call("mount", "tmpfs", f"{root}/{name}", "tmpfs", _RDONLY, "size=4k")
     for name in READ_ONLY:
-        result = yield from call("mount", f"{ROOT}/{name}", f"{ROOT}/{name}", 0, _BIND | _REC, 0)
+        result = yield from call("mount", f"{root}/{name}", f"{root}/{name}", 0, _BIND | _REC, 0)
         if result == 0:
             flags = _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV | _NOEXEC
-            yield from must("mount", 0, f"{ROOT}/{name}", 0, flags, 0)
-    yield from _make_dev()
-    yield from _open_low_ports()
+            yield from must("mount", 0, f"{root}/{name}", 0, flags, 0)
 
 
-def _make_dev() -> GuestScript:
-    dev = f"{ROOT}/dev"
+def _make_dev(root: str) -> GuestScript:
+    dev = f"{root}/dev"
     yield from must("mount", "tmpfs", dev, "tmpfs", _NOSUID | _STRICTATIME, "mode=755,size=64m")
     for name, (major, minor) in DEVICES.items():
         yield from must("mknod", f"{dev}/{name}", _CHAR | 0o666, major << 8 | minor)
@@ -73,9 +90,9 @@ def _make_dev() -> GuestScript:
     yield from call("mount", "mqueue", f"{dev}/mqueue", "mqueue", _NOSUID | _NODEV | _NOEXEC, 0)
 
 
-def _open_low_ports() -> GuestScript:
-    """Let users other than root listen on ports below 1024, as moby does since 20.10."""
-    handle = yield from call("open", _FIRST_OPEN_PORT, _O_WRONLY, 0)
+def open_low_ports(root: str = "") -> GuestScript:
+    """Let users other than root listen on ports below 1024, as moby does since 20.10; `root` has the proc to use."""
+    handle = yield from call("open", root + _FIRST_OPEN_PORT, _O_WRONLY, 0)
     if handle >= 0:
         yield from call("write", handle, b"0", 1)
         yield from call("close", handle)

@@ -29,6 +29,8 @@ _TABLES_AT = 128 << 10
 class TenantIo:
     """The run's ends outside the guest. `take_input` returns bytes, b"" for none yet, None for the end.
 
+    `adopt` makes the process that runs the tenant's, just before its `execve`; `disown` takes that back if it failed.
+
     `window` is the (rows, columns) the terminal is to get next; `input_waits` says that the tenant has not yet
     taken what it was given, so that more is of no use.
     """
@@ -36,12 +38,15 @@ class TenantIo:
     output: Callable[[int, bytes], None]
     take_input: Callable[[], bytes | None]
     adopt: Callable[[], None]
+    disown: Callable[[], None]
     has_tasks: Callable[[], bool]
     signals: list[int] = field(default_factory=list)
     leader: int | None = None
     """The process group that signals go to, where it is not the first process's."""
     window: tuple[int, int] | None = None
     wait_status: int | None = None
+    not_started: str = ""
+    """Why the program could not be executed."""
     input_ended: bool = False
     input_waits: bool = False
 

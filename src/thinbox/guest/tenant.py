@@ -8,13 +8,14 @@ Rules of this file:
 """
 
 import errno
+import os
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 from thinbox.errors import InputError
 from thinbox.guest.agent_channel import CHILD_AREA, AgentChannel, GuestScript, Park, call, must
-from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
+from thinbox.guest.cgroups import Limits, clone_in_cgroup, make_cgroup, mount_cgroups
 from thinbox.guest.identity import Identity, find_identity
 from thinbox.guest.in_root import O_PATH, open_in_root
 from thinbox.guest.pump import BUFFER_AT, Pump, TenantEnds, TenantIo
@@ -26,6 +27,12 @@ SIGKILL = 9
 _LAST_SWITCH_TRIES = 1000
 _S_IFMT, _S_IFDIR = 0o170000, 0o040000
 _STAT_MODE_AT = 24
+_STAT_FILE_BYTES = 16
+"""st_dev and st_ino, the first members of struct stat (arch/x86/include/uapi/asm/stat.h)."""
+_AGENT, _STAT_BEHIND_NAME = "/init", 16
+_O_DIRECTORY = 0o200000
+EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
+"""What shells return for a program that cannot be executed, and for one, or its interpreter, that is not there."""
 _F_DUPFD, _FIRST_ASIDE = 0, 20
 """The first unused descriptor from there on: with several tenants the agent has many, and needs all of them."""
 _RLIMIT_NOFILE = 7
@@ -53,7 +60,8 @@ class TenantOptions:
     terminal: Terminal | None = None
     user: str | None = None
     cgroup: str | None = None
-    """The cgroup of its own it gets (a tenant with a view has one)."""
+    """The cgroup of its own it gets (a tenant with a view or with limits has one)."""
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +82,13 @@ class Start:
     program: str
     stdio: Stdio
     identity: Identity | None = None
+    is_apart: bool = False
+    """It is in a user namespace of its own, where what needs the guest's root has been done for it before."""
 
 
 def run_tenant(agent: AgentChannel, options: TenantOptions, io: TenantIo) -> GuestScript:
     """Run the tenant to its end; the status goes to `io.wait_status`; then park."""
-    identity = None
-    if options.user is not None:
-        identity = yield from find_identity(agent, options.root, options.user)
-        if not any(pair.startswith("HOME=") for pair in options.environment):
-            options = replace(options, environment=(*options.environment, f"HOME={identity.home}"))
+    options, identity = yield from identify(agent, options)
     program = yield from find_program(agent, options)
     stdio = yield from open_stdio(agent, options.terminal)
     agent.adopt_next_child(become_tenant(agent, Start(options, program, stdio, identity), io))
@@ -90,7 +96,7 @@ def run_tenant(agent: AgentChannel, options: TenantOptions, io: TenantIo) -> Gue
         child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
     else:
         yield from mount_cgroups()
-        yield from make_cgroup(options.cgroup)
+        yield from make_cgroup(options.cgroup, options.limits)
         child = yield from clone_in_cgroup(options.cgroup, SIGCHLD)
     handle = yield from must("pidfd_open", child, 0)
     for descriptor in stdio.child:
@@ -99,6 +105,16 @@ def run_tenant(agent: AgentChannel, options: TenantOptions, io: TenantIo) -> Gue
     master = stdio.terminal.reader if stdio.terminal else -1
     yield from Pump(agent, io, TenantEnds(child, handle, stdio.outputs, stdio.stdin, master)).run()
     yield from end_tenants(agent, io.has_tasks)
+
+
+def identify(agent: AgentChannel, options: TenantOptions) -> GuestScript:
+    """Return the options, HOME set if a user was asked for, and who that is or None (as a generator's value)."""
+    if options.user is None:
+        return options, None
+    identity = yield from find_identity(agent, options.root, options.user)
+    if not any(pair.startswith("HOME=") for pair in options.environment):
+        options = replace(options, environment=(*options.environment, f"HOME={identity.home}"))
+    return options, identity
 
 
 def end_tenants(agent: AgentChannel, has_tasks: Callable[[], bool]) -> GuestScript:
@@ -134,7 +150,12 @@ def open_pipe(agent: AgentChannel) -> GuestScript:
 
 
 def find_program(agent: AgentChannel, options: TenantOptions) -> GuestScript:
-    """Find what execvp would find, inside the tenant's root; return its path (as a generator's value)."""
+    """Find what execvp would find, inside the tenant's root; return its path (as a generator's value).
+
+    Raises:
+        InputError: there is no such program, or no such folder to start it in.
+    """
+    yield from _require_workdir(options)
     name = options.command[0]
     path = next((e[5:] for e in options.environment if e.startswith("PATH=")), "/bin:/usr/bin")
     names = [name] if "/" in name else [f"{folder}/{name}" for folder in path.split(":")]
@@ -146,14 +167,36 @@ def find_program(agent: AgentChannel, options: TenantOptions) -> GuestScript:
             continue
         yield from must("fstat", handle, bytes(144))
         (mode,) = struct.unpack("<I", agent.read(agent.area() + _STAT_MODE_AT, 4))
+        file = agent.read(agent.area(), _STAT_FILE_BYTES)
         yield from must("close", handle)
         if mode & _S_IFMT == _S_IFDIR:
             reason = "is a directory"
+        elif candidate.endswith(_AGENT) and options.root == "/" and file == (yield from _agent_file(agent)):
+            reason = "is thinbox's own agent in the guest, not a program"
         elif not mode & 0o111:
             reason = "is not executable"
         else:
             return candidate
     raise InputError(f"cannot run {name}: it {reason}; see `thinbox run --help` for --rootfs")
+
+
+def _require_workdir(options: TenantOptions) -> GuestScript:
+    if options.workdir == "/":
+        return
+    handle = yield from open_in_root(options.root, options.workdir, O_PATH | _O_DIRECTORY)
+    if handle < 0:
+        raise InputError(
+            f"cannot start in {options.workdir}: {os.strerror(-handle).lower()} in the root file system; "
+            "give another --workdir"
+        )
+    yield from must("close", handle)
+
+
+def _agent_file(agent: AgentChannel) -> GuestScript:
+    """Return device and inode of the agent's own program, which would ask thinbox for work for ever."""
+    yield from must("stat", _AGENT, bytes(144))
+    # The name stands before the buffer in the scratch.
+    return agent.read(agent.area() + _STAT_BEHIND_NAME, _STAT_FILE_BYTES)
 
 
 def become_tenant(agent: AgentChannel, start: Start, io: TenantIo) -> GuestScript:
@@ -162,12 +205,10 @@ def become_tenant(agent: AgentChannel, start: Start, io: TenantIo) -> GuestScrip
     yield from must("setsid")
     if options.root != "/":
         yield from must("chroot", options.root)
-    result = yield from call("chdir", options.workdir)
-    if result < 0:
-        yield from must("chdir", "/")
+    yield from must("chdir", options.workdir)
     yield from _take_stdio(start.stdio)
     if start.identity is not None:
-        yield from _take_identity(start.identity)
+        yield from _take_identity(start.identity, is_apart=start.is_apart)
     area = agent.area(child=True) + 4096
     at, arrays = area + 32768, []
     for words in (options.command, options.environment):
@@ -184,7 +225,16 @@ def become_tenant(agent: AgentChannel, start: Start, io: TenantIo) -> GuestScrip
     agent.write(area, program.encode("utf-8", "surrogateescape") + b"\0")
     io.adopt()
     result = yield from call("execve", area, argv, envp)
-    raise InputError(f"cannot run {program}: {_reason(-result)}")
+    # Only a call that failed comes back here: behind one that did not, nobody answers this process any more.
+    io.not_started = f"cannot run {program}: {_reason(-result)}"
+    io.disown()
+    yield from leave(agent, EXIT_NOT_FOUND if result == -errno.ENOENT else EXIT_NOT_EXECUTABLE)
+
+
+def leave(agent: AgentChannel, status: int) -> GuestScript:
+    """End the process. It is forgotten at once: another may have its task_struct soon."""
+    agent.forget(agent.require_view().current)
+    yield from call("exit_group", status)
 
 
 def _take_stdio(stdio: Stdio) -> GuestScript:
@@ -201,12 +251,22 @@ def _take_stdio(stdio: Stdio) -> GuestScript:
         yield from must("close", descriptor)
 
 
-def _take_identity(identity: Identity) -> GuestScript:
+def own_stdio(identity: Identity, descriptors: Iterable[int], first_id: int = 0) -> GuestScript:
+    """As runc: a program that opens /dev/stdout by name must be allowed to."""
+    for descriptor in descriptors:
+        yield from call("fchown", descriptor, first_id + identity.uid, -1)
+
+
+def limit_open_files(process: int) -> GuestScript:
+    """Give `process` (0: the caller) the limits of open files that containers have."""
+    yield from must("prlimit64", process, _RLIMIT_NOFILE, struct.pack("<QQ", *_OPEN_FILES), 0)
+
+
+def _take_identity(identity: Identity, *, is_apart: bool) -> GuestScript:
     """In the child: become that user. Groups go first, for setting them needs root; the last step gives that up."""
-    for descriptor in range(3):
-        # As runc: a program that opens /dev/stdout by name must be allowed to.
-        yield from call("fchown", descriptor, identity.uid, -1)
-    yield from must("prlimit64", 0, _RLIMIT_NOFILE, struct.pack("<QQ", *_OPEN_FILES), 0)
+    if not is_apart:
+        yield from own_stdio(identity, range(3))
+        yield from limit_open_files(0)
     groups = struct.pack(f"<{len(identity.groups)}I", *identity.groups)
     yield from must("setgroups", len(identity.groups), groups)
     yield from must("setgid", identity.gid)
@@ -214,13 +274,11 @@ def _take_identity(identity: Identity) -> GuestScript:
 
 
 def _reason(number: int) -> str:
-    import os
-
     if number == errno.ENOEXEC:
         return "it is neither an x86-64 program nor a script with an interpreter line"
     if number == errno.ENOENT:
         return "it, or the interpreter or loader it names, is not in the root file system"
-    return os.strerror(number)
+    return os.strerror(number).lower()
 
 
 def _sweep(agent: AgentChannel) -> GuestScript:
@@ -232,4 +290,4 @@ def _sweep(agent: AgentChannel) -> GuestScript:
             return
 
 
-__all__ = ["CHILD_AREA", "TenantIo", "TenantOptions", "run_tenant"]
+__all__ = ["CHILD_AREA", "Limits", "TenantIo", "TenantOptions", "run_tenant"]

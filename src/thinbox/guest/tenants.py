@@ -13,22 +13,26 @@ Source: user_namespaces(7), pid_namespaces(7), mount_namespaces(7).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from thinbox.errors import InputError
-from thinbox.guest.agent_channel import CHILD_AREA, AgentChannel, GuestScript, call, must
-from thinbox.guest.cgroups import Limits, clone_in_cgroup, make_cgroup, mount_cgroups, write_file
+from thinbox.guest.agent_channel import CHILD_AREA, AgentChannel, GuestScript, must
+from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups, write_file
+from thinbox.guest.engine_mounts import hide_proc, open_low_ports
 from thinbox.guest.pump import Pump, TenantEnds, TenantIo, run_pumps
 from thinbox.guest.setup import SIGCHLD, raise_loopback
 from thinbox.guest.tenant import (
     Start,
-    Stdio,
     TenantOptions,
     become_tenant,
     end_tenants,
     find_program,
+    identify,
+    leave,
+    limit_open_files,
     open_pipe,
     open_stdio,
+    own_stdio,
 )
 
 NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
@@ -50,7 +54,8 @@ class TenantPlan:
     options: TenantOptions
     io: TenantIo
     arrived: Callable[[], None]
-    limits: Limits = field(default_factory=Limits)
+    has_image: bool = False
+    """Its root is a container image's, with what engines mount there."""
 
 
 def first_id(number: int) -> int:
@@ -76,18 +81,25 @@ def run_tenants_script(agent: AgentChannel, plans: list[TenantPlan]) -> GuestScr
 
 def _start(agent: AgentChannel, plan: TenantPlan, number: int) -> GuestScript:
     """Start one tenant; return its pump (as a generator's value)."""
-    program = yield from find_program(agent, plan.options)
+    options, identity = yield from identify(agent, plan.options)
+    program = yield from find_program(agent, options)
     stdio = yield from open_stdio(agent, None)
+    if identity is not None:
+        yield from own_stdio(identity, stdio.child, first_id(number))
+    start = Start(options, program, stdio, identity, is_apart=True)
     (gate_r, gate_w) = yield from open_pipe(agent)
     (started_r, started_w) = yield from open_pipe(agent)
-    yield from make_cgroup(plan.name, plan.limits)
+    yield from make_cgroup(plan.name, options.limits)
     area = _AREAS_AT + number * _AREA_BYTES
-    agent.adopt_next_child(_be_process_1(agent, plan, program, stdio, (gate_r, agent.scratch + area + _PLACE)), area)
+    agent.adopt_next_child(_be_process_1(agent, plan, start, (gate_r, agent.scratch + area + _PLACE)), area)
     child = yield from clone_in_cgroup(plan.name, SIGCHLD | NAMESPACES)
     if child < 0:
         raise InputError(f"tenant {plan.name} gets no namespaces of its own on this kernel (errno {-child})")
     for name in ("uid_map", "gid_map"):
         yield from write_file(f"/proc/{child}/{name}", f"0 {first_id(number)} {IDS}")
+    if identity is not None:
+        # As it needs more than the root of a user namespace.
+        yield from limit_open_files(child)
     yield from must("write", gate_w, b"!", 1)
     handle = yield from must("pidfd_open", child, 0)
     for descriptor in (*stdio.child, gate_r, gate_w, started_w):
@@ -98,9 +110,7 @@ def _start(agent: AgentChannel, plan: TenantPlan, number: int) -> GuestScript:
     return Pump(agent, plan.io, TenantEnds(child, handle, stdio.outputs, stdio.stdin))
 
 
-def _be_process_1(
-    agent: AgentChannel, plan: TenantPlan, program: str, stdio: Stdio, gate: tuple[int, int]
-) -> GuestScript:
+def _be_process_1(agent: AgentChannel, plan: TenantPlan, start: Start, gate: tuple[int, int]) -> GuestScript:
     plan.arrived()
     descriptor, place = gate
     # Until the agent has written the maps of ids, nobody is anybody here.
@@ -109,20 +119,24 @@ def _be_process_1(
     yield from must("setgid", 0)
     yield from must("setuid", 0)
     yield from must("sethostname", plan.name.encode(), len(plan.name.encode()))
-    yield from _mount_own(plan.options.root)
+    yield from _mount_own(plan.options.root, has_image=plan.has_image)
     yield from raise_loopback()
-    agent.adopt_next_child(become_tenant(agent, Start(plan.options, program, stdio), plan.io))
+    agent.adopt_next_child(become_tenant(agent, start, plan.io))
     child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
     yield from must("close_range", 0, 0xFFFFFFFF, 0)
     while True:
         ended = yield from must("wait4", -1, place, 0, 0)
         if ended == child:
             status = int.from_bytes(agent.read(place, 4), "little")
-            yield from call("exit_group", 128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF)
+            yield from leave(agent, 128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF)
 
 
-def _mount_own(root: str) -> GuestScript:
+def _mount_own(root: str, *, has_image: bool) -> GuestScript:
     prefix = "" if root == "/" else root
     yield from must("mount", "proc", f"{prefix}/proc", "proc", _NOSUID_NODEV | 8, "")
-    for folder in ("/tmp", "/dev/shm"):
+    if has_image:
+        # Before /proc/sys is read-only; an image's own /tmp stays.
+        yield from open_low_ports(prefix)
+        yield from hide_proc(prefix)
+    for folder in ("/dev/shm",) if has_image else ("/tmp", "/dev/shm"):
         yield from must("mount", "tmpfs", f"{prefix}{folder}", "tmpfs", _NOSUID_NODEV, "mode=1777")

@@ -11,25 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from thinbox.errors import MachineError
-from thinbox.guest.agent_channel import AgentChannel, GuestScript
-from thinbox.guest.kernel_view import KernelView
+from thinbox.guest.agent_channel import GuestScript
 from thinbox.harness.limits import Budget, Limits
 from thinbox.machine.machine import Machine
-from thinbox.machine.snapshot import restore_snapshot
+from thinbox.session.opened import RestoredGuest, restore_guest
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
 
 _PREPARING = Limits(virtual_ns=30 * 1_000_000_000)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenGuest:
-    """A guest on a machine of its own: what its processes are driven and looked at with."""
-
-    machine: Machine
-    view: KernelView
-    agent: AgentChannel
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +34,7 @@ class Checkpoint:
     agent_task: int
 
 
-def open_guest(guest: "ReadyGuest") -> OpenGuest:
-    """Return `guest` on a new machine, its agent parked."""
-    machine = Machine(guest.params.memory_mib)
-    restore_snapshot(machine, guest.snapshot)
-    view = KernelView(machine, guest.facts)
-    agent = AgentChannel(machine)
-    agent.restore(guest.snapshot.notes["agent"], view)
-    return OpenGuest(machine, view, agent)
-
-
-def run_to_park(opened: OpenGuest, script: GuestScript) -> None:
+def run_to_park(opened: RestoredGuest, script: GuestScript) -> None:
     """Let the agent do `script` until it, or a process it started, parks.
 
     Raises:
@@ -67,7 +47,7 @@ def run_to_park(opened: OpenGuest, script: GuestScript) -> None:
         raise MachineError(f"preparing the guest did not end within {budget.exceeded()}")
 
 
-def freeze(opened: OpenGuest, agent_task: int) -> Checkpoint:
+def freeze(opened: RestoredGuest, agent_task: int) -> Checkpoint:
     """Freeze the guest as it stands, between two runs of the CPU; `opened` is not to be used any more."""
     machine = opened.machine
     return Checkpoint(
@@ -75,16 +55,12 @@ def freeze(opened: OpenGuest, agent_task: int) -> Checkpoint:
     )
 
 
-def attach(guest: "ReadyGuest", checkpoint: Checkpoint) -> OpenGuest:
+def attach(guest: "ReadyGuest", checkpoint: Checkpoint) -> RestoredGuest:
     """Return a new machine that stands at `checkpoint`, which was made of `guest`."""
-    machine = Machine(guest.params.memory_mib)
-    machine.memory.attach(checkpoint.ram)
-    agent = AgentChannel(machine)
-    _put_back(machine, checkpoint)
-    return OpenGuest(machine, KernelView(machine, guest.facts), agent)
+    return restore_guest(guest, checkpoint)
 
 
-def reset(opened: OpenGuest, checkpoint: Checkpoint) -> None:
+def reset(opened: RestoredGuest, checkpoint: Checkpoint) -> None:
     """Put the guest back to the checkpoint it is attached to."""
     _put_back(opened.machine, checkpoint)
     opened.agent.restore(checkpoint.agent, opened.view)

@@ -18,8 +18,8 @@ from thinbox.guest.agent import LOOP_VADDR
 from thinbox.guest.agent_channel import SCRATCH_BYTES, Syscall
 
 if TYPE_CHECKING:
-    from thinbox.harness.checkpoint import OpenGuest
     from thinbox.image.facts import KernelFacts
+    from thinbox.session.opened import RestoredGuest
 
 AREA_BYTES = 128 << 10
 """The scratch of one process: 32 KiB for call arguments, the rest for buffers."""
@@ -38,7 +38,7 @@ class StepFailedError(ThinboxError):
 class GuestProcess:
     """One process (or thread) of a trial. `number` is 0 for the first, and picks its part of the scratch."""
 
-    def __init__(self, opened: "OpenGuest", number: int = 0) -> None:
+    def __init__(self, opened: "RestoredGuest", number: int = 0) -> None:
         self._guest, self.number = opened, number
         base = opened.agent.scratch + number * AREA_BYTES
         self._next, self._end = base + _BUFFERS_AT, base + AREA_BYTES

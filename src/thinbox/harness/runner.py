@@ -18,12 +18,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from thinbox.enforcement.enforcer import Enforcer
 from thinbox.enforcement.tenants import Isolation
 from thinbox.errors import MachineError
 from thinbox.guest.agent_channel import GuestScript, Park
-from thinbox.guest.sites import Sites
-from thinbox.harness.checkpoint import Checkpoint, OpenGuest, attach, reset
+from thinbox.harness.checkpoint import Checkpoint, attach, reset
 from thinbox.harness.limits import Budget, Limits
 from thinbox.records.run import RunRecord
 
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
     from thinbox.isolation.policy import Policy
     from thinbox.records.profile import KnownPages
+    from thinbox.session.opened import RestoredGuest
 
 
 class Trial(Protocol):
@@ -70,7 +69,7 @@ class Runner:
         self._ready, self._policy, self._kind = guest, policy, options.kind
         self._trial: Trial | None = None
         self.checkpoint = checkpoint
-        self.opened: OpenGuest = attach(guest, checkpoint)
+        self.opened: RestoredGuest = attach(guest, checkpoint)
         self.machine, self.view, self.agent = self.opened.machine, self.opened.view, self.opened.agent
         isolation = Isolation(
             policy,
@@ -82,8 +81,8 @@ class Runner:
             view=options.view,
             prefault=options.prefault,
         )
-        sites = Sites.from_json(guest.snapshot.notes["sites"])
-        self.enforcer = Enforcer(self.machine, self.view, sites, isolation, self._new_record())
+        self.enforcer = self.opened.watch([(isolation, self._new_record())]).enforcer
+        self.tenant = self.enforcer.tenants[options.tenant]
         self.exceeded = ""
         """The limit that ended the last trial, in words; empty if none did."""
 
@@ -101,8 +100,9 @@ class Runner:
         self._trial, self.exceeded = None, ""
         record = self._new_record()
         reset(self.opened, self.checkpoint)
-        self.enforcer.reset(record)
-        self.enforcer.adopt_current()
+        self.enforcer.reset()
+        self.tenant.record = record
+        self.enforcer.adopt_current(self.tenant.name)
         return record
 
     def drive(
@@ -117,7 +117,7 @@ class Runner:
             ThinboxError: as a script raised it.
         """
         self._trial = trial
-        record, budget = self.enforcer.record, Budget(self.machine, limits)
+        record, budget = self.tenant.record, Budget(self.machine, limits)
         self.agent.resume(scripts[0])
         for task, script in scripts.items():
             if task:

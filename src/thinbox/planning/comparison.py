@@ -101,14 +101,14 @@ def _host_rows(plan: Any, command: Sequence[str], root: Path, runs: int, total: 
 
 def _emulated(runtime: str, result: "RunResult", base: float, note: str) -> Row:
     record = result.record
-    reaching = [call for call in record.calls if call.reaches_kernel]
+    totals = record.totals
     return Row(
         runtime,
         EMULATED,
         result.exit_code,
-        len(record.calls),
-        len(reaching),
-        sum(not call.isolated for call in reaching),
+        totals["calls"],
+        totals["reaching_kernel"],
+        totals["reaching_unisolated"],
         record.coverage.hap if record.coverage else None,
         ratio=round(record.wall_s / base, 3),
         wall_s=record.wall_s,

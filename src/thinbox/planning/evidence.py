@@ -7,6 +7,7 @@ Rules of this file:
 - Start-up is what comes before the phase marker; without one, or where it never comes, everything is steady state.
 """
 
+import shlex
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -103,17 +104,28 @@ def load_object(path: Path, schema: str) -> dict[str, Any]:
     return check_record(data, show(path)).raw
 
 
+def require_whole_runs(runs: Iterable[Mapping[str, Any]], otherwise: str) -> None:
+    """Raise InputError if a run's record leaves calls out; `otherwise` is what follows from that."""
+    for run in runs:
+        if left_out := run.get("calls_left_out"):
+            command = shlex.join(map(str, run.get("command") or ()))[:60]
+            raise InputError(
+                f"the record of {command!r} leaves out {left_out:,} calls: {otherwise}; record a shorter run"
+            )
+
+
 def gather_evidence(
     runs: Sequence[Mapping[str, Any]], attacks: Sequence[Mapping[str, Any]] = (), marker: Iterable[str] = ()
 ) -> Evidence:
     """Add the runs up; `marker` are names of calls instead of `MARKERS`.
 
     Raises:
-        InputError: an unknown marker, or an object that lacks what its schema promises.
+        InputError: an unknown marker, an object that lacks what its schema promises, or one that leaves calls out.
     """
     marks = frozenset(call_number(name) for name in (tuple(marker) or MARKERS))
     calls: dict[str, CallEvidence] = {}
     compat, marked = 0, False
+    require_whole_runs(runs, "a plan, or a comparison with one, made of it would miss what they did")
     try:
         for run in runs:
             seen, compat_here = _add_run(calls, run, marks)

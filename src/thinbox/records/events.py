@@ -17,6 +17,8 @@ import numpy as np
 
 from thinbox.errors import InputError
 from thinbox.host.files import open_file
+from thinbox.records.event_rows import EventRows
+from thinbox.records.json_rows import JsonRows
 
 COUNTERS = ("interrupts", "exceptions", "sleeps", "cr3_writes", "invlpg", "flushes_all", "flushes_local")
 """Columns of a call's row, after its number: while the call was on the CPU, except `sleeps`. `exceptions` are the
@@ -103,15 +105,26 @@ class PageTrace:
 class Events:
     """The `events` object of a run record: totals of the whole run, and one row for each call."""
 
-    rows: list[list[int]] = field(default_factory=list)
+    rows: EventRows = field(default_factory=lambda: EventRows(len(COUNTERS)))
     totals: dict[str, int] = field(default_factory=dict)
     trace: PageTrace | None = None
     trace_file: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values; calls without any event have no row."""
-        rows = [[seq, *row] for seq, row in enumerate(self.rows) if any(row)]
-        out: dict[str, Any] = {"totals": self.totals, "columns": ["seq", *COUNTERS], "calls": rows, "references": None}
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A plain list of rows becomes one that is bounded.
+        if name == "rows" and isinstance(value, list):
+            value = EventRows(len(COUNTERS), value)
+        object.__setattr__(self, name, value)
+
+    @property
+    def left_out(self) -> int:
+        """Rows that found no room."""
+        return self.rows.left_out
+
+    def json_object(self) -> dict[str, Any]:
+        """Return plain values, the rows as `JsonRows`; calls without any event have no row."""
+        rows, columns = JsonRows(self.rows.numbered), ["seq", *COUNTERS]
+        out: dict[str, Any] = {"totals": self.totals, "columns": columns, "calls": rows, "references": None}
         if self.trace is not None:
             out["references"] = {
                 "file": self.trace_file,
@@ -120,4 +133,10 @@ class Events:
                 "noted": len(self.trace.stream),
                 "lost": self.trace.lost,
             }
+        return out
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; calls without any event have no row."""
+        out = self.json_object()
+        out["calls"] = list(out["calls"])
         return out

@@ -79,8 +79,9 @@ def touched_by(record: RunRecord) -> list[Touched]:
     """Return what each isolated call of a run touched, killed calls left out.
 
     Raises:
-        InputError: no faults were kept (`RunOptions.keep_faults`).
+        InputError: no faults were kept (`RunOptions.keep_faults`), or some were left out.
     """
+    record.require_whole("a profile learned from it would miss what they touched")
     if any(call.code_faults for call in record.calls) and not record.faults:
         raise InputError("a record without faults cannot be learned from; run it with keep_faults=True")
     pages: dict[int, list[tuple[int, str]]] = {}

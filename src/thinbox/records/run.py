@@ -2,69 +2,37 @@
 
 Why it exists: the schema `thinbox.run/1` is promised to readers; it is built here only.
 
-Rules of this file: emulated counts are never worded as hardware time; host time stands only in `wall_s`
-and `fault_us_median`, everything else is the same in every run.
+Rules of this file:
+- Emulated counts are never worded as hardware time; host time stands only in `wall_s` and `fault_us_median`, everything
+  else is the same in every run.
+- A record takes flat memory, however many calls a tenant makes: what grows with them is packed, and bounded on disk.
+  Totals are exact all the same, and what was left out is said.
 """
 
-import statistics
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from thinbox.errors import InputError
 from thinbox.isolation.verdict import Violation
-from thinbox.records.coverage import CallCounts, RunCoverage
+from thinbox.records.call import CallRecord
+from thinbox.records.call_log import CallLog
+from thinbox.records.coverage import RunCoverage
 from thinbox.records.events import Events
+from thinbox.records.fault_log import FaultLog, FaultRecord
+from thinbox.records.json_rows import JsonRows
+from thinbox.records.kill_list import KillList
+from thinbox.records.median import Median
 from thinbox.records.refusals import Refusals
 
 SCHEMA = "thinbox.run/1"
-
-
-@dataclass(slots=True)
-class CallRecord:
-    """One call. `ret` is None if it never returned; `code_bytes` counts the guest code executed while it
-    was on the CPU (interrupts included), `virtual_ns` the virtual time from entry to return, sleep included."""
-
-    seq: int
-    tenant: str
-    pid: int
-    nr: int
-    name: str
-    args: tuple[int, ...]
-    ret: int | None = None
-    isolated: bool = False
-    verdict: str = "pass"
-    code_faults: int = 0
-    data_faults: int = 0
-    prefaulted: int = 0
-    """Pages mapped at its entry by `--prefault`; they are no faults."""
-    code_bytes: int = 0
-    virtual_ns: int = 0
-    disposition: str = ""
-    """What a plan said of it: isolate, pass, emulate, deny, kill, or populate (made for an emulated call, to bring its
-    buffer into memory); empty without a plan."""
-    plan_line: int = 0
-    """The line of the plan that said so; 0 without a plan."""
-    coverage: CallCounts | None = None
-    """What it executed and touched; None where that was not recorded."""
-    requested: str = ""
-    """The call at the call instruction, where a tracer or a filter put another in its place; else empty."""
-
-    @property
-    def reaches_kernel(self) -> bool:
-        """Whether the kernel ran anything of this call: not if a plan answered or refused it."""
-        return self.disposition not in ("emulate", "deny", "kill")
-
-
-@dataclass(frozen=True, slots=True)
-class FaultRecord:
-    """One granted page: which call, where, by which instruction. `writable` is the mapping's own bit: a page
-    granted for a read may be written too if the kernel's mapping may."""
-
-    seq: int
-    vaddr: int
-    rip: int
-    kind: str
-    symbol: str
-    writable: bool = False
+_BOUNDED: dict[str, Callable[[Any], Any]] = {
+    "calls": CallLog,
+    "faults": FaultLog,
+    "kills": KillList,
+    "fault_us": Median,
+}
+"""Fields that grow with what a tenant does; a plain list given for one becomes one of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +57,15 @@ class RunRecord:
     command: tuple[str, ...]
     exit_code: int = 0
     killed: Violation | None = None
-    kills: list[Violation] = field(default_factory=list)
-    calls: list[CallRecord] = field(default_factory=list)
-    faults: list[FaultRecord] = field(default_factory=list)
+    kills: KillList = field(default_factory=KillList)
+    calls: CallLog = field(default_factory=CallLog)
+    faults: FaultLog = field(default_factory=FaultLog)
     tables_made: int = 0
     tables_freed: int = 0
     table_pages_made: int = 0
     table_pages_freed: int = 0
     wall_s: float = 0.0
-    fault_us: list[float] = field(default_factory=list)
+    fault_us: Median = field(default_factory=Median)
     virtual_ns: int = 0
     events: Events = field(default_factory=Events)
     coverage: RunCoverage | None = None
@@ -116,32 +84,66 @@ class RunRecord:
     """Kernel work done for the tenant outside its calls: what, and how often (`enforcement.outside_work`)."""
     restored: list[Restored] = field(default_factory=list)
     """What policy `guard` put back."""
+    not_started: str = ""
+    """Why the program could not be executed, empty if it was."""
     kernel_slide: int = 0
     """How many bytes above its link addresses the kernel ran (KASLR)."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        bounded = _BOUNDED.get(name)
+        if bounded is not None and isinstance(value, list):
+            value = bounded(value)
+        object.__setattr__(self, name, value)
+
     @property
     def totals(self) -> dict[str, Any]:
-        """The sums of the contract."""
+        """The sums of the contract: of all that happened, kept or left out."""
+        tally, median = self.calls.tally, self.fault_us.value
         return {
             "calls": len(self.calls),
-            "isolated": sum(call.isolated for call in self.calls),
-            "reaching_kernel": sum(call.reaches_kernel for call in self.calls),
-            "reaching_unisolated": sum(call.reaches_kernel and not call.isolated for call in self.calls),
+            "isolated": tally.all_calls.isolated,
+            "reaching_kernel": tally.reaching_kernel,
+            "reaching_unisolated": tally.reaching_unisolated,
             "refused": self.refusals.count,
             "killed": len(self.kills),
-            "code_faults": sum(call.code_faults for call in self.calls),
-            "data_faults": sum(call.data_faults for call in self.calls),
+            "code_faults": tally.all_calls.code_faults,
+            "data_faults": tally.all_calls.data_faults,
             "tables_made": self.tables_made,
             "tables_freed": self.tables_freed,
             "table_pages_made": self.table_pages_made,
             "table_pages_freed": self.table_pages_freed,
             "virtual_ns": self.virtual_ns,
             "wall_s": round(self.wall_s, 6),
-            "fault_us_median": round(statistics.median(self.fault_us), 3) if self.fault_us else None,
+            "fault_us_median": None if median is None else round(median, 3),
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the object of the contract (DESIGN section 6)."""
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many calls, kills, faults and rows of events found no room in the record; empty if all did."""
+        counts = {
+            "calls_left_out": self.calls.left_out,
+            "kills_left_out": self.kills.left_out,
+            "faults_left_out": self.faults.left_out,
+            "event_rows_left_out": self.events.left_out,
+        }
+        return {name: count for name, count in counts.items() if count}
+
+    def left_out_sentence(self) -> str:
+        """Say in one sentence what was left out, and why; empty if nothing was."""
+        words = {name: name.removesuffix("_left_out").replace("_", " ") for name in self.left_out}
+        left = [f"{count:,} {words[name]}" for name, count in self.left_out.items()]
+        if not left:
+            return ""
+        why = self.calls.why_left_out or self.faults.why_left_out
+        return f"the record leaves out {' and '.join(left)}{f', for {why}' if why else ''}; totals are of all"
+
+    def require_whole(self, otherwise: str) -> None:
+        """Raise InputError if calls or faults were left out; `otherwise` is what cannot be done then."""
+        if self.calls.left_out or self.faults.left_out:
+            raise InputError(f"{self.left_out_sentence()}: {otherwise}; record a shorter run")
+
+    def json_object(self) -> dict[str, Any]:
+        """Return the object of the contract (DESIGN section 6) for a writer that streams: long lists are `JsonRows`."""
         return {
             "schema": SCHEMA,
             "kernel": {"release": self.kernel_release, "sha256": self.kernel_sha256, "slide": self.kernel_slide},
@@ -159,8 +161,19 @@ class RunRecord:
             "restored": [asdict(each) for each in self.restored],
             "steady_seq": self.steady_seq,
             "stopped": self.stopped,
-            "calls": [asdict(call) for call in self.calls],
+            "not_started": self.not_started,
+            "calls": JsonRows(lambda: (call.to_json() for call in self.calls)),
             "totals": self.totals,
-            "events": self.events.to_json(),
+            "events": self.events.json_object(),
             "coverage": None if self.coverage is None else self.coverage.totals,
+            **self.left_out,
         }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object of the contract, whole: its lists may be long."""
+        data = self.json_object()
+        data["calls"], data["events"] = list(data["calls"]), self.events.to_json()
+        return data
+
+
+__all__ = ["SCHEMA", "CallRecord", "FaultRecord", "RunRecord"]

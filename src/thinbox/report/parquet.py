@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ from thinbox.records.run import RunRecord
 CALLS_SCHEMA = "thinbox.calls/1"
 FAULTS_SCHEMA = "thinbox.faults/1"
 COVERAGE_SCHEMA = "thinbox.coverage_uses/1"
+_GROUP_ROWS = 1 << 16
+"""Rows of a row group, and of what is held at a time: some 60 MB as dictionaries."""
 
 
 def write_record(record: RunRecord, folder: Path) -> None:
     """Write `calls.parquet` and `faults.parquet` into `folder`, made if missing; the schema's name is metadata.
 
-    A run with coverage adds `coverage.parquet`: for each name of a call, what its calls used, and in how many of
-    them; `kind` is entered, executed (functions), executed_page, data_page or written_page.
+    What the record leaves out is counted in the metadata, `left_out`. A run with coverage adds `coverage.parquet`: for
+    each name of a call, what its calls used, and in how many of them; `kind` is entered, executed (functions),
+    executed_page, data_page or written_page.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -39,7 +43,7 @@ def write_record(record: RunRecord, folder: Path) -> None:
             ("code_bytes", pa.int64()),
             ("virtual_ns", pa.int64()),
         ],
-        metadata={"schema": CALLS_SCHEMA},
+        metadata={"schema": CALLS_SCHEMA} | _left_out(record.calls.left_out),
     )
     faults = pa.schema(
         [
@@ -50,7 +54,7 @@ def write_record(record: RunRecord, folder: Path) -> None:
             ("symbol", pa.string()),
             ("writable", pa.bool_()),
         ],
-        metadata={"schema": FAULTS_SCHEMA},
+        metadata={"schema": FAULTS_SCHEMA} | _left_out(record.faults.left_out),
     )
     uses = pa.schema(
         [
@@ -63,7 +67,7 @@ def write_record(record: RunRecord, folder: Path) -> None:
         metadata={"schema": COVERAGE_SCHEMA},
     )
     tables: list[tuple[str, Iterable[dict[str, Any]], Any]] = [
-        ("calls", map(asdict, record.calls), calls),
+        ("calls", (call.to_json() for call in record.calls), calls),
         ("faults", map(asdict, record.faults), faults),
     ]
     if record.coverage is not None:
@@ -71,10 +75,16 @@ def write_record(record: RunRecord, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, rows, schema in tables:
-            table = pa.Table.from_pylist(list(rows), schema=schema)
-            parquet.write_table(table, folder / f"{name}.parquet", compression="zstd")
+            with parquet.ParquetWriter(folder / f"{name}.parquet", schema, compression="zstd") as file:
+                left = iter(rows)
+                while group := list(islice(left, _GROUP_ROWS)):
+                    file.write_table(pa.Table.from_pylist(group, schema=schema))
     except OSError as error:
         raise InputError(f"cannot write the record to {folder}: {error}") from error
+
+
+def _left_out(count: int) -> dict[str, str]:
+    return {"left_out": str(count)} if count else {}
 
 
 def _uses(coverage: RunCoverage) -> Iterator[dict[str, Any]]:

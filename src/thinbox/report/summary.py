@@ -1,10 +1,11 @@
 """The short table after a run: what was called, what it touched."""
 
 import shutil
-from collections import defaultdict
 from typing import Any
 
-from thinbox.records.run import CallRecord, RunRecord
+from thinbox.records.run import RunRecord
+from thinbox.records.tally import NameTally
+from thinbox.report.sentences import outside_line, restored_line
 
 ROWS = 12
 _MOST_WIDTH = 100
@@ -15,37 +16,34 @@ def render_summary(record: RunRecord) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    groups: dict[str, list[CallRecord]] = defaultdict(list)
-    for call in record.calls:
-        groups[call.name].append(call)
-    ordered = sorted(groups.items(), key=lambda item: (-sum(map(_faults, item[1])), item[0]))
+    ordered = sorted(record.calls.tally.names.items(), key=lambda item: (-item[1].faults, item[0]))
     table = Table(box=None, pad_edge=False, header_style="bold", title=None)
     for heading in ("call", "times", "isolated", "code faults", "data faults", "most faults", "slowest"):
         table.add_column(heading, justify="left" if heading == "call" else "right")
-    for name, calls in ordered[:ROWS]:
-        table.add_row(name, *_cells(calls))
-    rest = [call for _name, calls in ordered[ROWS:] for call in calls]
-    if rest:
+    for name, part in ordered[:ROWS]:
+        table.add_row(name, *_cells(part))
+    rest = NameTally()
+    for _name, part in ordered[ROWS:]:
+        rest.merge(part)
+    if rest.times:
         table.add_row(f"{len(ordered) - ROWS} others", *_cells(rest))
     width = min(shutil.get_terminal_size((_MOST_WIDTH, 24)).columns, _MOST_WIDTH)
     console = Console(width=width, force_terminal=False, record=False, file=None)
     with console.capture() as captured:
         console.print(table)
-    return "\n".join([captured.get().rstrip(), _sums(record), *_coverage(record)])
+    left_out = record.left_out_sentence()
+    more = [line for line in (left_out, outside_line(record.outside), restored_line(record.restored)) if line]
+    return "\n".join([captured.get().rstrip(), _sums(record), *more, *_coverage(record)])
 
 
-def _faults(call: CallRecord) -> int:
-    return call.code_faults + call.data_faults
-
-
-def _cells(calls: list[CallRecord]) -> list[str]:
+def _cells(part: NameTally) -> list[str]:
     return [
-        f"{len(calls):,}",
-        f"{sum(call.isolated for call in calls):,}",
-        f"{sum(call.code_faults for call in calls):,}",
-        f"{sum(call.data_faults for call in calls):,}",
-        f"{max(map(_faults, calls)):,}",
-        f"{max(call.virtual_ns for call in calls) / 1e6:,.3f} ms",
+        f"{part.times:,}",
+        f"{part.isolated:,}",
+        f"{part.code_faults:,}",
+        f"{part.data_faults:,}",
+        f"{part.most_faults:,}",
+        f"{part.slowest_ns / 1e6:,.3f} ms",
     ]
 
 

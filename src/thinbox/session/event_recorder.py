@@ -27,12 +27,12 @@ class EventRecorder:
     """Counts on one machine; told by the enforcer when calls begin, sleep, go on and end."""
 
     def __init__(self, machine: "Machine", view: "KernelView", sites: "Sites", *, trace: bool) -> None:
-        self.events = Events()
+        self._events: dict[str, Events] = {}
         self._machine, self._view, self._slot = machine, view, machine.slot
         self._t = np.zeros(tracing.TRACE_WORDS, dtype=np.int64)
         self._word = self._t.data
         self._mark: list[int] = []
-        self._began: list[int] = []
+        self._began: dict[str, list[int]] = {}
         self._grants: list[np.ndarray] = []
         self._frames: list[np.ndarray] = []
         self._buffer: np.ndarray | None = None
@@ -59,31 +59,35 @@ class EventRecorder:
         self._machine.cpu.add_tracing_hooks(address)
 
     # -- told by the enforcer -------------------------------------------------------------------------
-    def begin(self) -> None:
+    def of(self, tenant: str) -> Events:
+        """Return what was counted for a tenant: its calls' rows, and the machine's totals from its start to the end."""
+        return self._events.setdefault(tenant, Events())
+
+    def begin(self, tenant: str) -> None:
         """The tenant starts now."""
-        self._began = self._read()
+        self._began[tenant] = self._read()
         self._word[tracing.TRACE_GRANTS] = self._slot[slots.COUNT_GRANTS]
         self._word[tracing.TRACE_ON] = int(self._buffer is not None)
 
-    def opened(self, _state: "TaskState", call: "OpenCall") -> None:
+    def opened(self, state: "TaskState", call: "OpenCall") -> None:
         """The call entered the kernel."""
-        rows = self.events.rows
+        rows = self.of(state.tenant.name).rows
         rows.extend([0] * len(COUNTERS) for _ in range(len(rows), call.record.seq + 1))
         self._begin_stretch(call.record.seq)
 
-    def paused(self, _state: "TaskState", call: "OpenCall") -> None:
+    def paused(self, state: "TaskState", call: "OpenCall") -> None:
         """The call sleeps."""
-        self.events.rows[call.record.seq][SLEEPS] += 1
-        self._end_stretch(call.record.seq)
+        self.of(state.tenant.name).rows[call.record.seq][SLEEPS] += 1
+        self._end_stretch(state.tenant.name, call.record.seq)
 
     def resumed(self, _state: "TaskState", call: "OpenCall") -> None:
         """The call runs again after a sleep."""
         self._begin_stretch(call.record.seq)
 
-    def closed(self, _state: "TaskState", call: "OpenCall") -> None:
+    def closed(self, state: "TaskState", call: "OpenCall") -> None:
         """The call returned or was killed; one that was killed before it opened counts nothing."""
-        if call.record.seq < len(self.events.rows):
-            self._end_stretch(call.record.seq)
+        if call.record.seq < len(self.of(state.tenant.name).rows):
+            self._end_stretch(state.tenant.name, call.record.seq)
 
     def granted(self, _state: "TaskState", call: "OpenCall", rows: np.ndarray) -> None:
         """Keep the grants of the call (rows of the fault log, their entries still in the table)."""
@@ -96,24 +100,27 @@ class EventRecorder:
         self._grants.append(kept)
         self._frames.append((self._machine.memory.words[rows[:, fault.LOG_INDEX]] & paging.FRAME_MASK) >> 12)
 
-    def finish(self, root: int) -> Events:
-        """Sum up; `root` is a table of the kernel's own, for the sizes of its pages."""
+    def finish(self, root: int) -> None:
+        """Sum up, for `of`; `root` is a table of the kernel's own, for the sizes of its pages.
+
+        The trace of pages is the machine's, so it is one tenant's only if there is no other.
+        """
         self._word[tracing.TRACE_ON] = 0
         now = self._read()
-        began = self._began or now
-        self.events.totals = {name: now[i] - began[i] for i, name in enumerate(COUNTERS)}
-        self.events.totals["sleeps"] = sum(row[SLEEPS] for row in self.events.rows)
-        if self._buffer is not None:
-            self.events.trace = self._collect(self._buffer[: self._word[tracing.TRACE_COUNT]], root)
-        return self.events
+        for tenant, began in self._began.items():
+            events = self.of(tenant)
+            events.totals = {name: now[i] - began[i] for i, name in enumerate(COUNTERS)}
+            events.totals["sleeps"] = events.rows.total(SLEEPS)
+            if self._buffer is not None:
+                events.trace = self._collect(self._buffer[: self._word[tracing.TRACE_COUNT]], root)
 
     # -- within ---------------------------------------------------------------------------------------
     def _begin_stretch(self, seq: int) -> None:
         self._mark = self._read()
         self._put(tracing.OPEN, seq)
 
-    def _end_stretch(self, seq: int) -> None:
-        row = self.events.rows[seq]
+    def _end_stretch(self, tenant: str, seq: int) -> None:
+        row = self.of(tenant).rows[seq]
         for i, (now, then) in enumerate(zip(self._read(), self._mark, strict=True)):
             row[i] += now - then
         self._put(tracing.CLOSE, seq)

@@ -1,4 +1,4 @@
-"""The gate: at a tenant's call instruction, what its plan says is done, before the kernel runs anything of the call.
+"""The gates: at a tenant's call instruction, what its plan says is done, before the kernel runs anything of the call.
 
 Why it exists: dispositions. `isolate` and `pass` let the call in; `deny` and `emulate` put the result into RAX and
 go on behind the instruction, as `sysret` would (RCX, R11); `kill` lets it in to die at the first instruction of its
@@ -33,8 +33,11 @@ from thinbox.sandbox.random_stream import RandomStream
 from thinbox.syscalls.table import call_name, call_number
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from thinbox.enforcement.enforcer import Enforcer
     from thinbox.enforcement.tasks import TaskState
+    from thinbox.enforcement.tenants import Tenant
 
 U64 = (1 << 64) - 1
 MARKER_FD = 0xFFFFFFFF
@@ -61,11 +64,38 @@ class _Bringing:
     count: int = 0
 
 
-class Gate:
-    """Applies `plan` to the tenant of one enforcer."""
+class PlanGates:
+    """The gates of one enforcer's tenants, by name; a tenant without a plan has none."""
 
-    def __init__(self, enforcer: "Enforcer", plan: Plan) -> None:
-        self._enforcer, self._plan = enforcer, plan
+    def __init__(self, enforcer: "Enforcer", plans: "Mapping[str, Plan | None]") -> None:
+        """InputError for a plan whose handler cannot be loaded."""
+        self._enforcer = enforcer
+        self._gates = {
+            name: Gate(enforcer, enforcer.tenants[name], plan) for name, plan in plans.items() if plan is not None
+        }
+        if self._gates:
+            enforcer.cpu.set_callback(slots.ON_CALL, self._on_call)
+
+    def _on_call(self, compat: int, _second: int, _third: int) -> int:
+        """Called at each call instruction of user code, whoever runs."""
+        state = self._enforcer.running
+        if state is None or state.task != self._enforcer.view.current or state.killed:
+            return slots.ENTER
+        gate = self._gates.get(state.tenant.name)
+        return slots.ENTER if gate is None else gate.decide(state, is_compat=bool(compat))
+
+    def forked(self, parent: int, child: int) -> None:
+        """A tenant's task has a child."""
+        state = self._enforcer.tasks.get(parent)
+        if state is not None and state.tenant.name in self._gates:
+            self._gates[state.tenant.name].forked(parent, child)
+
+
+class Gate:
+    """Applies `plan` to the calls of one tenant."""
+
+    def __init__(self, enforcer: "Enforcer", tenant: "Tenant", plan: Plan) -> None:
+        self._enforcer, self._tenant, self._plan = enforcer, tenant, plan
         self._cpu, self._slot = enforcer.cpu, enforcer.slot
         self._files = Files(plan.files)
         self._services = Services(enforcer.machine, enforcer.view, self._files, RandomStream(plan.seed))
@@ -74,25 +104,20 @@ class Gate:
         self._started = self._steady = False
         self._populate = call_number("madvise")
         self._execve = {call_number("execve"), call_number("execveat")}
-        enforcer.record.plan = plan.name
-        enforcer.cpu.set_callback(slots.ON_CALL, self._on_call)
-        enforcer.on_new_task = self._on_new_task
-        enforcer.tenants[enforcer.isolation.tenant].gate = self
+        tenant.record.plan, tenant.gate = plan.name, self
 
     def _load_handlers(self) -> dict[str, Handler]:
         specs = {rule.answer.handler for rule in self._plan.every_rule if rule.answer.handler}
         return {spec: load_handler(spec) for spec in sorted(specs)}
 
     # -- the call instruction ---------------------------------------------------------------------
-    def _on_call(self, compat: int, _second: int, _third: int) -> int:
-        state = self._enforcer.running
-        if state is None or state.task != self._enforcer.view.current or state.killed:
-            return slots.ENTER
+    def decide(self, state: "TaskState", *, is_compat: bool) -> int:
+        """Do what the plan says of the call that `state` is about to make; return what the CPU does next."""
         if not self._started:
             self._started = True
             state.planned = PlannedEntry(self._isolated_by_default, "", 0)
             return slots.ENTER
-        if compat:
+        if is_compat:
             nr = self._slot[slots.CALL_NR] & 0xFFFFFFFF
             return self._act(state, nr, f"i386#{nr}", self._arguments(), self._plan.decide_compat())
         nr = self._slot[slots.CALL_NR]
@@ -148,14 +173,14 @@ class Gate:
 
     @property
     def _isolated_by_default(self) -> bool:
-        return self._enforcer.isolation.isolates(0)
+        return self._tenant.isolation.isolates(0)
 
     def _look_for_marker(self, nr: int, args: tuple[int, ...]) -> None:
         if self._steady or not self._plan.marker:
             return
         if nr in self._plan.marker or (nr == _WRITE and args[0] & 0xFFFFFFFF == MARKER_FD):
             self._steady = True
-            self._enforcer.record.steady_seq = len(self._enforcer.record.calls)
+            self._tenant.record.steady_seq = len(self._tenant.record.calls)
 
     def _handler(self, name: str, decision: Decision) -> Handler | None:
         """Return what answers this call; the files the sandbox owns are served wherever the call is allowed."""
@@ -211,12 +236,12 @@ class Gate:
     def _note(
         self, state: "TaskState", nr: int, name: str, args: tuple[int, ...], result: int, decision: Decision
     ) -> None:
-        calls, disposition = self._enforcer.record.calls, decision.answer.disposition
+        calls, disposition = self._tenant.record.calls, decision.answer.disposition
         verdict = "emulated" if disposition is Disposition.EMULATE else "denied"
         calls.append(
             CallRecord(
                 len(calls),
-                self._enforcer.isolation.tenant,
+                self._tenant.name,
                 state.pid,
                 nr,
                 name,
@@ -235,7 +260,7 @@ class Gate:
         if answer.errno:
             shown += f" {errno.errorcode.get(answer.errno, answer.errno)}"
         refusal = Refusal(name, state.pid, shown, answer.errno, self._plan.name, decision.line, decision.arguments, why)
-        self._enforcer.record.refusals.add(refusal)
+        self._tenant.record.refusals.add(refusal)
         return refusal
 
     # -- pages of emulated calls ------------------------------------------------------------------
@@ -275,8 +300,9 @@ class Gate:
         view = self._enforcer.view
         return view.read_u32(task + view.tgid_offset, self._enforcer.kernel_root)
 
-    def _on_new_task(self, parent: int, child: int) -> None:
+    def forked(self, parent: int, child: int) -> None:
+        """A task has a child: it has what its parent has open."""
         self._files.forked(self._group(parent), self._group(child))
 
 
-__all__ = ["Gate"]
+__all__ = ["PlanGates"]

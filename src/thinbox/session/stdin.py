@@ -31,6 +31,11 @@ class Input:
         self._pressed = b""
         self._ended = stream is None
 
+    @property
+    def may_come(self) -> bool:
+        """Whether waiting for it is of any use: not for files, nor behind the end."""
+        return self._stream is not None and not self._regular and not (self._ended and not self._pressed)
+
     def take(self) -> bytes | None:
         """Return bytes, b"" for none yet, None for the end."""
         if self._typed:
@@ -53,7 +58,7 @@ class Input:
 
     def wait(self, limit_s: float, look_at_signals: Callable[[], bool]) -> bool:
         """Wait until there is something to take, or `look_at_signals` says True: True; False after `limit_s`."""
-        if self._stream is None or self._regular or (self._ended and not self._pressed):
+        if not self.may_come:
             return False
         until_s = time.monotonic() + limit_s
         while not self._pressed and not self._is_ready(min(limit_s, LOOK_S)):
@@ -87,6 +92,28 @@ class Input:
             return b""
 
 
+class GivenInput:
+    """Bytes that were given beforehand, as the tenant's stdin."""
+
+    may_come = False
+
+    def __init__(self, data: bytes) -> None:
+        self._left = data
+
+    def take(self) -> bytes | None:
+        """Return all bytes, then None for the end."""
+        data, self._left = self._left, b""
+        return data or None
+
+    def look(self) -> bool:
+        """Nothing is ever typed: False."""
+        return False
+
+    def wait(self, _limit_s: float, _look_at_signals: Callable[[], bool]) -> bool:
+        """Nothing ever comes: False."""
+        return False
+
+
 def _is_regular(stream: BinaryIO) -> bool:
     """Whether reading never waits for anyone: files, and devices that are no terminals."""
     try:
@@ -96,4 +123,4 @@ def _is_regular(stream: BinaryIO) -> bool:
     return stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not stream.isatty())
 
 
-__all__ = ["LOOK_S", "Input"]
+__all__ = ["LOOK_S", "GivenInput", "Input"]

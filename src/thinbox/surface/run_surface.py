@@ -6,8 +6,7 @@ Rules of this file: figures of a name are the median and the most over its calls
 unisolated has the whole kernel.
 """
 
-import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from thinbox.session.session import Session
 
 SCHEMA = "thinbox.surface/1"
+_WINDOW = 4096
+"""Calls whose grants are held at a time: some 100 pages each."""
 MEASURES: dict[str, Callable[[Residual], int]] = {
     "code_pages": lambda left: left.code_pages,
     "gadgets": lambda left: left.gadgets.total,
@@ -78,51 +79,86 @@ class RunSurface:
         return out
 
 
-def load_surface(session: "Session", say: Callable[[str], None] | None = None, jobs: int | None = None) -> Surface:
-    """Return the measure for a run of `session`, which must not have begun: the guest stands ready.
+def load_surface(
+    session: "Session", say: Callable[[str], None] | None = None, jobs: int | None = None, tenant: str | None = None
+) -> Surface:
+    """Return the measure for a tenant (None: the only one) of `session`, which must not have begun: the guest stands
+    ready.
 
     Raises:
         MachineError: a process that looks for gadgets died.
     """
     view, memory, enforcer = session.view, session.machine.memory, session.enforcer
+    watched = next(iter(enforcer.tenants.values())) if tenant is None else enforcer.tenants[tenant]
     kernel = read_live_kernel(memory, view.kernel_root)
     return Surface(
         gadgets=gadgets_of(kernel, view.symbols, view.facts.sha256, say, jobs),
         symbols=view.symbols,
         baseline=read_baseline(memory, view, enforcer.sites),
-        policy=enforcer.isolation.policy,
+        policy=watched.isolation.policy,
         mapped_pages=kernel.mapped_pages,
         writable_pages=kernel.writable_pages,
     )
 
 
 def tabulate(record: RunRecord, surface: Surface) -> RunSurface:
-    """Measure every call of `record`, whose faults must have been kept (`RunOptions.keep_faults`)."""
-    grants = grants_of(record.faults)
+    """Measure every call of `record`, whose faults must have been kept (`RunOptions.keep_faults`).
+
+    Raises:
+        InputError: the record leaves out calls or faults, so the surface would look smaller than it was.
+    """
+    record.require_whole("its surface cannot be measured")
     whole, none = surface.whole, Grants()
-    by_name: dict[str, list[tuple[bool, Residual]]] = defaultdict(list)
-    for call in record.calls:
+    by_name: dict[str, _Sum] = defaultdict(_Sum)
+    every, grants, end = _Sum(), {}, 0
+    for number, call in enumerate(record.calls):
+        if number == end:
+            end += _WINDOW
+            grants = grants_of(record.faults.of_calls(number, end))
         left = surface.measure_call(grants.get(call.seq, none)) if call.isolated else whole
-        by_name[call.name].append((call.isolated, left))
-    every = [row for rows in by_name.values() for row in rows]
+        for part in (by_name[call.name], every):
+            part.add(left, isolated=call.isolated)
     return RunSurface(
         policy=record.policy,
         text_hash=surface.gadgets.text_hash,
         whole=whole,
-        calls=tuple(_summarise(name, by_name[name]) for name in sorted(by_name)),
-        all_calls=_summarise("*", every) if every else None,
+        calls=tuple(by_name[name].summarised(name) for name in sorted(by_name)),
+        all_calls=every.summarised("*") if every.times else None,
     )
 
 
-def _summarise(name: str, rows: list[tuple[bool, Residual]]) -> CallSurface:
-    values = {measure: [take(left) for _isolated, left in rows] for measure, take in MEASURES.items()}
-    return CallSurface(
-        name=name,
-        times=len(rows),
-        isolated=sum(isolated for isolated, _left in rows),
-        median={measure: statistics.median_low(column) for measure, column in values.items()},
-        most={measure: max(column) for measure, column in values.items()},
-    )
+class _Sum:
+    """The calls of one name, being added up: how often each value of each measure."""
+
+    def __init__(self) -> None:
+        self.times = self._isolated = 0
+        self._values: dict[str, Counter[int]] = {measure: Counter() for measure in MEASURES}
+
+    def add(self, left: Residual, *, isolated: bool) -> None:
+        """Count one call."""
+        self.times += 1
+        self._isolated += isolated
+        for measure, take in MEASURES.items():
+            self._values[measure][take(left)] += 1
+
+    def summarised(self, name: str) -> CallSurface:
+        """Return what is promised of them."""
+        return CallSurface(
+            name=name,
+            times=self.times,
+            isolated=self._isolated,
+            median={measure: _median_low(values) for measure, values in self._values.items()},
+            most={measure: max(values) for measure, values in self._values.items()},
+        )
+
+
+def _median_low(values: Counter[int]) -> int:
+    left = (values.total() + 1) // 2
+    for value in sorted(values):
+        left -= values[value]
+        if left <= 0:
+            break
+    return value
 
 
 def render_surface(found: RunSurface) -> str:

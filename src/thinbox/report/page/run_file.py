@@ -174,6 +174,8 @@ class RunFile:
     view: str | None = None
     stuck: bool = False
     stopped: bool = False
+    not_started: str = ""
+    outside: dict[str, Count] = field(default_factory=dict)
     plan: str = ""
     refusals: tuple[RunRefusal, ...] = ()
     refusals_truncated: bool = False
@@ -181,20 +183,27 @@ class RunFile:
     events: RunEvents | None = None
     coverage: CoverageTotals | None = None
     surface: SurfaceFile | None = None
+    calls_left_out: Count = 0
+    kills_left_out: Count = 0
+    faults_left_out: Count = 0
+    event_rows_left_out: Count = 0
 
     def __post_init__(self) -> None:
-        """Refuse sums that are not those of the calls: a record cut or edited."""
+        """Refuse sums that are not those of the calls: a record cut or edited. Calls that a record says it leaves out
+        are in the sums."""
+        more = bool(self.calls_left_out)
         for name, ours in (
-            ("calls", len(self.calls)),
+            ("calls", len(self.calls) + self.calls_left_out),
             ("isolated", sum(call.isolated for call in self.calls)),
             ("code_faults", sum(call.code_faults for call in self.calls)),
             ("data_faults", sum(call.data_faults for call in self.calls)),
             ("refused", self.refused),
         ):
             said = getattr(self.totals, name)
-            if said != ours and not (name == "refused" and self.refusals_truncated and said > ours):
+            may_be_more = self.refusals_truncated if name == "refused" else more and name != "calls"
+            if said != ours and not (may_be_more and said > ours):
                 raise ValueError(f"`totals.{name}` says {said}, what it lists adds up to {ours}")
-        listed = len(self.violations)
+        listed = len(self.violations) + self.kills_left_out
         if self.totals.killed != listed and (self.kills or not self.totals.killed or not listed):
             raise ValueError(f"`totals.killed` says {self.totals.killed}, it lists {listed}")
         if not listed and any(call.verdict == "killed" for call in self.calls):

@@ -12,6 +12,7 @@ from thinbox.report.page.blocks import (
     Cell,
     Fact,
     Facts,
+    Notes,
     Part,
     Section,
     Table,
@@ -45,7 +46,7 @@ def run_section(run: RunFile, source: str, cost: tuple[Block, ...] = (), tenant:
     parts = [Part("Violations", _violation_blocks(run.violations))] if run.violations else []
     if run.refusals:
         parts.append(Part("Refused by the plan", _refusal_blocks(run)))
-    parts.append(Part("Calls", call_blocks(run.calls)))
+    parts.append(Part("Calls", (*_left_out(run), *call_blocks(run.calls))))
     if run.plan:
         parts.append(Part("Plan and phases", _plan_blocks(run)))
     if run.surface:
@@ -57,6 +58,13 @@ def run_section(run: RunFile, source: str, cost: tuple[Block, ...] = (), tenant:
     kind = f"Tenant {shorten(tenant, _SHORT_COMMAND)}" if tenant is not None else "Run"
     what = command_line(run.command, _SHORT_COMMAND)
     return Section(kind, source, what, headline_of(run), (_tiles(run), _facts(run)), tuple(parts))
+
+
+def _left_out(run: RunFile) -> tuple[Block, ...]:
+    if not run.calls_left_out:
+        return ()
+    what = count(run.calls_left_out, "call")
+    return (Notes((f"The record leaves out {what}; they are in its totals, and not in what follows.",)),)
 
 
 def _tiles(run: RunFile) -> Tiles:
@@ -76,7 +84,9 @@ def _tiles(run: RunFile) -> Tiles:
     ]
     if spread:
         entries.append(Tile("faults a call", number(spread.median), f"median; {number(spread.most)} at most"))
-    entries.append(Tile("calls killed", number(len(run.violations)), "", "bad" if run.violations else ""))
+    entries.append(
+        Tile("calls killed", number(len(run.violations) + run.kills_left_out), "", "bad" if run.violations else "")
+    )
     if run.plan or run.refusals:
         entries.append(Tile("calls refused", number(run.totals.refused), "", "warn" if run.refusals else ""))
     return Tiles(tuple(entries))

@@ -11,6 +11,7 @@ from thinbox.report.page.run_file import RunFile
 from thinbox.report.page.visible import shorten
 
 _LONGEST_SENTENCE = 600
+_NAMED = 3
 
 
 def headline_of(run: RunFile) -> Headline:
@@ -19,8 +20,11 @@ def headline_of(run: RunFile) -> Headline:
     kills = run.violations
     if kills:
         sentence = shorten(kills[0].sentence(), _LONGEST_SENTENCE)
-        more = f" ({count(len(kills) - 1, 'more kill')} below)" if len(kills) > 1 else ""
+        others = len(kills) + run.kills_left_out - 1
+        more = f" ({count(others, 'more kill')} below)" if others else ""
         return Headline("bad", f"{sentence}{more}; {ended}{_limits(run)}.")
+    if run.not_started:
+        return Headline("warn", f"Never began: {shorten(run.not_started, _LONGEST_SENTENCE)}; {ended}{_limits(run)}.")
     if run.refusals:
         first = shorten(run.refusals[0].sentence(), _LONGEST_SENTENCE)
         more = f" ({count(run.totals.refused - 1, 'more refusal')})" if run.totals.refused > 1 else ""
@@ -31,7 +35,18 @@ def headline_of(run: RunFile) -> Headline:
         return Headline("plain", f"Ran un-isolated, so nothing was judged; {ended}.")
     plain = run.totals.calls - run.totals.isolated
     some = f", {count(plain, 'call')} not isolated" if plain else ""
-    return Headline("good", f"Ran to its end, no call killed{some}; {ended}.")
+    return Headline("good", f"Ran to its end, no call killed{some}; {ended}{_outside(run)}.")
+
+
+def _outside(run: RunFile) -> str:
+    """Name what ran outside calls, so that nobody takes isolated calls for all there was."""
+    unjudged = {name: times for name, times in run.outside.items() if times and not name.endswith(", judged")}
+    if not unjudged:
+        return ""
+    found = sorted(unjudged.items(), key=lambda item: (-item[1], item[0]))
+    named = ", ".join(f"{times:,} {shorten(name, 60)}" for name, times in found[:_NAMED])
+    more = f" and {count(len(found) - _NAMED, 'other kind')}" if len(found) > _NAMED else ""
+    return f"; outside its calls the kernel worked for it unjudged: {named}{more}"
 
 
 def short_verdict(run: RunFile) -> tuple[str, Headline]:
@@ -40,14 +55,25 @@ def short_verdict(run: RunFile) -> tuple[str, Headline]:
     if run.stuck:
         return "given up", whole
     if run.violations:
-        return f"killed {len(run.violations):,}", whole
+        return f"killed {len(run.violations) + run.kills_left_out:,}", whole
+    if run.not_started:
+        return "never began", whole
     if run.refusals:
         return f"refused {run.totals.refused:,}", whole
     return {"warn": "incomplete", "plain": "not judged"}.get(whole.tone, "no kill"), whole
 
 
 def _limits(run: RunFile) -> str:
-    found = []
+    found = [
+        f"the record leaves out {count(left_out, what)}"
+        for left_out, what in (
+            (run.calls_left_out, "call"),
+            (run.kills_left_out, "kill"),
+            (run.faults_left_out, "fault"),
+            (run.event_rows_left_out, "event row"),
+        )
+        if left_out
+    ]
     if run.stuck:
         found.append(
             "a lock that the killed task held is waited for, so the guest was given up and the record ends there"
