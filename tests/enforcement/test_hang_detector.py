@@ -13,10 +13,11 @@ A_LONG_TIME = 100 * DEATH_LIMIT_NS
 class Wounded(FakeGuest):
     """Two tenants: `hurt`, of which a task was killed, and `well`, with one task, 1."""
 
-    def __init__(self, *, undone=False):
+    def __init__(self, *, undone=False, kills=1):
         super().__init__()
         self.hurt, self.well = self.tenant("hurt"), self.tenant("well")
-        self.hurt.record.kills.append(Violation("getpid", "", "6b", 0, None, 0, "sci", "fetch", undone=undone))
+        for _ in range(kills):
+            self.hurt.record.kills.append(Violation("getpid", "", "6b", 0, None, 0, "sci", "fetch", undone=undone))
         self.state = self.task(self.well)
         self.detector = HangDetector(self.target, self.tasks)
         # It begins to wait with the first sign of life.
@@ -122,7 +123,7 @@ def test_what_was_undone_left_no_wound(fake):
     assert not fake.hurt.record.stuck
 
 
-def test_without_a_kill_nothing_is_given_up(fake):
-    fake.hurt.record.kills.clear()
+def test_without_a_kill_nothing_is_given_up():
+    fake = Wounded(kills=0)
     fake.tasks.running = fake.state
     assert not fake.is_hung_at(A_LONG_TIME)
