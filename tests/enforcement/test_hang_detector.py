@@ -13,10 +13,11 @@ A_LONG_TIME = 100 * DEATH_LIMIT_NS
 class Wounded(FakeGuest):
     """Two tenants: `hurt`, of which a task was killed, and `well`, with one task, 1."""
 
-    def __init__(self, *, undone=False):
+    def __init__(self, *, undone=False, kills=1):
         super().__init__()
         self.hurt, self.well = self.tenant("hurt"), self.tenant("well")
-        self.hurt.record.kills.append(Violation("getpid", "", "6b", 0, None, 0, "sci", "fetch", undone=undone))
+        for _ in range(kills):
+            self.hurt.record.kills.append(Violation("getpid", "", "6b", 0, None, 0, "sci", "fetch", undone=undone))
         self.state = self.task(self.well)
         self.detector = HangDetector(self.target, self.tasks)
         # It begins to wait with the first sign of life.
@@ -52,6 +53,12 @@ def test_who_sleeps_for_ever_uninterruptibly_is_given_up(fake):
 def test_who_sleeps_for_input_is_not(fake):
     fake.sleep(INTERRUPTIBLE)
     assert not fake.is_hung_at(A_LONG_TIME)
+
+
+def test_who_waits_for_a_task_whose_end_was_refused_is_given_up(fake):
+    fake.tasks.parked = 1
+    assert not fake.is_hung_at(1 + DEATH_LIMIT_NS)
+    assert fake.is_hung_at(2 + DEATH_LIMIT_NS)
 
 
 def test_one_of_many_that_sleeps_for_ever_is_enough(fake):
@@ -116,7 +123,7 @@ def test_what_was_undone_left_no_wound(fake):
     assert not fake.hurt.record.stuck
 
 
-def test_without_a_kill_nothing_is_given_up(fake):
-    fake.hurt.record.kills.clear()
+def test_without_a_kill_nothing_is_given_up():
+    fake = Wounded(kills=0)
     fake.tasks.running = fake.state
     assert not fake.is_hung_at(A_LONG_TIME)

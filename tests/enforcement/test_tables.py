@@ -7,6 +7,7 @@ from thinbox import paging
 from thinbox.address import to_signed
 from thinbox.enforcement.tables import Tables
 from thinbox.enforcement.undo import RESERVED_BYTES
+from thinbox.isolation import pagetable
 from thinbox.machine import slots
 from thinbox.machine.memory import HIDDEN_BYTES
 
@@ -100,7 +101,7 @@ def test_with_undo_the_user_half_is_freed_too_and_without_it_is_the_kernels():
     for undo, freed in ((True, 4 + 3), (False, 4)):
         guest = Making(undo=undo)
         state = guest.made()
-        own = [0x300000, 0x301000, 0x302000]
+        own = [pagetable.take_frame(guest.memory.words, guest.pool) for _level in range(3)]
         for at, lower in zip([state.root, *own[:2]], own, strict=True):
             guest.memory.words[at >> 3] = lower | paging.TABLE_FLAGS
         guest.tables.free(state)
@@ -126,6 +127,17 @@ def test_pages_made_later_are_counted_for_the_task_that_runs():
     guest.tables.note_pages(one)
     guest.tables.note_pages(other)
     assert (one.pages_made, other.pages_made, guest.record.table_pages_made) == (6, 1, 7)
+
+
+def test_pages_are_counted_for_no_task_without_a_table_and_never_taken_off():
+    guest = Making()
+    one, bare = guest.made(), guest.task(guest.tasks.tenants["a"], 7)
+    guest.pool[0] -= 2
+    guest.tables.note_pages(bare)
+    assert (bare.pages_made, guest.record.table_pages_made) == (0, 4)
+    guest.pool[0] += 4
+    guest.tables.note_pages(one)
+    assert (one.pages_made, guest.record.table_pages_made) == (4, 4)
 
 
 def test_after_a_reset_all_frames_are_free_again_in_the_same_order():

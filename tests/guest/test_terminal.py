@@ -202,9 +202,9 @@ def test_input_that_the_tenant_does_not_take_does_not_stop_its_clock(guest):
         options = RunOptions(stdin=stdin, on_output=lambda _stream, _data: keyboard.write(b"y\n" * 30000))
         for _ in range(2):
             keyboard.write(b"y\n" * 30000)
-        session = Session(guest, ["sh", "-c", "echo; echo; sleep 300"], options)
+        session = Session.alone(guest, ["sh", "-c", "echo; echo; sleep 300"], options)
         session.machine.check_signals = not_for_ever()
-        result = session.run()
+        result = session.run()["tenant"]
     assert result.exit_code == 0
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.isolation.test_pagetable import DATA_4K, KERNEL_ROOT, NX, RAM_END, TEXT_2M, Kernel
+from tests.isolation.test_pagetable import DATA_4K, KERNEL_ROOT, NX, POOL_FIRST, RAM_END, TEXT_2M, Kernel
 from thinbox import paging
 from thinbox.isolation import fault
 
@@ -30,13 +30,13 @@ def test_whose_fault_at_a_user_address_it_is_where_its_half_is_mapped_on_demand(
     for index in range(len(kernel.words[: kernel.next // 8])):
         if kernel.words[index] & 0xFFF == 0x63:
             kernel.words[index] |= USER
-    assert fault.classify_user(kernel.words, RAM_END, KERNEL_ROOT, USER_PLACE, error) == answer
+    assert fault.classify_user(kernel.words, POOL_FIRST, KERNEL_ROOT, USER_PLACE, error) == answer
 
 
 def granted(kernel, vaddr, error, undo):
     kernel.row = [0] * fault.LOG_COLUMNS
     status = fault.grant(
-        kernel.words, RAM_END, kernel.pool, kernel.root, KERNEL_ROOT, vaddr, error, 0x77, kernel.row, undo
+        kernel.words, POOL_FIRST, RAM_END, kernel.pool, kernel.root, KERNEL_ROOT, vaddr, error, 0x77, kernel.row, undo
     )
     return status, kernel.mapped().get(vaddr & ~0xFFF)
 
@@ -90,7 +90,7 @@ def test_the_first_write_to_what_was_granted_read_only_is_told_from_others(mappe
         granted(kernel, DATA_4K, READ, 1)
         if other_frame:
             kernel.words[kernel.row[fault.LOG_INDEX]] += 0x1000
-    found = fault.is_write_upgrade(kernel.words, RAM_END, kernel.root, KERNEL_ROOT, DATA_4K, error)
+    found = fault.is_write_upgrade(kernel.words, POOL_FIRST, RAM_END, kernel.root, KERNEL_ROOT, DATA_4K, error)
     assert found is upgrade
 
 
@@ -98,7 +98,7 @@ def test_an_entry_that_was_taken_back_is_no_upgrade():
     kernel = Kernel()
     granted(kernel, DATA_4K, READ, 1)
     kernel.words[kernel.row[fault.LOG_INDEX]] &= ~PRESENT
-    assert not fault.is_write_upgrade(kernel.words, RAM_END, kernel.root, KERNEL_ROOT, DATA_4K, WRITE)
+    assert not fault.is_write_upgrade(kernel.words, POOL_FIRST, RAM_END, kernel.root, KERNEL_ROOT, DATA_4K, WRITE)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_data_is_asked_about_unless_the_policy_grants_it_all_and_it_is_the_kerne
         if kernel.words[index] & 0xFFF == 0x63:
             kernel.words[index] |= USER
     for error in (READ, WRITE):
-        found = fault.needs_judgement(kernel.words, RAM_END, KERNEL_ROOT, [0] * 4, 3, cacheable, DATA_4K, error)
+        found = fault.needs_judgement(kernel.words, POOL_FIRST, KERNEL_ROOT, [0] * 4, 3, cacheable, DATA_4K, error)
         assert found is asked
 
 
 def test_a_fetch_is_asked_about_whatever_is_granted_of_data():
     kernel = Kernel()
-    assert fault.needs_judgement(kernel.words, RAM_END, KERNEL_ROOT, [0] * 4, 3, 1, TEXT_2M, FETCH)
+    assert fault.needs_judgement(kernel.words, POOL_FIRST, KERNEL_ROOT, [0] * 4, 3, 1, TEXT_2M, FETCH)
 
 
 @pytest.mark.parametrize(

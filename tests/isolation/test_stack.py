@@ -5,7 +5,7 @@ import bisect
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.isolation.test_pagetable import KERNEL_ROOT, NX, RAM_END, TEXT_2M, Kernel
+from tests.isolation.test_pagetable import KERNEL_ROOT, NX, POOL_FIRST, RAM_END, TEXT_2M, Kernel
 from thinbox import paging
 from thinbox.isolation import stack
 from thinbox.isolation.stack import BROKEN, FRAME_FOUND
@@ -35,7 +35,7 @@ class Walk:
 
     def next(self, ip, sp, bp=0):
         return stack.next_frame(
-            self.words, RAM_END, KERNEL_ROOT, self.ips, self.orc, len(self.ips), ip, sp, bp, self.out
+            self.words, POOL_FIRST, KERNEL_ROOT, self.ips, self.orc, len(self.ips), ip, sp, bp, self.out
         )
 
 
@@ -110,12 +110,12 @@ def test_no_return_address_is_broken():
     assert Walk({F: orc(SP, 16)}).next(F, STACK + 0x100) == BROKEN
 
 
-def test_words_at_the_end_of_memory_are_read_and_none_behind():
+def test_words_at_the_end_of_the_guests_memory_are_read_and_none_behind():
     kernel = Kernel()
-    kernel.put(STACK, RAM_END - 0x1000 | 0x163, 12)
-    kernel.put(STACK + 0x1000, RAM_END | 0x163, 12)
-    kernel.words[-1] = 77
-    load = lambda vaddr: stack.load_word(kernel.words, RAM_END, KERNEL_ROOT, vaddr)
+    kernel.put(STACK, POOL_FIRST - 0x1000 | 0x163, 12)
+    kernel.put(STACK + 0x1000, POOL_FIRST | 0x163, 12)
+    kernel.words[POOL_FIRST // 8 - 1] = kernel.words[POOL_FIRST // 8] = 77
+    load = lambda vaddr: stack.load_word(kernel.words, POOL_FIRST, KERNEL_ROOT, vaddr)
     assert (load(STACK + 0xFF8), load(STACK + 0x1000), load(STACK + 0xFF9)) == (77, 0, 0)
 
 
@@ -150,7 +150,7 @@ class Approved(Walk):
     def holds(self):
         starts = [F, G, H, ENTRY]
         return stack.is_stack_approved(
-            self.words, RAM_END, self.kernel.root, KERNEL_ROOT, self.ips, self.orc, len(self.ips), starts, len(starts),
+            self.words, POOL_FIRST, RAM_END, self.kernel.root, KERNEL_ROOT, self.ips, self.orc, len(self.ips), starts, len(starts),
             self.bottoms, len(self.bottoms), self.rows, ROWS - 1, F + 9, self.sp, 0, self.out,
         )  # fmt: skip
 

@@ -14,8 +14,9 @@ SOURCE = Path(thinbox.__file__).parent
 
 REFUSERS = {"Verdict": 1, "_refused": 0}
 """What makes a refusal, by its name, and which of its arguments the rule is."""
-COMPOSED = {"isolation/policies/all_of.py", "isolation/page_ownership.py"}
-"""Here a refusal of another one is made again with more words: `6b of live`, and what `_refused` itself is given."""
+COMPOSED = {"isolation/policies/all_of.py", "isolation/page_ownership.py", "api/policy.py"}
+"""Here a refusal of another one is made again with more words: `6b of live`, what `_refused` itself is given, and the
+rule that a user's own policy names."""
 
 
 def refusals(tree):

@@ -93,7 +93,11 @@ class FakeGuest:
             read_u32=lambda vaddr, _root: self.states.get(vaddr - 0x18, 0), stack_of=lambda task, _root: task << 20,
             facts=SimpleNamespace(types=None),
         )  # fmt: skip
-        self.machine = SimpleNamespace(memory=self.memory, cpu=self.cpu, slot=self.slot, now_ns=0)
+        sci = SimpleNamespace(
+            enter_table=lambda: self.cpu.done.append(("enter",)), leave_table=self.cpu.leave_table,
+            leave_for_deferred_work=lambda: self.cpu.done.append(("leave for deferred work",)),
+        )  # fmt: skip
+        self.machine = SimpleNamespace(memory=self.memory, cpu=self.cpu, sci=sci, slot=self.slot, now_ns=0)
         self.sites = SimpleNamespace(
             baseline=SimpleNamespace(pages=lambda stack, size: range(stack, stack + size, 4096)),
             range_teardowns=[0x100], whole_teardowns=[0x200], user_teardown=0x300, returns=[], entries=[],

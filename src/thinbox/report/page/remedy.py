@@ -95,6 +95,14 @@ REMEDIES = {
         "The kernel was about to start, as root, a program that it never starts.",
         "Treat it as an attack, unless a driver of yours starts programs that thinbox does not know of; report those.",
     ),
+    "G5": Remedy(
+        "The call changed the ids or capabilities of another task than its own, which no call does.",
+        "Treat it as an attack by the call that is named; the other task was not to blame.",
+    ),
+    "G6": Remedy(
+        "A new task began with other ids or capabilities than those of the one that made it.",
+        "Treat it as an attack. A child has its parent's, or all of them in a new user namespace of its own.",
+    ),
     "P": Remedy(
         "The profile was learned from runs in which this call never used that code.",
         "If the program is trusted, learn again with this input among the runs (`--save-profile`); a profile knows "
