@@ -73,7 +73,9 @@ class KillStress(ExploitRunner):
             self.scenario.victim.task: wanted.victim(),
         }
         try:
-            ending = self.drive(wanted, scripts, Limits(limit_ns, limit_ns, _MOST_CALLS, _MOST_EXCEPTIONS), stops_at_kill=False)
+            ending = self.drive(
+                wanted, scripts, Limits(limit_ns, limit_ns, _MOST_CALLS, _MOST_EXCEPTIONS), stops_at_kill=False
+            )
         finally:
             wanted.close()
         result = wanted.result
