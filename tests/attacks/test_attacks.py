@@ -165,7 +165,7 @@ def test_only_the_marked_part_of_a_document_is_replaced():
 
 def test_a_victim_does_not_feel_kills_that_are_undone(guest, scenario):
     stress = KillStress(guest, scenario, load_policy("sci"), "undo")
-    calm, attacked = stress.stress(0, 60), stress.besiege(30, 60)
+    calm, attacked = stress.stress(0, 60), stress.stress(30, 60)
     assert (attacked.kills, attacked.undone, attacked.is_wounded) == (30, 30, False)
     assert calm.output == attacked.output == expected_output(60)
     assert attacked.victim_ns < 3 * calm.victim_ns

@@ -34,6 +34,8 @@ _SETTLE = (0).to_bytes(8, "little") + (300_000_000).to_bytes(8, "little")
 COUNTS = ("MemFree", "AnonPages", "KernelStack", "PageTables", "Slab", "SUnreclaim", "Shmem")
 """Lines of /proc/meminfo, in kB."""
 _LIMIT_NS = 120 * 1_000_000_000
+_MOST_CALLS, _MOST_EXCEPTIONS = 1_000_000, 10_000_000
+"""A thousand kills and a thousand rounds make some 30,000 calls; each new process takes dozens of page faults."""
 PLACES = ("vfs_mkdir", "generic_perform_write", "ksys_lseek")
 """Where the bugs are: a corrupted function pointer, called by mkdir (the folder locked), by write (the file locked),
 and by lseek (nothing locked)."""
@@ -71,7 +73,9 @@ class KillStress(ExploitRunner):
             self.scenario.victim.task: wanted.victim(),
         }
         try:
-            ending = self.drive(wanted, scripts, Limits(limit_ns, executed_bytes=limit_ns), stops_at_kill=False)
+            ending = self.drive(
+                wanted, scripts, Limits(limit_ns, limit_ns, _MOST_CALLS, _MOST_EXCEPTIONS), stops_at_kill=False
+            )
         finally:
             wanted.close()
         result = wanted.result
