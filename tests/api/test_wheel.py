@@ -70,7 +70,11 @@ def test_the_wheel_has_types_data_version_and_addresses(wheel):
     assert "thinbox/py.typed" in wanted and wanted <= names
     headers = Parser().parsestr(text)
     assert headers["Version"] == thinbox.__version__ and headers.get_all("Project-URL")
-    places = [path for path in ROOT.rglob("*.toml") if f'"{thinbox.__version__}"' in path.read_text() and ".venv" not in path.parts]
+    places = [
+        path
+        for path in ROOT.rglob("*.toml")
+        if f'"{thinbox.__version__}"' in path.read_text() and ".venv" not in path.parts
+    ]
     assert not places, "the version stands in thinbox/__init__.py only"
 
 

@@ -110,7 +110,9 @@ def run_when_ready(guest, command, steps, **terminal):
 
     seen = bytearray()
     with os.fdopen(reader, "rb", buffering=0) as stdin:
-        session = Session.alone(guest, command, RunOptions(stdin=stdin, terminal=Terminal(**terminal), on_output=on_output))
+        session = Session.alone(
+            guest, command, RunOptions(stdin=stdin, terminal=Terminal(**terminal), on_output=on_output)
+        )
         sessions.append(session)
         end = time.monotonic() + LIMIT_S
 
