@@ -130,7 +130,7 @@ def test_transfer_lets_an_exception_be_fixed_up(guest):
 
 def test_fixups_are_read_while_the_call_is_isolated(guest):
     seen = []
-    watch = At("vfs_write", lambda _m, e: seen.append((e.judge.fixups, e.view.symbols)), "write")
+    watch = At("vfs_write", lambda _m, e: seen.append((e.tenants["tenant"].judge.fixups, e.view.symbols)), "write")
     run(guest, ["echo", "x"], RunOptions(policy="transfer", on_machine=watch.install))
     fixups, symbols = seen[0]
     assert len(fixups) > 100
