@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from tests.support.skips import pytest_terminal_summary
 from thinbox.boot.ready import prepare
 
-NEED_A_KERNEL = {"guest", "default_kernel"}
+NEED_A_KERNEL = {"guest", "default_kernel", "booted"}
 """Fixtures; what uses none of them but needs a kernel is marked where it stands, or all of its folder is here:"""
 GUEST_FOLDERS = {"attacks", "boot"}
 

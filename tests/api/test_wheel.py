@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import thinbox
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 500
 
