@@ -54,7 +54,7 @@ def test_a_recorded_workload_runs_under_its_plan(guest, recorded):
     assert all(r.reason for r in plan.every_rule)
     evidence = rule(plan, "openat").evidence
     assert evidence["times"] == sum(call["name"] == "openat" for call in recorded["calls"])
-    assert evidence["policies"] == ["sci"] and evidence["functions"]["most"] > 50
+    assert evidence["policies"] == ["live"] and evidence["functions"]["most"] > 50
 
 
 def test_a_workload_that_strays_is_refused_with_call_argument_and_line(guest, recorded):
