@@ -15,7 +15,7 @@ HEAVY = ("numpy", "numba", "unicorn", "capstone", "pyarrow", "msgspec", "jinja2"
 
 
 @pytest.fixture(scope="module")
-def booted():
+def booted(guest):
     return thinbox.boot()
 
 

@@ -144,10 +144,10 @@ def audit_own_cases(guest: "ReadyGuest", cases: Sequence[Case], options: AuditOp
     from thinbox.audit.case_runner import CaseRunner, make_checkpoint
     from thinbox.audit.pool import audit_case
     from thinbox.isolation.policies import load_policy
-    from thinbox.records.profile import read_policy_file, require_same_kernel
+    from thinbox.records.profile import load_policy_object, read_policy_file, require_same_kernel
     from thinbox.syscalls.table import call_number
 
-    policy = load_policy(options.policy, read_policy_file)
+    policy = load_policy(options.policy, read_policy_file, load_policy_object)
     require_same_kernel(policy, guest.facts.sha256)
     for case in cases:
         if not isinstance(case, Case):

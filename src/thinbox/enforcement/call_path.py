@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from thinbox.enforcement.integrity import Integrity
     from thinbox.enforcement.observers import Watches
     from thinbox.enforcement.outside_work import OutsideWork
+    from thinbox.enforcement.planned_entry import PlannedEntry
     from thinbox.enforcement.tables import Tables
     from thinbox.enforcement.target import Target
-    from thinbox.enforcement.tasks import PlannedEntry, TaskList, TaskState
+    from thinbox.enforcement.tasks import TaskList, TaskState
     from thinbox.enforcement.violation_action import ViolationAction
 
 _ARGUMENT_SLOTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
@@ -117,7 +118,7 @@ class CallPath:
         planned, state.planned = state.planned, None
         if planned is None and state.tenant.gate is not None:
             # It came by a way on which the gate was not asked (`sysenter`).
-            planned = state.tenant.gate.decide_entered(state, nr, name, args)
+            planned = state.tenant.gate.decide_entered(state.task, state.pid, nr, name, args)
         if planned is not None:
             wanted = self._note_plan(record, planned)
             if planned.death is not None:
@@ -205,7 +206,7 @@ class CallPath:
         isolation, gate = state.tenant.isolation, state.tenant.gate
         wanted = isolation.isolates_compat if compat else isolation.isolates(nr)
         if gate is not None:
-            planned = gate.decide_entered(state, nr, name, args)
+            planned = gate.decide_entered(state.task, state.pid, nr, name, args)
             wanted = self._note_plan(record, planned)
             if planned.death is not None:
                 self._action.end_as_planned(state, record, planned.death)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from thinbox.enforcement.open_call import OpenCall
-from thinbox.isolation.verdict import Violation
 
 if TYPE_CHECKING:
+    from thinbox.enforcement.planned_entry import PlannedEntry
     from thinbox.enforcement.tenants import Tenant
     from thinbox.isolation.policies.guard import ProtectedObject
 
@@ -33,19 +33,6 @@ class TaskState:
     """It has entered `do_exit`."""
     planned: "PlannedEntry | None" = None
     """What a plan decided for the call that is about to enter the kernel."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedEntry:
-    """A plan's decision on a call that has entered the kernel: isolated or not; with `death`, killed there; with a
-    `result`, answered there."""
-
-    isolated: bool
-    disposition: str
-    line: int
-    death: Violation | None = None
-    result: int | None = None
-    """What the call is answered with, instead of being dispatched (signed)."""
 
 
 class TaskList:

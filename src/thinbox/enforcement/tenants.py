@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from thinbox.enforcement.judge import Judge
     from thinbox.enforcement.open_call import OpenCall
+    from thinbox.enforcement.planned_entry import PlannedEntry
     from thinbox.enforcement.prefault import Prefault
-    from thinbox.enforcement.tasks import PlannedEntry, TaskState
     from thinbox.isolation.policies import Policy
     from thinbox.records.profile import KnownPages
     from thinbox.records.run import RunRecord
@@ -44,8 +44,9 @@ class Isolation:
 class Gate(Protocol):
     """A plan, as the enforcer asks it."""
 
-    def decide_entered(self, state: "TaskState", nr: int, name: str, args: tuple[int, ...]) -> "PlannedEntry":
-        """Decide on a call that has entered the kernel undecided, or is dispatched as another than it began as."""
+    def decide_entered(self, task: int, pid: int, nr: int, name: str, args: tuple[int, ...]) -> "PlannedEntry":
+        """For a task (task_struct) and its thread id: decide on a call that has entered the kernel undecided, or is
+        dispatched as another than it began as."""
         ...
 
 

@@ -72,7 +72,7 @@ class Memory:
         self._view = np.frombuffer(self.map, dtype=np.uint8)
         self.host_base = int(self._view.ctypes.data)
         self.words = GuestWords(self.map)
-        self.tables = PageTables(self)
+        self.tables = PageTables(self.words, self.guest_bytes, self.total_bytes)
         self.empty_bus = mmap.mmap(-1, 2 * PAGE_BYTES)
         """Where there is no RAM: a page of ones to read, and a page to write (`coherence`)."""
         self.empty_bus[:PAGE_BYTES] = b"\xff" * PAGE_BYTES

@@ -10,20 +10,15 @@ Rules of this file:
 Source: Intel SDM vol. 3A, 4.5; the shape is that of gVisor's ring0 page tables (lookup, walk).
 """
 
-from typing import TYPE_CHECKING
-
 from thinbox import paging
 from thinbox.isolation import pagetable
-
-if TYPE_CHECKING:
-    from thinbox.machine.memory import Memory
 
 
 class PageTables:
     """The tables in one memory: the guest's own, and SCI tables in hidden RAM."""
 
-    def __init__(self, memory: "Memory") -> None:
-        self._words, self._guest_end, self._end = memory.words, memory.guest_bytes, memory.total_bytes
+    def __init__(self, words: paging.Words, guest_bytes: int, total_bytes: int) -> None:
+        self._words, self._guest_end, self._end = words, guest_bytes, total_bytes
 
     def lookup(self, root: int, vaddr: int) -> int:
         """Return the 4 KiB entry by which the guest's table `root` maps `vaddr`, 0 if it does not."""

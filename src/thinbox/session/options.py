@@ -15,7 +15,7 @@ from thinbox.errors import InputError
 from thinbox.guest.terminal import Terminal
 from thinbox.isolation.policies import Policy, load_policy
 from thinbox.isolation.view_rules import view_rule
-from thinbox.records.profile import KnownPages, read_policy_file
+from thinbox.records.profile import KnownPages, load_policy_object, read_policy_file
 from thinbox.records.run import RunRecord
 from thinbox.sandbox.plan import Plan
 from thinbox.syscalls.table import call_number
@@ -170,7 +170,7 @@ def parse_isolate(text: str) -> Callable[[int], bool]:
 def choose_policy(policy: str | Policy) -> Policy:
     """Return the policy of a name, or the one given; `InputError` for a name there is not, or what is no policy."""
     if isinstance(policy, str):
-        return load_policy(policy, read_policy_file)
+        return load_policy(policy, read_policy_file, load_policy_object)
     if not callable(getattr(policy, "check_access", None)) or not isinstance(getattr(policy, "name", None), str):
         raise InputError(f"{policy!r} is no policy: it lacks a name or check_access(access, call)")
     return policy

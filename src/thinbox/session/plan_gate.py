@@ -15,7 +15,7 @@ import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from thinbox.enforcement.tasks import PlannedEntry
+from thinbox.enforcement.planned_entry import PlannedEntry
 from thinbox.errors import MachineError
 from thinbox.isolation.verdict import PLANNED, Violation
 from thinbox.machine import cpu as registers
@@ -146,7 +146,7 @@ class Gate:
             self._files.executed(self._group(state.task))
         return self._act(state, nr, name, args, decision)
 
-    def decide_entered(self, state: "TaskState", nr: int, name: str, args: tuple[int, ...]) -> PlannedEntry:
+    def decide_entered(self, task: int, pid: int, nr: int, name: str, args: tuple[int, ...]) -> PlannedEntry:
         """Decide on a call that is in the kernel already: it came by a way this was not asked on, or a tracer or filter
         put it in another's place. What would need a page brought in is left to the rule's `otherwise`."""
         is_compat = name.startswith("i386#")
@@ -154,7 +154,7 @@ class Gate:
         handler = None if is_compat else self._handler(name, decision)
         if handler is not None:
             try:
-                result = self._run(handler, EmulatedCall(nr, name, args, state.task, state.pid, self._services))
+                result = self._run(handler, EmulatedCall(nr, name, args, task, pid, self._services))
             except (PageWantedError, NotOursError):
                 decision = self._otherwise(decision)
             else:
@@ -162,7 +162,7 @@ class Gate:
         answer = decision.answer
         if answer.disposition.reaches_kernel:
             return PlannedEntry(answer.disposition is Disposition.ISOLATE, answer.disposition, decision.line)
-        refusal = self._refuse(state, name, decision)
+        refusal = self._refuse(pid, name, decision)
         if answer.disposition is Disposition.KILL:
             death = Violation(name, refusal.sentence(), "plan", self._cpu.rip, None, 0, self._plan.name, PLANNED)
             return PlannedEntry(isolated=False, disposition="kill", line=decision.line, death=death)
@@ -217,7 +217,7 @@ class Gate:
             isolated = answer.disposition is Disposition.ISOLATE
             state.planned = PlannedEntry(isolated, answer.disposition, decision.line)
             return slots.ENTER
-        refusal = self._refuse(state, name, decision)
+        refusal = self._refuse(state.pid, name, decision)
         if answer.disposition is Disposition.KILL:
             death = Violation(name, refusal.sentence(), "plan", self._cpu.rip, None, 0, self._plan.name, PLANNED)
             state.planned = PlannedEntry(isolated=False, disposition="kill", line=decision.line, death=death)
@@ -253,13 +253,13 @@ class Gate:
             )
         )
 
-    def _refuse(self, state: "TaskState", name: str, decision: Decision) -> Refusal:
+    def _refuse(self, pid: int, name: str, decision: Decision) -> Refusal:
         answer, rule = decision.answer, decision.rule
         why = decision.why or (rule.reason if rule else "") or "its rule says so"
         shown = answer.disposition.value
         if answer.errno:
             shown += f" {errno.errorcode.get(answer.errno, answer.errno)}"
-        refusal = Refusal(name, state.pid, shown, answer.errno, self._plan.name, decision.line, decision.arguments, why)
+        refusal = Refusal(name, pid, shown, answer.errno, self._plan.name, decision.line, decision.arguments, why)
         self._tenant.record.refusals.add(refusal)
         return refusal
 

@@ -1,0 +1,131 @@
+"""Who wrote is to blame: what a call could write of another task's ids is found at its end, and put back."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from thinbox.enforcement.integrity import Integrity
+from thinbox.enforcement.open_call import OpenCall
+from thinbox.enforcement.tasks import TaskList, TaskState
+from thinbox.isolation.policies.guard import Guard, ProtectedObject
+from thinbox.records.call import CallRecord
+
+MINE, OTHERS = 0x1000, 0x2000
+FRAMES = {MINE: 0x10000, OTHERS: 0x20000}
+IDS = (1000).to_bytes(4, "little") * 8 + bytes(40)
+ROOT_IDS = bytes(72)
+
+
+class Reader:
+    """Ids by task; one frame for each."""
+
+    def __init__(self):
+        self.ids = {MINE: IDS, OTHERS: IDS}
+
+    def identity(self, task, _root):
+        return ProtectedObject(task + 8, self.ids[task], is_identity=True)
+
+    def at(self, known, _root):
+        return ProtectedObject(known.vaddr, self.ids[known.vaddr - 8], is_identity=True)
+
+    def frames(self, task, _known, _root):
+        return (FRAMES[task],)
+
+    def paths(self, _root):
+        return []
+
+    def pointer(self, task, known):
+        return task, known.vaddr.to_bytes(8, "little")
+
+    def is_in_new_namespace(self, _task, _parents, _root):
+        return False
+
+
+class Room:
+    def __init__(self):
+        self.written, self.reader, self.tasks = [], Reader(), TaskList()
+        target = SimpleNamespace(view=None, memory=None, kernel_root=0)
+        grants = SimpleNamespace(written_frames=lambda _call: np.array(self.written, dtype=np.int64))
+        self.integrity = Integrity(target, self.tasks, grants)
+        self.integrity._reader = self.reader
+        tenant = SimpleNamespace(name="tenant", judge=SimpleNamespace(policy=Guard()))
+        self.mine, self.others = (TaskState(task, number, tenant) for number, task in enumerate((MINE, OTHERS), 1))
+        self.tasks.tasks = {MINE: self.mine, OTHERS: self.others}
+        for state in (self.mine, self.others):
+            self.integrity._policy(state)
+            assert self.integrity.born(state) is None
+
+    def call(self, name, isolated=True):
+        call = OpenCall(CallRecord(0, "tenant", 1, 0, name, ()), 0, 0, 0.0, isolated=isolated)
+        self.mine.call = call
+        assert self.integrity.begins(self.mine, call) is None
+        return call
+
+
+@pytest.fixture
+def room():
+    return Room()
+
+
+def test_a_call_that_changed_anothers_ids_is_the_writer_and_they_are_put_back(room):
+    call = room.call("read")
+    room.reader.ids[OTHERS], room.written = ROOT_IDS, [FRAMES[OTHERS]]
+    (found,) = room.integrity.ends(room.mine, call)
+    assert (found.verdict.rule, found.is_writer, found.whose) == ("G5", True, "tenant")
+    assert found.repair == ((OTHERS + 8, IDS),)
+
+
+def test_it_is_found_before_the_call_sleeps_too(room):
+    call = room.call("read")
+    room.reader.ids[OTHERS], room.written = ROOT_IDS, [FRAMES[OTHERS]]
+    assert [found.verdict.rule for found in room.integrity.pauses(room.mine, call)] == ["G5"]
+
+
+def test_what_a_call_cannot_have_written_is_not_its_fault(room):
+    """Another's ids changed while it ran, in a page it never held: nothing is said of it."""
+    call = room.call("read")
+    room.reader.ids[OTHERS] = ROOT_IDS
+    assert list(room.integrity.ends(room.mine, call)) == []
+
+
+@pytest.mark.parametrize("written", [[], [FRAMES[MINE]]])
+def test_ones_own_ids_are_put_back_and_cost_a_life_only_if_the_call_could_write_them(room, written):
+    call = room.call("read")
+    room.reader.ids[MINE], room.written = ROOT_IDS, written
+    (found,) = room.integrity.ends(room.mine, call)
+    assert (found.verdict.rule, found.is_writer) == ("G1", bool(written))
+    assert found.repair == ((MINE + 8, IDS),)
+
+
+def test_ids_changed_between_calls_are_put_back_and_nobody_is_the_writer(room):
+    room.reader.ids[MINE] = ROOT_IDS
+    call = OpenCall(CallRecord(0, "tenant", 1, 0, "read", ()), 0, 0, 0.0, isolated=True)
+    found = room.integrity.begins(room.mine, call)
+    assert (found.verdict.rule, found.is_writer, found.repair) == ("G3", False, ((MINE + 8, IDS),))
+
+
+def test_a_call_that_may_change_ids_does_and_they_are_known_then(room):
+    call = room.call("setuid")
+    room.reader.ids[MINE], room.written = ROOT_IDS, [FRAMES[MINE]]
+    assert list(room.integrity.ends(room.mine, call)) == []
+    room.call("read")
+
+
+def test_another_that_is_changing_its_ids_itself_is_left_alone(room):
+    room.others.call = OpenCall(CallRecord(0, "tenant", 2, 0, "setuid", ()), 0, 0, 0.0, isolated=True)
+    call = room.call("read")
+    room.reader.ids[OTHERS], room.written = ROOT_IDS, [FRAMES[OTHERS]]
+    assert list(room.integrity.ends(room.mine, call)) == []
+
+
+def test_a_child_with_other_ids_than_its_parents_is_the_parents_doing(room):
+    room.reader.ids[OTHERS] = ROOT_IDS
+    found = room.integrity.born(room.others, room.mine)
+    assert (found.verdict.rule, found.is_writer) == ("G6", True)
+
+
+def test_a_task_that_is_gone_is_nobodys_victim(room):
+    room.integrity.forget(room.others)
+    call = room.call("read")
+    room.reader.ids[OTHERS], room.written = ROOT_IDS, [FRAMES[OTHERS]]
+    assert list(room.integrity.ends(room.mine, call)) == []
