@@ -221,7 +221,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "tiny"
     place.mkdir()
     mounted = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=128k", "none", place], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=128k,mode=0700", "none", place], capture_output=True, check=False
     )
     if not mounted or mounted.returncode:
         pytest.skip("cannot mount a small tmpfs here")
@@ -239,8 +239,14 @@ def test_a_full_disk_for_the_whole_cache(tiny_disk: Path, kernel_bytes: bytes, t
 
 
 def test_a_full_disk_for_snapshots_is_a_warning(own_cache: Path, tiny_disk: Path) -> None:
-    (own_cache / "snapshots").symlink_to(tiny_disk)
-    done = thinbox("run", "-q", "--", "echo", "hello", **{CACHE_VARIABLE: str(own_cache)})
+    # Mounted, for no link is followed in a cache.
+    folder = own_cache / "snapshots"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    subprocess.run(["mount", "--bind", str(tiny_disk), str(folder)], check=True)
+    try:
+        done = thinbox("run", "-q", "--", "echo", "hello", **{CACHE_VARIABLE: str(own_cache)})
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
     assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("thinbox: warning: cannot write")

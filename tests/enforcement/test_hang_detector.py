@@ -3,10 +3,10 @@
 import pytest
 from tests.support.fake_target import FakeGuest
 
-from thinbox.enforcement.hang_detector import DEATH_LIMIT_NS, SPIN_LIMIT_NS, HangDetector
-from thinbox.isolation.verdict import Violation
+from thinbox.enforcement.hang_detector import DEATH_LIMIT_NS, SPIN_LIMIT_NS, HangDetector, is_wound
+from thinbox.isolation.verdict import PLANNED, Violation
 
-INTERRUPTIBLE, UNINTERRUPTIBLE = 1, 2
+INTERRUPTIBLE, UNINTERRUPTIBLE, TRACED, WAKEKILL = 1, 2, 8, 0x100
 A_LONG_TIME = 100 * DEATH_LIMIT_NS
 
 
@@ -36,18 +36,37 @@ def fake():
     return Wounded()
 
 
-def test_who_spins_for_a_lock_of_the_dead_is_given_up_and_the_wounded_records_say_so(fake):
+def test_who_spins_for_a_lock_of_the_dead_is_given_up_and_every_record_that_is_cut_off_says_so(fake):
     fake.tasks.running = fake.state
     assert not fake.is_hung_at(1 + SPIN_LIMIT_NS)
     assert not fake.hurt.record.stuck
     assert fake.is_hung_at(2 + SPIN_LIMIT_NS)
-    assert (fake.hurt.record.stuck, fake.well.record.stuck) == (True, False)
+    assert (fake.hurt.record.stuck, fake.well.record.stuck) == (True, True)
 
 
 def test_who_sleeps_for_ever_uninterruptibly_is_given_up(fake):
     fake.sleep(UNINTERRUPTIBLE)
     assert not fake.is_hung_at(1 + DEATH_LIMIT_NS)
     assert fake.is_hung_at(2 + DEATH_LIMIT_NS)
+
+
+def test_who_waits_killably_waits_for_no_lock(fake):
+    """`vfork` waits so for its child (TASK_KILLABLE)."""
+    fake.sleep(UNINTERRUPTIBLE | WAKEKILL)
+    assert not fake.is_hung_at(A_LONG_TIME)
+
+
+def test_a_killed_task_that_a_tracer_holds_is_not_hung(fake):
+    fake.state.killed, fake.state.killed_ns = True, 1
+    fake.sleep(TRACED)
+    assert not fake.is_hung_at(A_LONG_TIME)
+
+
+def test_a_planned_kill_leaves_no_wound():
+    plan = Violation("mkdir", "", "plan", 0, None, 0, "p", PLANNED)
+    wound = Violation("getpid", "", "6b", 0, None, 0, "sci", "fetch")
+    undone = Violation("getpid", "", "6b", 0, None, 0, "sci", "fetch", undone=True)
+    assert [is_wound(kill) for kill in (plan, wound, undone)] == [False, True, False]
 
 
 def test_who_sleeps_for_input_is_not(fake):

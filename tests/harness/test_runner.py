@@ -11,6 +11,7 @@ from thinbox.harness.limits import Limits
 from thinbox.harness.runner import Ending, Runner, RunnerOptions, await_end
 from thinbox.isolation.policies import load_policy
 from thinbox.machine import slots
+from thinbox.session.opened import restore_guest
 
 RWX, PRIVATE_ANON_POPULATE, USR1, ILL = 7, 0x8022, 10, 4
 LOOP = b"\xeb\xfe"  # jmp to itself

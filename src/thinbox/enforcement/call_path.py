@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from thinbox.address import U64, to_signed
 from thinbox.enforcement.dispatch import COMPAT, NOTHING, Dispatch, name_of
 from thinbox.enforcement.fault_handler import POOL_EMPTY
-from thinbox.enforcement.open_call import OpenCall
+from thinbox.enforcement.open_call import CallEvent, OpenCall
 from thinbox.isolation.verdict import Access, AccessKind
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 _ARGUMENT_SLOTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
 _EXIT_GROUP = 231
 """The end of a task is judged where this call would be isolated."""
+SKIPPED = "skipped"
+"""The name in records of a call that a tracer or a filter took away: nothing was dispatched, whatever it returned."""
 _MOST_DISPATCHES = 16
 """Places behind the tracers of calls; a kernel has one for each entry."""
 
@@ -111,10 +113,12 @@ class CallPath:
             return
         args, isolation = tuple(self._slot[slot] & U64 for slot in _ARGUMENT_SLOTS), state.tenant.isolation
         calls, name = state.tenant.record.calls, name_of(nr, compat=compat)
+        # A thread that called execve is its group's leader now.
+        state.pid = self._view.pid_of(state.task, self._view.kernel_root)
         record = CallRecord(len(calls), isolation.tenant, state.pid, nr, name, args)
         calls.append(record)
         regs = self._memory.tables.translate(self._view.kernel_root, to_signed(self._cpu.regs[registers.RDI]))
-        wanted = isolation.isolates_compat if compat else isolation.isolates(nr)
+        wanted, is_answered = isolation.isolates_compat if compat else isolation.isolates(nr), False
         planned, state.planned = state.planned, None
         if planned is None and state.tenant.gate is not None:
             # It came by a way on which the gate was not asked (`sysenter`).
@@ -126,8 +130,10 @@ class CallPath:
                 return
             if planned.result is not None:
                 self._dispatch.answer(regs, planned.result, at_entry=True)
+                is_answered = True
         isolated, user_ip = wanted and not state.killed, self._memory.words[(regs + self._view.ip_offset) >> 3]
         call = OpenCall(record, regs, self._slot[slots.CLOCK], time.perf_counter(), isolated, user_ip)
+        call.is_answered = is_answered
         state.call, state.bytes_mark = call, self._switch.executed()
         found = self._integrity.begins(state, call)
         if found is not None:
@@ -193,10 +199,12 @@ class CallPath:
         call, nr = state.call, self._dispatch.number()
         call.is_traced, record = False, call.record
         if nr == NOTHING:
+            if not call.is_answered:
+                record.requested, record.name, record.nr = record.requested or record.name, SKIPPED, NOTHING
             return
         compat = record.name.startswith(COMPAT)
         args = self._dispatch.arguments(call.regs_paddr, compat=compat)
-        if (nr & 0xFFFFFFFF, args) == (record.nr & 0xFFFFFFFF, record.args):
+        if not call.is_answered and (nr & 0xFFFFFFFF, args) == (record.nr & 0xFFFFFFFF, record.args):
             return
         name = name_of(nr, compat=compat)
         record.requested = record.requested or record.name
@@ -227,12 +235,16 @@ class CallPath:
             self._cpu.jump(self._view.symbols.address_of("do_task_dead"))
             return
         state.is_exiting = True
-        if state.call is not None:
+        if state.call is not None and state.call.isolated:
             return
         tenant = state.tenant
-        if not tenant.isolation.isolates(_EXIT_GROUP) and not tenant.record.kills:
-            self._outside.count(state, "exits")
+        if not tenant.isolation.isolates(_EXIT_GROUP) and not state.root and not tenant.record.kills:
+            if state.call is None:
+                self._outside.count(state, "exits")
             return
+        if state.call is not None:
+            # It ends in a call that is not isolated: its end is judged all the same.
+            self._switch.close(state, state.call, CallEvent.KILL)
         self._outside.count(state, "exits, judged")
         record = CallRecord(-1, tenant.name, state.pid, _EXIT_GROUP, "exit_group", (self._cpu.regs[registers.RDI],))
         call = OpenCall(record, 0, self._slot[slots.CLOCK], time.perf_counter(), isolated=True, is_exit=True)

@@ -216,7 +216,10 @@ class Enforcer:
     def _program_starts(self) -> None:
         """`call_usermodehelper_exec(info, wait)`."""
         state = self.running
-        if state is None or state.call is None or state.task != self.view.current:
+        if state is None or state.task != self.view.current:
+            return
+        self.outside.program(state, self.integrity.program())
+        if state.call is None:
             return
         if state.call.isolated:
             self.grants.drain(state, state.call)

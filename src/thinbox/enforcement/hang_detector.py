@@ -11,6 +11,8 @@ Rules of this file:
 
 from typing import TYPE_CHECKING
 
+from thinbox.isolation.verdict import PLANNED, Violation
+
 if TYPE_CHECKING:
     from thinbox.enforcement.target import Target
     from thinbox.enforcement.tasks import TaskList
@@ -19,8 +21,8 @@ DEATH_LIMIT_NS = 10_000_000_000
 """Virtual time a killed task may take to end, and a task may wait uninterruptibly without a sign of life."""
 SPIN_LIMIT_NS = 2_000_000_000
 """Virtual time the kernel may run for a tenant without a sign of life: 2 GB of code (bytes are ns), of one call."""
-_UNINTERRUPTIBLE = 2
-"""A bit of task_struct.__state (include/linux/sched.h, TASK_UNINTERRUPTIBLE)."""
+_UNINTERRUPTIBLE, _TRACED, _WAKEKILL = 2, 8, 0x100
+"""Bits of task_struct.__state (include/linux/sched.h). A task that waits killably (vfork) waits for no lock."""
 _USER = 3
 
 
@@ -34,16 +36,18 @@ class HangDetector:
 
     def is_hung(self) -> bool:
         """Tell whether to give the guest up; the records of the tenants that were killed say so then."""
-        wounded = [t for t in self._tasks.tenants.values() if any(not kill.undone for kill in t.record.kills)]
+        wounded = [t for t in self._tasks.tenants.values() if any(is_wound(kill) for kill in t.record.kills)]
         if not wounded or not self._is_dead():
             return False
-        for tenant in wounded:
+        # Whoever still runs is cut off too.
+        for tenant in {id(t): t for t in (*wounded, *(s.tenant for s in self._tasks.tasks.values()))}.values():
             tenant.record.stuck = True
         return True
 
     def _is_dead(self) -> bool:
         tasks, now = self._tasks, self._target.machine.now_ns
-        if any(task.killed and now - task.killed_ns > DEATH_LIMIT_NS for task in tasks.tasks.values()):
+        dying = (task for task in tasks.tasks.values() if task.killed and now - task.killed_ns > DEATH_LIMIT_NS)
+        if any(not self._state(task.task) & _TRACED for task in dying):
             return True
         seen = sum(len(tenant.record.calls) for tenant in tasks.tenants.values()), len(tasks.tasks)
         if seen != self._seen or (tasks.running is not None and self._target.cpu.privilege == _USER):
@@ -53,7 +57,15 @@ class HangDetector:
             return True
         return quiet_ns > DEATH_LIMIT_NS and (tasks.parked > 0 or any(self._waits(task) for task in tasks.tasks))
 
-    def _waits(self, task: int) -> bool:
+    def _state(self, task: int) -> int:
         view = self._target.view
-        state = view.read_u32(task + view.state_offset, self._target.kernel_root)
-        return bool(state & _UNINTERRUPTIBLE)
+        return view.read_u32(task + view.state_offset, self._target.kernel_root)
+
+    def _waits(self, task: int) -> bool:
+        return self._state(task) & (_UNINTERRUPTIBLE | _WAKEKILL) == _UNINTERRUPTIBLE
+
+
+def is_wound(kill: Violation) -> bool:
+    """Tell whether a kill may have left locks held: not one that was rolled back, nor one that a plan made at the
+    call's first instruction."""
+    return not kill.undone and kill.kind != PLANNED

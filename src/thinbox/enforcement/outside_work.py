@@ -117,8 +117,6 @@ class OutsideWork:
         view, word, root = self._target.view, self._target.memory.word_at, self._target.kernel_root
         request = self._target.cpu.regs[registers.RDI]
         state = self._tasks.running
-        if state is not None and state.call is not None:
-            return
         if state is None and self._submitter_at is not None:
             # Before 5.12 workers are no threads of the process.
             state = self._tasks.tasks.get(word(root, request + self._submitter_at))
@@ -126,10 +124,13 @@ class OutsideWork:
             return
         at = request + self._opcode_at
         opcode = word(root, at & ~7) >> 8 * (at & 7) & 0xFF
+        if state.call is not None:
+            self.count(state, f"io_uring in calls: {operation_name(opcode)}")
+            return
         comm_at = view.current + self._comm_at
         comm = self._target.memory.read_virtual(root, to_signed(comm_at & U64), len(_POLLER))
         self.count(state, f"io_uring {'sqpoll' if comm == _POLLER else 'worker'}: {operation_name(opcode)}")
 
     def program(self, state: "TaskState", path: bytes) -> None:
-        """The kernel starts a program (`call_usermodehelper_exec`) in a call of the tenant."""
+        """The kernel starts a program (`call_usermodehelper_exec`) while it works for the tenant."""
         self.count(state, f"program started by the kernel: {path[:64].decode('ascii', 'replace')}")

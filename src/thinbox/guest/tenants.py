@@ -44,6 +44,7 @@ _AREAS_AT, _AREA_BYTES = 704 << 10, 4096
 MOST_TENANTS = (CHILD_AREA - _AREAS_AT) // _AREA_BYTES
 _PLACE = 2048
 _NOSUID_NODEV = 2 | 4
+_STOPPED = 0x7F
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,9 @@ def _be_process_1(agent: AgentChannel, plan: TenantPlan, start: Start, gate: tup
     yield from must("close_range", 0, 0xFFFFFFFF, 0)
     while True:
         ended = yield from must("wait4", -1, place, 0, 0)
-        if ended == child:
-            status = int.from_bytes(agent.read(place, 4), "little")
+        status = int.from_bytes(agent.read(place, 4), "little")
+        # A child that made its parent its tracer may only have stopped (0x7F).
+        if ended == child and status & 0xFF != _STOPPED:
             yield from leave(agent, 128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF)
 
 

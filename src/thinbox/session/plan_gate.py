@@ -122,7 +122,7 @@ class Gate:
             return self._act(state, nr, f"i386#{nr}", self._arguments(), self._plan.decide_compat())
         nr = self._slot[slots.CALL_NR]
         bringing = self._bringing.get(state.task)
-        if bringing and (bringing.rip, bringing.rsp) == (self._cpu.rip, self._cpu.regs[registers.RSP]):
+        if bringing and self._is_same_call(bringing):
             nr = self._brought(bringing)
         else:
             bringing = None
@@ -138,6 +138,10 @@ class Gate:
             try:
                 return self._answer(state, call, decision, self._run(handler, call))
             except PageWantedError as wanted:
+                if bringing and (wanted.vaddr == bringing.page or bringing.count >= _MOST_PAGES):
+                    # It was said to be there and is not (a filter or a tracer of the tenant's answered), or it is
+                    # wanted for ever: the tenant's affair.
+                    return self._answer(state, call, decision, -errno.EFAULT)
                 return self._bring(state, bringing, wanted, decision)
             except NotOursError:
                 decision = self._otherwise(decision)
@@ -150,6 +154,10 @@ class Gate:
         """Decide on a call that is in the kernel already: it came by a way this was not asked on, or a tracer or filter
         put it in another's place. What would need a page brought in is left to the rule's `otherwise`."""
         is_compat = name.startswith("i386#")
+        if not is_compat:
+            self._look_for_marker(nr, args)
+            if nr in self._execve:
+                self._files.executed(self._group(task))
         decision = self._plan.decide_compat() if is_compat else self._plan.decide(nr, args, steady=self._steady)
         handler = None if is_compat else self._handler(name, decision)
         if handler is not None:
@@ -271,14 +279,20 @@ class Gate:
         waiting = _Bringing(self._cpu.rip, regs[registers.RSP], saved, wanted.vaddr)
         if before:
             waiting.refused, waiting.count = before.refused, before.count + 1
-        if waiting.count > _MOST_PAGES:
-            raise MachineError("an emulation asks for the same memory again and again; it must touch it in one order")
         self._bringing[state.task] = waiting
         advice = _POPULATE_WRITE if wanted.write else _POPULATE_READ
         for register, value in zip(_SAVED, (self._populate, wanted.vaddr, 4096, advice), strict=True):
             regs[register] = value
         state.planned = PlannedEntry(isolated=True, disposition="populate", line=decision.line)
         return slots.ENTER_AND_REPEAT
+
+    def _is_same_call(self, bringing: _Bringing) -> bool:
+        """Tell whether the call instruction runs again behind a page that was brought in: the registers are still those
+        of that, and not of another call that a signal's handler came to."""
+        regs = self._cpu.regs
+        here = (self._cpu.rip, regs[registers.RSP], regs[registers.RDI], regs[registers.RSI])
+        wanted = (bringing.rip, bringing.rsp, bringing.page, 4096)
+        return here == wanted and regs[registers.RDX] in (_POPULATE_READ, _POPULATE_WRITE)
 
     def _brought(self, bringing: _Bringing) -> int:
         """Put the registers of the emulated call back; return its number."""
@@ -302,6 +316,7 @@ class Gate:
 
     def forked(self, parent: int, child: int) -> None:
         """A task has a child: it has what its parent has open."""
+        self._bringing.pop(child, None)
         self._files.forked(self._group(parent), self._group(child))
 
 

@@ -13,6 +13,8 @@ from thinbox.records.run import RunRecord
 from thinbox.session.options import Confinement, RunResult, choose_policy, parse_isolate, require_command
 from thinbox.session.stdin import GivenInput, Input
 
+SIGKILL = 9
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -93,7 +95,11 @@ class RunningTenant:
 
     def result(self, console: str) -> RunResult:
         """Return what came of it, once it has ended."""
-        record, status = self.record, self.io.wait_status or 0
+        record, status = self.record, self.io.wait_status
+        if status is None:
+            # It was cut off: no status of its own, and none that could be taken for an end.
+            record.stuck = record.stuck or not (record.stopped or self.io.not_started)
+            status = SIGKILL
         own = 128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF
         record.exit_code = EXIT_KILLED if record.kills else own
         record.not_started = self.io.not_started
