@@ -61,6 +61,8 @@ class Profile:
     """Any data; code on the pages, or in the functions, learned for the call's name."""
 
     grants_all_data = True
+    judges_ends = False
+    """What it learned are calls; the ends of tasks by signals are judged by `live`."""
 
     def __init__(self, calls: dict[str, frozenset[Any]], by: str, kernel_sha256: str, corpus_sha256: str) -> None:
         self._calls, self._by = calls, by

@@ -51,6 +51,8 @@ class Transfer:
     """Judges each transfer into a page that the call has not executed yet."""
 
     name = "transfer"
+    judges_ends = False
+    """The stack it judges leads to a call's entry; that of a task which a signal ends does not: `live` judges ends."""
     grants_all_data = True
     judges_stack = True
 
