@@ -17,7 +17,7 @@ def test_an_unknown_call_and_one_that_is_not_built_in_are_refused(guest):
 def test_the_record_has_the_contracts_fields(guest):
     record = audit(guest, AuditOptions(("getpid", "uname")))
     data = json.loads(json.dumps(record.to_json()))
-    assert data["schema"] == "thinbox.audit/1" and data["policy"] == "sci"
+    assert data["schema"] == "thinbox.audit/1" and data["policy"] == "live"
     fields = {
         "call",
         "case",
