@@ -109,6 +109,8 @@ class CallSwitch:
         """The call leaves its table for work that is not its own, and comes back with RSP `rsp` (signed)."""
         # What the call holds is looked at behind that work: all of it.
         self._grants.drain(state, call)
+        # It was interrupted before, perhaps: the iretq back into it was taken in compiled code.
+        call.note_interruption(self._slot[slots.RESUME_RSP])
         call.on(CallEvent.DEFERRED_WORK)
         call.deferred_rsp = rsp
         self._target.sci.leave_for_deferred_work()

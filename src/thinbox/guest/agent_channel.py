@@ -79,9 +79,8 @@ class AgentChannel:
         self._areas: dict[int, int] = {}
         self._fresh: set[int] = set()
         """Tasks whose script was not begun yet."""
-        self._advancing = 0
-        self._next_child: tuple[int, GuestScript, int] | None = None
-        """The task whose next child gets a script, the script, and its part of the scratch."""
+        self._next_child: tuple[GuestScript, int] | None = None
+        """What the next child of a process of the agent's does, and its part of the scratch."""
         self._watches_births = False
         self.parked = False
         self.make_view: Callable[[], KernelView] | None = None
@@ -102,8 +101,8 @@ class AgentChannel:
         self._advance(task, None)
 
     def adopt_next_child(self, work: GuestScript, area: int = CHILD_AREA) -> None:
-        """The next child that the calling script's process forks does `work`, in the scratch from offset `area`."""
-        self._next_child = (self._advancing, work, area)
+        """The next child that a process of the agent's forks does `work`, in the scratch from offset `area`."""
+        self._next_child = (work, area)
 
     def assign(self, task: int, work: GuestScript) -> None:
         """Let a process that is inside a call do `work` when that call returns: `work`'s first `yield` stands
@@ -157,8 +156,8 @@ class AgentChannel:
         """`wake_up_new_task(p)`: whatever lay at that address before is gone; a child that was waited for is bound."""
         child, parent = self._machine.cpu.regs[registers.RDI], self.require_view().current
         self.forget(child)
-        if self._next_child is not None and self._next_child[0] == parent and parent in self._scripts:
-            _parent, self._scripts[child], self._areas[child] = self._next_child
+        if self._next_child is not None and parent in self._scripts:
+            self._scripts[child], self._areas[child] = self._next_child
             self._next_child = None
             self._fresh.add(child)
 
@@ -168,7 +167,7 @@ class AgentChannel:
         self._fresh.discard(task)
 
     def _advance(self, task: int, result: int | None) -> None:
-        work, self._advancing = self._scripts[task], task
+        work = self._scripts[task]
         try:
             step = next(work) if result is None else work.send(result)
         except StopIteration:
