@@ -131,6 +131,6 @@ def test_pythons_with_threads_sockets_and_children_side_by_side_are_not_killed(g
     root = rootfs_folder("python3")
     command = ("/usr/bin/python3", "-S", "-c", PYTHON)
     names = ("one", "two", "three")
-    specs = [TenantSpec(name, command, "live+guard", rootfs=root, on_violation="stop") for name in names]
+    specs = [TenantSpec(name, command, policy="live+guard", rootfs=root, on_violation="stop") for name in names]
     found = run_tenants(guest, specs)
     assert [(r.exit_code, r.stdout, r.record.kills) for r in found.values()] == [(0, b"20000 3\n", [])] * 3
