@@ -185,6 +185,8 @@ class ViolationAction:
         call.verdict = "killed"
         if state.tenant.isolation.on_violation == "stop":
             record.stopped = True
+            # At once: whoever is to run next would run on to the end of this stretch of CPU.
+            self._cpu.stop()
 
     # -- what was changed -----------------------------------------------------------------------------
     def act_on(self, state: "TaskState", call: "OpenCall", found: "Iterable[Finding]") -> bool:
