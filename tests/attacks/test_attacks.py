@@ -167,7 +167,6 @@ def test_only_the_marked_part_of_a_document_is_replaced():
     assert replace_generated(f"a{BEGIN}old{END}b", "new\n") == f"a{BEGIN}\nnew\n{END}b"
 
 
-@pytest.mark.skip(reason="open: with ends of tasks judged, the kill stress does not end; to be mended")
 def test_a_victim_does_not_feel_kills_that_are_undone(guest, scenario):
     stress = KillStress(guest, scenario, load_policy("sci"), "undo")
     calm, attacked = stress.stress(0, 60), stress.stress(30, 60)
@@ -180,7 +179,6 @@ def test_a_victim_does_not_feel_kills_that_are_undone(guest, scenario):
     assert abs(attacked.counts["Slab"] - calm.counts["Slab"]) <= 512
 
 
-@pytest.mark.skip(reason="open: with ends of tasks judged, the kill stress does not end; to be mended")
 def test_as_an_oops_the_first_kill_with_a_lock_held_wounds_the_guest(guest, scenario):
     stress = KillStress(guest, scenario, load_policy("sci"), "oops")
     found = stress.stress(30, 60, 5_000_000_000)

@@ -121,7 +121,7 @@ class _Stress:
     def attacker(self) -> GuestScript:
         """Send one child after the other, let the victim end, and count what is left."""
         place = self._agent.scratch + _BUFFERS
-        self._agent.adopt_next_child(self._new_process(), _CHILD_AREA)
+        self._agent.adopt_every_child(self._new_process, _CHILD_AREA)
         file = yield from must("open", "plain", _O_CREAT_RDWR, 0o600)
         yield from must("write", GO[1], b"g", 1)
         for number in range(self._kills_wanted):
@@ -136,7 +136,6 @@ class _Stress:
 
     def _new_process(self) -> GuestScript:
         """Whose child a new process is decides what it does."""
-        self._agent.adopt_next_child(self._new_process(), _CHILD_AREA)
         task = self._view.current
         # It makes one call and is no more; the next process may have the same task_struct.
         self._agent.forget(task)

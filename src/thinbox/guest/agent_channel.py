@@ -81,6 +81,8 @@ class AgentChannel:
         """Tasks whose script was not begun yet."""
         self._next_child: tuple[GuestScript, int] | None = None
         """What the next child of a process of the agent's does, and its part of the scratch."""
+        self._every_child: tuple[Callable[[], GuestScript], int] | None = None
+        """What makes the script of each child that no `_next_child` waits for."""
         self._watches_births = False
         self.parked = False
         self.make_view: Callable[[], KernelView] | None = None
@@ -95,7 +97,7 @@ class AgentChannel:
         """Give the parked agent new work; the machine must stand where it parked."""
         self.parked = False
         task = self.require_view().current
-        self._scripts, self._areas, self._next_child = {task: work}, {task: 0}, None
+        self._scripts, self._areas, self._next_child, self._every_child = {task: work}, {task: 0}, None, None
         self._fresh.clear()
         self._watch_births()
         self._advance(task, None)
@@ -103,6 +105,11 @@ class AgentChannel:
     def adopt_next_child(self, work: GuestScript, area: int = CHILD_AREA) -> None:
         """The next child that a process of the agent's forks does `work`, in the scratch from offset `area`."""
         self._next_child = (work, area)
+
+    def adopt_every_child(self, make_work: "Callable[[], GuestScript]", area: int = CHILD_AREA) -> None:
+        """From now on each child that a process of the agent's forks does a script of its own, all in the scratch from
+        offset `area`: for children of several parents, whose order of birth nobody knows."""
+        self._every_child = (make_work, area)
 
     def assign(self, task: int, work: GuestScript) -> None:
         """Let a process that is inside a call do `work` when that call returns: `work`'s first `yield` stands
@@ -156,9 +163,15 @@ class AgentChannel:
         """`wake_up_new_task(p)`: whatever lay at that address before is gone; a child that was waited for is bound."""
         child, parent = self._machine.cpu.regs[registers.RDI], self.require_view().current
         self.forget(child)
-        if self._next_child is not None and parent in self._scripts:
+        if parent not in self._scripts:
+            return
+        if self._next_child is not None:
             self._scripts[child], self._areas[child] = self._next_child
             self._next_child = None
+            self._fresh.add(child)
+        elif self._every_child is not None:
+            make_work, area = self._every_child
+            self._scripts[child], self._areas[child] = make_work(), area
             self._fresh.add(child)
 
     def forget(self, task: int) -> None:
@@ -236,4 +249,4 @@ class AgentChannel:
     def restore(self, state: dict[str, Any], view: "KernelView") -> None:
         """Load what `save` returned; work that was meant for a child that never came is forgotten."""
         self.scratch, self._frames, self.view, self.parked = state["scratch"], state["frames"], view, True
-        self._next_child, self._next_area = None, CHILD_AREA
+        self._next_child = self._every_child = None
