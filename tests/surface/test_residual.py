@@ -206,7 +206,7 @@ def test_the_command_line_adds_the_object_and_two_lines(tmp_path):
     path = tmp_path / "run.json"
     command = [sys.executable, "-m", "thinbox", "run", "--surface", "--json", str(path), "--", "true"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert sum("surface left" in line or "startable under sci" in line for line in done.stderr.splitlines()) == 2
+    assert sum("surface left" in line or "startable under live" in line for line in done.stderr.splitlines()) == 2
     found = json.loads(path.read_text())
     assert found["schema"] == "thinbox.run/1"
     surface = found["surface"]

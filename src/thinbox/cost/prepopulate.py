@@ -31,10 +31,17 @@ def remaining_faults(grants: np.ndarray, names: list[str], pids: list[int], pref
     """Return for each grant (call, page, is code) whether it still faults: 1 or 0.
 
     `prefault` "" spares nothing, "task" what the task was granted in any earlier call, "profile" image pages by
-    name and other pages by task.
+    name and other pages by task. The end of a task (call -1) is spared nothing.
     """
-    if not prefault or not len(grants):
-        return np.ones(len(grants), dtype=np.int8)
+    found = np.ones(len(grants), dtype=np.int8)
+    of_calls = grants[:, 0] >= 0
+    if prefault and of_calls.any():
+        found[of_calls] = _remaining(grants[of_calls], names, pids, prefault)
+    return found
+
+
+def _remaining(grants: np.ndarray, names: list[str], pids: list[int], prefault: str) -> np.ndarray:
+    """As `remaining_faults`, for grants of calls."""
     _tasks, task = np.unique(np.array(pids), return_inverse=True)
     known_to_task = ~_first_of(task[grants[:, 0]], grants[:, 1])
     if prefault == "task":
@@ -70,6 +77,8 @@ def _in_another_call(group: np.ndarray, grants: np.ndarray) -> np.ndarray:
 
 def surface_added(grants: np.ndarray, names: list[str], pids: list[int], faults: np.ndarray) -> Surface:
     """Return what mode "profile" maps beyond what calls touch; `faults` is what `remaining_faults` returned."""
+    of_calls = grants[:, 0] >= 0
+    grants, faults = grants[of_calls], faults[of_calls]
     calls = np.unique(grants[:, 0])
     _names, name = np.unique(np.array(names), return_inverse=True)
     code = grants[grants[:, 2] == 1]

@@ -52,7 +52,7 @@ def _grants_are_sound(trace: PageTrace, calls: int) -> bool:
     # One more than rows: the trace may have lost what followed the last grant.
     if grants.shape[1] != 3 or int(np.count_nonzero(marks[trace.stream])) > len(grants) + 1:
         return False
-    return bool(((grants[:, 0] >= 0) & (grants[:, 0] < calls) & np.isin(grants[:, 2], (0, 1))).all())
+    return bool(((grants[:, 0] >= -1) & (grants[:, 0] < calls) & np.isin(grants[:, 2], (0, 1))).all())
 
 
 def _damaged(path: Path) -> InputError:

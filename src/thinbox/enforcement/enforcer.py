@@ -35,7 +35,7 @@ from thinbox.enforcement.views import Views
 from thinbox.enforcement.violation_action import ViolationAction
 from thinbox.errors import InputError
 from thinbox.isolation import fault, pagetable
-from thinbox.isolation.policies.live import Live, judges_ends
+from thinbox.isolation.policies.live import Live
 from thinbox.isolation.view_rules import view_rule
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
@@ -121,10 +121,9 @@ class Enforcer:
         judge.install()
         text_start, known = self.view.symbols.text_start, isolation.prefault
         prefault = Prefault(self.target, known, text_start) if known else None
-        self.tenants[isolation.tenant] = tenant = Tenant(isolation, record, judge, prefault)
-        if not judges_ends(isolation.policy):
-            tenant.end_judge = Judge(self.target, Live())
-            tenant.end_judge.install()
+        end_judge = Judge(self.target, Live())
+        end_judge.install()
+        self.tenants[isolation.tenant] = tenant = Tenant(isolation, record, judge, prefault, end_judge=end_judge)
         if view_rule(isolation.view):
             self.views.use(tenant)
         return tenant

@@ -11,6 +11,7 @@ import numpy as np
 
 from thinbox import paging
 from thinbox.address import U64
+from thinbox.enforcement.outside_work import count_outside
 from thinbox.isolation import fault
 from thinbox.isolation.verdict import kind_of
 from thinbox.machine import slots
@@ -61,8 +62,9 @@ class Grants:
         call.record.code_faults += fetches
         call.record.data_faults += count - fetches
         call.granted_pages += count
-        if not call.is_exit:
-            self._watch.granted(state, call, rows)
+        if call.is_exit:
+            count_outside(state.tenant.record, "pages granted to ends", count)
+        self._watch.granted(state, call, rows)
         self._tables.note_pages(state)
         if state.tenant.isolation.keep_faults and not call.is_exit:
             self._keep(state, call.record.seq, kept)

@@ -28,7 +28,8 @@ class CallWatch(Protocol):
         ...
 
     def granted(self, state: "TaskState", call: "OpenCall", rows: np.ndarray) -> None:
-        """The call was granted `rows`, in this order: told later, but before it pauses or closes."""
+        """The call was granted `rows`, in this order: told later, but before it pauses or closes. Of the end of a task
+        (`is_exit`) nothing else is told."""
         ...
 
     def closed(self, state: "TaskState", call: "OpenCall") -> None:

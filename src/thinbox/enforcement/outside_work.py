@@ -26,6 +26,7 @@ from thinbox.syscalls.io_uring import operation_name
 if TYPE_CHECKING:
     from thinbox.enforcement.target import Target
     from thinbox.enforcement.tasks import TaskList, TaskState
+    from thinbox.records.run import RunRecord
 
 MOST_NAMES = 64
 IN_USER_MODE = (
@@ -42,6 +43,14 @@ PUT_OFF = (
 """What is run later, by whoever is on the CPU then: counted at the functions that put it off."""
 _POLLER = b"iou-sqp-"
 """What the kernel calls the thread of a polling ring (io_uring/sqpoll.c); workers are `iou-wrk-N`."""
+
+
+def count_outside(record: "RunRecord", name: str, times: int) -> None:
+    """Note in the record that `name` was done `times` outside its calls."""
+    outside = record.outside
+    if name not in outside and len(outside) >= MOST_NAMES:
+        name = "others"
+    outside[name] = outside.get(name, 0) + times
 
 
 class OutsideWork:
@@ -91,10 +100,7 @@ class OutsideWork:
 
     def count(self, state: "TaskState", name: str, times: int = 1) -> None:
         """Note that something was done for the task's tenant outside its calls."""
-        outside = state.tenant.record.outside
-        if name not in outside and len(outside) >= MOST_NAMES:
-            name = "others"
-        outside[name] = outside.get(name, 0) + times
+        count_outside(state.tenant.record, name, times)
 
     # -- at the kernel's functions ------------------------------------------------------------------------
     def _outside(self) -> "TaskState | None":

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from thinbox.isolation.policies.live import judges_ends
+
 if TYPE_CHECKING:
     from thinbox.enforcement.judge import Judge
     from thinbox.enforcement.open_call import OpenCall
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from thinbox.isolation.policies import Policy
     from thinbox.records.profile import KnownPages
     from thinbox.records.run import RunRecord
+
+EXIT_GROUP = 231
+"""The end of a task is judged where this call would be isolated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +65,17 @@ class Tenant:
     prefault: "Prefault | None" = None
     memcg: int = 0
     end_judge: "Judge | None" = None
-    """Judges the ends of its tasks, where its policy is about calls only (`judges_ends`)."""
+    """Judges the ends of its tasks where its policy does not: it is about calls only (`judges_ends`), or the call that
+    ends a task is not among those to isolate."""
     gate: "Gate | None" = None
     """What its plan says of calls that are in the kernel already."""
 
     def judge_of(self, call: "OpenCall") -> "Judge":
         """Return what judges `call`, which may be the end of a task."""
-        return self.end_judge if call.is_exit and self.end_judge is not None else self.judge
+        if not call.is_exit or self.end_judge is None:
+            return self.judge
+        policy_judges = judges_ends(self.isolation.policy) and self.isolation.isolates(EXIT_GROUP)
+        return self.judge if policy_judges else self.end_judge
 
     @property
     def name(self) -> str:

@@ -86,7 +86,7 @@ def per_fault(model: Model, cost: ModeCost) -> Interval:
 def surface_json(model: Model) -> dict[str, Any] | None:
     """Return what pre-populating maps beyond what calls touch, and the faults it leaves; None without a trace."""
     trace = model.workload.trace
-    if trace is None or not len(trace.grants):
+    if trace is None or not (trace.grants[:, 0] >= 0).any():
         return None
     names, pids = model.workload.names, model.workload.pids
     left = remaining_faults(trace.grants, names, pids, "profile")

@@ -90,7 +90,8 @@ class EventRecorder:
             self._end_stretch(state.tenant.name, call.record.seq)
 
     def granted(self, _state: "TaskState", call: "OpenCall", rows: np.ndarray) -> None:
-        """Keep the grants of the call (rows of the fault log, their entries still in the table)."""
+        """Keep the grants of the call (rows of the fault log, their entries still in the table); those of a task's end
+        are of no call, -1."""
         if self._buffer is None:
             return
         kept = np.empty((len(rows), 3), dtype=np.int64)
