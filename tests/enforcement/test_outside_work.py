@@ -4,6 +4,7 @@ import struct
 
 import pytest
 from tests.support.static_elf import build_elf64, code_vaddr
+from thinbox.sandbox.plan_file import parse_plan
 from thinbox.session.session import RunOptions, run
 from thinbox.syscalls.io_uring import OPERATIONS, operation_name
 from thinbox.syscalls.table import call_number
@@ -11,6 +12,8 @@ from thinbox.syscalls.table import call_number
 MKDIRAT, AT_FDCWD = 37, -100
 SQPOLL = 2
 PARAMS_BYTES, ENTRY_BYTES = 120, 64
+USED = ("io_uring_setup", "mmap", "nanosleep", "access", "exit_group")
+"""Calls of `sqpoll_program`."""
 RINGS = 0x10000000
 """IORING_OFF_SQES; the queue itself is at offset 0 (include/uapi/linux/io_uring.h)."""
 
@@ -54,7 +57,7 @@ def call(name, *arguments):
 
 def sqpoll_program():
     """mkdir("/made") by an io_uring with IORING_SETUP_SQPOLL: no call of its own makes the folder. Status 0 once it is
-    there (it waits with nanosleep, 1 ms at a time)."""
+    there, 1 if it is not there after 200 sleeps of 1 ms."""
     labels = {}
 
     def place(name):
@@ -73,9 +76,12 @@ def sqpoll_program():
         code += b"\x8b\x04\x25" + struct.pack("<I", place("params") + 40 + 24) + b"\x41\xc7\x44\x05\x00\0\0\0\0"
         # eax = params.sq_off.tail; mov dword [r13 + rax], 1
         code += b"\x8b\x04\x25" + struct.pack("<I", place("params") + 40 + 4) + b"\x41\xc7\x44\x05\x00\x01\0\0\0"
-        loop = call("nanosleep", place("time"), 0) + call("access", place("path"), 0) + b"\x85\xc0"
-        code += loop + b"\x0f\x85" + struct.pack("<i", -len(loop) - 6) + call("exit_group", 0)
-        return code
+        code += b"\x41\xbf\xc8\0\0\0"  # mov r15d, 200
+        loop = call("nanosleep", place("time"), 0) + call("access", place("path"), 0)
+        done = call("exit_group", 0)
+        loop += b"\x85\xc0\x75" + bytes((len(done),)) + done  # test eax, eax; jnz over
+        loop += b"\x41\xff\xcf"  # dec r15d
+        return code + loop + b"\x0f\x85" + struct.pack("<i", -len(loop) - 6) + call("exit_group", 1)
 
     at = code_vaddr(64) + len(whole())
     at += -at % 8
@@ -98,6 +104,45 @@ def test_what_a_polling_ring_does_stands_in_the_record(guest, tmp_path, isolate)
     assert result.record.outside["io_uring sqpoll: mkdirat"] == 1
     # It may sleep, so the poller leaves it to a worker (io_uring/fs.c, IO_URING_F_NONBLOCK).
     assert result.record.outside["io_uring worker: mkdirat"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_made"),
+    [
+        ('mkdirat = "deny:EACCES"', False),
+        ('mkdirat = "kill"', False),
+        ('mkdirat = { do = "isolate", when = { mode = [0o755] } }\n', False),
+        ('mkdirat = { do = "isolate", phase = "start" }', True),
+        ('mkdir = "deny:EACCES"', True),
+    ],
+)
+def test_a_plan_is_asked_about_operations_of_a_ring(guest, tmp_path, rule, is_made):
+    """Arguments of an operation are not compared: a rule that asks for some lets none through."""
+    (tmp_path / "program").write_bytes(sqpoll_program())
+    (tmp_path / "program").chmod(0o755)
+    default = "deny:EPERM" if "when" in rule else "isolate"
+    rest = "" if default == "isolate" else "".join(f'{name} = "isolate"\n' for name in USED)
+    text = f'schema = "thinbox.plan/1"\nname = "test"\ndefault = "{default}"\n[calls]\n{rule}\n{rest}'
+    plan = parse_plan(text, "test.toml", lambda _path: b"")
+    result = run(guest, ["/program"], RunOptions(policy="live", rootfs=tmp_path, plan=plan))
+    assert result.exit_code == (0 if is_made else 1), result.record.kills
+    assert [refusal.call for refusal in result.record.refusals] == ([] if is_made else ["mkdirat (io_uring)"])
+    assert result.record.outside.get("io_uring refused: mkdirat", 0) == (0 if is_made else 1)
+
+
+def test_a_program_that_the_kernel_starts_for_a_tenant_is_the_tenants(guest):
+    """Root has the kernel start it at a crash (core_pattern); its calls are planned, isolated and recorded."""
+    script = """printf '#!/bin/sh\\nmkdir /tmp/made\\n' >/tmp/helper; chmod 755 /tmp/helper
+echo '|/tmp/helper' >/proc/sys/kernel/core_pattern; ulimit -c unlimited
+sh -c 'kill -SEGV $$'; sleep 0.1; ls /tmp"""
+    free = run(guest, ["sh", "-c", script], RunOptions(policy="live"))
+    assert b"made" in free.stdout.split()
+    assert [call.isolated for call in free.record.calls if call.name == "mkdir"] == [True]
+    text = 'schema = "thinbox.plan/1"\nname = "test"\ndefault = "isolate"\n[calls]\nmkdir = "deny:EACCES"\n'
+    plan = parse_plan(text, "test.toml", lambda _path: b"")
+    bound = run(guest, ["sh", "-c", script], RunOptions(policy="live", plan=plan))
+    assert b"made" not in bound.stdout.split() and b"helper" in bound.stdout.split()
+    assert [refusal.call for refusal in bound.record.refusals] == ["mkdir"]
 
 
 def test_operations_are_named_as_the_kernel_numbers_them():

@@ -50,3 +50,13 @@ def test_hostile_programs_of_roots_end_the_run_at_most_by_an_error_of_thinboxs_o
         except ThinboxError:
             continue
         assert result.stdout.endswith(DONE) or result.exit_code != 0, first
+
+
+def test_root_finds_an_empty_bus_where_hidden_memory_lies(guest):
+    """By /dev/mem, which the kernel lets root map beyond its own memory; what is stored there is nowhere."""
+    first = guest.params.memory_mib << 20
+    places = " ".join(hex(vaddr) for vaddr in (first, first + HIDDEN_BYTES // 2, first + HIDDEN_BYTES - 4096))
+    script = f"for at in {places}; do devmem $at 64; devmem $at 64 0x4141414141414141; devmem $at 64; done; id -u"
+    result = run(guest, ["sh", "-c", script], RunOptions(policy="live+guard", on_violation="undo"))
+    assert result.stdout.decode().split() == ["0x" + "F" * 16] * 6 + ["0"]
+    assert not result.record.kills and result.exit_code == 0

@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     from thinbox.machine.machine import Machine
 
 
+RUNS = "call_usermodehelper_exec_async"
+"""What the task does that the kernel makes for a program it starts (kernel/umh.c)."""
+
+
 class Enforcer:
     """Watches one machine for its tenants (`add_tenant`), each call written into its tenant's record.
 
@@ -69,6 +73,8 @@ class Enforcer:
         self.faults = FaultHandler(target, tasks, self.grants, self.switch, self.violation_action)
         self.integrity = Integrity(target, tasks, self.grants)
         self.outside = OutsideWork(target, tasks)
+        self._helpers: dict[int, Tenant] = {}
+        """For whom the kernel starts a program, by the address of its `struct subprocess_info`."""
         self._shootdown = Shootdown(target, tasks)
         parts = (self.tables, self.grants, self.switch, self.faults, self.violation_action)
         self._path = CallPath(target, tasks, Parts(*parts, self.integrity, self.outside, self.watch))
@@ -131,6 +137,7 @@ class Enforcer:
     def reset(self) -> None:
         """Begin again after the machine was restored; what the policies granted for good stays, and the records."""
         self.task_list.clear()
+        self._helpers.clear()
         for tenant in self.tenants.values():
             tenant.memcg = 0
         self.tables.reset()
@@ -164,6 +171,8 @@ class Enforcer:
         cpu.add_code_hook(sites.user_teardown, self._sync_user_half)
         for vaddr in self.integrity.places:
             cpu.add_code_hook(vaddr, self._program_starts)
+        for vaddr in self.view.symbols.addresses_with_variants(RUNS):
+            cpu.add_code_hook(vaddr, self._program_runs)
         cpu.uc.ctl_flush_tb()
 
     # -- tasks --------------------------------------------------------------------------------------
@@ -216,13 +225,27 @@ class Enforcer:
         """`call_usermodehelper_exec(info, wait)`."""
         state = self.running
         if state is None or state.task != self.view.current:
+            if len(self.tenants) == 1:
+                # Nobody else can have had the kernel start it.
+                self._helpers[self.cpu.regs[registers.RDI]] = next(iter(self.tenants.values()))
             return
+        self._helpers[self.cpu.regs[registers.RDI]] = state.tenant
         self.outside.program(state, self.integrity.program())
         if state.call is None:
             return
         if state.call.isolated:
             self.grants.drain(state, state.call)
         self.violation_action.act_on(state, state.call, self.integrity.starts(state, state.call))
+
+    def _program_runs(self) -> None:
+        """`call_usermodehelper_exec_async(info)`, the first that the program's new task does: it is the tenant's from
+        here on, for whom the kernel starts it."""
+        tenant = self._helpers.pop(self.cpu.regs[registers.RDI], None)
+        task = self.view.current
+        if tenant is None or task in self.tasks:
+            return
+        self.task_list.running = self._add_task(task, self.kernel_root, tenant)
+        self.outside.begins()
 
     def _switch_out(self) -> None:
         """`__switch_to_asm(prev, next)`: nobody else runs on this task's table (9)."""

@@ -6,6 +6,7 @@ nobody in particular. None of that is judged by a policy unless a sentence here 
 
 Rules of this file:
 - What is counted in the tenant's context is exact. What a call puts off is counted when it is put off.
+- Operations of io_uring are no calls, so the tenant's plan is asked about them here.
 - Names are bounded: past `MOST_NAMES` different ones the rest is counted as "others".
 
 Source: Linux 6.1 kernel/entry/common.c, kernel/signal.c, kernel/task_work.c, io_uring/io_uring.c, kernel/workqueue.c,
@@ -130,12 +131,18 @@ class OutsideWork:
             return
         at = request + self._opcode_at
         opcode = word(root, at & ~7) >> 8 * (at & 7) & 0xFF
-        if state.call is not None:
-            self.count(state, f"io_uring in calls: {operation_name(opcode)}")
-            return
-        comm_at = view.current + self._comm_at
-        comm = self._target.memory.read_virtual(root, to_signed(comm_at & U64), len(_POLLER))
-        self.count(state, f"io_uring {'sqpoll' if comm == _POLLER else 'worker'}: {operation_name(opcode)}")
+        name, where = operation_name(opcode), "in calls"
+        if state.call is None:
+            comm_at = view.current + self._comm_at
+            comm = self._target.memory.read_virtual(root, to_signed(comm_at & U64), len(_POLLER))
+            where = "sqpoll" if comm == _POLLER else "worker"
+        gate = state.tenant.gate
+        error = 0 if gate is None else gate.refuses_operation(state.pid, name)
+        if error:
+            # As if the operation had failed so: io_uring reports a negative result in the ring of completions.
+            view.return_at_once(-error)
+            where = "refused"
+        self.count(state, f"io_uring {where}: {name}")
 
     def program(self, state: "TaskState", path: bytes) -> None:
         """The kernel starts a program (`call_usermodehelper_exec`) while it works for the tenant."""

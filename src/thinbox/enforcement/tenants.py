@@ -55,6 +55,10 @@ class Gate(Protocol):
         dispatched as another than it began as."""
         ...
 
+    def refuses_operation(self, pid: int, operation: str) -> int:
+        """Decide on an operation of io_uring: 0 to go on, else what it fails with (a positive errno)."""
+        ...
+
 
 @dataclass(slots=True)
 class Tenant:

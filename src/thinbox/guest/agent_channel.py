@@ -32,6 +32,8 @@ CHILD_AREA = 768 << 10
 """The agent itself uses the scratch below, a child that has not yet called execve the rest."""
 _ARGUMENTS = (registers.RDI, registers.RSI, registers.RDX, registers.R10, registers.R8, registers.R9)
 _LARGEST_ERRNO = 4095
+_MODE_NOAUDIT = 4
+"""PTRACE_MODE_NOAUDIT (include/linux/ptrace.h): whoever asks so shows less if it is refused, as `ps` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,8 @@ class AgentChannel:
             self._watches_births = True
             vaddr = self.require_view().symbols.address_of("wake_up_new_task")
             self._machine.cpu.add_code_hook(vaddr, self._is_born)
+            for vaddr in self.require_view().symbols.addresses_with_variants("__ptrace_may_access"):
+                self._machine.cpu.add_code_hook(vaddr, self._is_looked_into)
 
     def _is_born(self) -> None:
         """`wake_up_new_task(p)`: whatever lay at that address before is gone; a child that was waited for is bound."""
@@ -173,6 +177,15 @@ class AgentChannel:
             make_work, area = self._every_child
             self._scripts[child], self._areas[child] = make_work(), area
             self._fresh.add(child)
+
+    def _is_looked_into(self) -> None:
+        """`__ptrace_may_access(task, mode)` (kernel/ptrace.c), asked before a task is traced, its memory or files
+        reached: the agent's own processes are nobody's, not even root's, or a tenant could make calls by them."""
+        view, regs = self.require_view(), self._machine.cpu.regs
+        if regs[registers.RDI] & U64 not in self._scripts or view.current in self._scripts:
+            return
+        if not regs[registers.RSI] & _MODE_NOAUDIT:
+            view.return_at_once(-errno.EPERM)
 
     def forget(self, task: int) -> None:
         """The process became something else (execve); its hypercalls are no longer answered."""

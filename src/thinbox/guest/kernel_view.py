@@ -12,6 +12,7 @@ from thinbox import paging
 from thinbox.address import PAGE_BYTES, U64, page_align_up
 from thinbox.errors import MachineError
 from thinbox.isolation.baseline import CPU_ENTRY_AREA
+from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 
 if TYPE_CHECKING:
@@ -132,6 +133,14 @@ class KernelView:
     def current(self) -> int:
         """Address of the running task's task_struct."""
         return self._memory.words[self.current_paddr >> 3] & U64
+
+    def return_at_once(self, result: int) -> None:
+        """At a function's first instruction, in a code hook: return `result` (signed) to its caller instead of it."""
+        cpu, root = self._machine.cpu, self.kernel_root
+        caller = self._memory.word_at(root, cpu.regs[registers.RSP])
+        cpu.regs[registers.RSP] += 8
+        cpu.regs[registers.RAX] = result & U64
+        cpu.jump(caller)
 
     def result_of(self, regs_paddr: int, user_ip: int, name: str) -> int:
         """Return what the call `name` returned, signed, from its pt_regs; `user_ip` is where it was to return to.

@@ -140,6 +140,30 @@ class Plan:
         shown = ", ".join(f"{c.name}={show_value(call_name(nr), c.index, args[c.index] & c.mask)}" for c in strange)
         return Decision(self.default, now[0].line, None, shown, "no rule of the plan allows this argument")
 
+    def decide_unseen(self, nr: int | None, *, steady: bool = False) -> Decision:
+        """Return what happens to what does as call `nr` would, its arguments not known: io_uring's operations. It goes
+        on only if every rule that may hold, and the default where none need hold, lets the call into the kernel; nr
+        None is no call of this list.
+
+        A decision that does not is the first of those: an answer that is no `deny` is then for the caller to refuse.
+        """
+        past = Phase.START if steady else Phase.STEADY
+        rules = [] if nr is None else [rule for rule in self.rules.get(nr, ()) if rule.phase is not past]
+        default = Decision(self.default, self.default_line, None, "", "the plan does not name this call")
+        outcomes: list[Decision] = []
+        for rule in rules:
+            answer = rule.answer
+            if answer.disposition is Disposition.EMULATE:
+                answer = rule.otherwise or self.default
+            why = "" if not rule.when else "its arguments cannot be compared with the plan's"
+            outcomes.append(Decision(answer, rule.line, rule, "", why))
+            if not rule.when:
+                break
+        else:
+            outcomes.append(default)
+        refused = [decision for decision in outcomes if not decision.answer.disposition.reaches_kernel]
+        return (refused or outcomes)[0]
+
     def decide_compat(self) -> Decision:
         """Return what happens to every call by a 32-bit entry."""
         return Decision(self.compat, self.compat_line, None, "", "the plan does not allow 32-bit calls")

@@ -30,6 +30,7 @@ from thinbox.sandbox.handlers.files import FILES
 from thinbox.sandbox.owned_files import Files
 from thinbox.sandbox.plan import Answer, Decision, Disposition, Plan
 from thinbox.sandbox.random_stream import RandomStream
+from thinbox.syscalls.io_uring import call_of_operation
 from thinbox.syscalls.table import call_name, call_number
 
 if TYPE_CHECKING:
@@ -176,6 +177,18 @@ class Gate:
             death = Violation(name, refusal.sentence(), "plan", self._cpu.rip, None, 0, self._plan.name, PLANNED)
             return PlannedEntry(isolated=False, disposition="kill", line=decision.line, death=death)
         return PlannedEntry(self._isolated_by_default, answer.disposition, decision.line, result=-answer.errno)
+
+    def refuses_operation(self, pid: int, operation: str) -> int:
+        """Decide on an operation of io_uring: 0 to go on, else what it fails with (a positive errno)."""
+        name = call_of_operation(operation)
+        if name is None:
+            return 0
+        nr = call_number(name) if not name.startswith("#") else None
+        decision = self._plan.decide_unseen(nr, steady=self._steady)
+        if decision.answer.disposition.reaches_kernel:
+            return 0
+        self._refuse(pid, f"{name} (io_uring)", decision)
+        return decision.answer.errno or errno.EPERM
 
     def _arguments(self) -> tuple[int, ...]:
         return tuple(self._slot[slot] & U64 for slot in _ARGUMENTS)

@@ -14,6 +14,25 @@ OPERATIONS = (
     *("writev_fixed", "pipe"),
 )
 
+_AS_CALL = {
+    "read_fixed": "read", "write_fixed": "write", "readv_fixed": "readv", "writev_fixed": "writev",
+    "read_multishot": "read", "poll_add": "poll", "accept": "accept4", "send": "sendto", "recv": "recvfrom",
+    "send_zc": "sendto", "sendmsg_zc": "sendmsg", "recv_zc": "recvfrom", "fadvise": "fadvise64",
+    "futex_wait": "futex", "futex_wake": "futex", "uring_cmd": "ioctl", "pipe": "pipe2",
+}  # fmt: skip
+"""Operations that do what a call of another name does; the others are named as their call."""
+_OWN = frozenset(
+    (
+        *("nop", "poll_remove", "timeout", "timeout_remove", "async_cancel", "link_timeout", "files_update"),
+        *("provide_buffers", "remove_buffers", "msg_ring", "fixed_fd_install"),
+    )
+)
+
+
+def call_of_operation(name: str) -> str | None:
+    """Return the system call that does what the operation does; None if it is about the ring alone."""
+    return None if name in _OWN else _AS_CALL.get(name, name)
+
 
 def operation_name(number: int) -> str:
     """Return the name of an operation, `#N` for one that is newer than this list."""
