@@ -135,7 +135,7 @@ def test_every_page_is_reached_from_the_index():
     assert set(DOCUMENTS) <= reached
 
 
-@pytest.mark.parametrize("path", (ROOT / "docs").rglob("*.md"), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_page_opens_with_sentences_that_say_what_it_is_for(path):
     title, _inside, _end, *rest = [token for token in tokens(path.read_text()) if token.type != "html_block"]
     assert title.tag == "h1"
