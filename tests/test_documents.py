@@ -26,16 +26,18 @@ def blocks(path, language):
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
 
 
-PAGES_OF_COMMANDS = [README, ROOT / "docs" / "terminal.md", ROOT / "docs" / "audit.md"]
+PAGES_OF_COMMANDS = [path for path in DOCUMENTS if "\n```console\n" in path.read_text()]
 """Pages whose console blocks are executed."""
 DIFFERS = re.compile(r"\d+\.\d s of host time")
 """What of an output is not the same each time."""
+ON_STDERR = ("thinbox: ", "holds: ", "+ ")
+"""How lines begin that are shown, but go to stderr."""
 
 
-def commands():
-    """The commands of the console blocks, each with the output lines shown below it."""
+def commands(page):
+    """The commands of a page's console blocks, each with the output lines shown below it."""
     found = []
-    for line in "".join(block for page in PAGES_OF_COMMANDS for block in blocks(page, "console")).splitlines():
+    for line in "".join(blocks(page, "console")).splitlines():
         if line.startswith("$ "):
             found.append((line[2:], []))
         else:
@@ -221,18 +223,25 @@ def test_every_command_a_document_names_exists(path):
     assert path != README or len(names) >= 8
 
 
+def test_pages_with_commands_to_run_are_found():
+    assert README in PAGES_OF_COMMANDS and len(PAGES_OF_COMMANDS) >= 6
+
+
 @pytest.mark.guest
-@pytest.mark.parametrize(("command", "shown"), commands(), ids=[command for command, _shown in commands()])
-def test_shell_commands_do_what_their_page_shows(command, shown, tmp_path):
-    tool = tmp_path / "thinbox"
+@pytest.mark.parametrize("page", PAGES_OF_COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_shell_commands_do_what_their_page_shows(page, tmp_path):
+    """A page's commands run one after the other in one folder, as its reader runs them."""
+    tool = tmp_path / "bin" / "thinbox"
+    tool.parent.mkdir()
     tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m thinbox "$@"\n')
     tool.chmod(0o755)
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    words = ["bash", "-c", command]
-    done = subprocess.run(
-        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False
-    )
-    # What goes to stdout is promised; the place of a kill differs from kernel to kernel.
-    expected = shown_lines("\n".join(line for line in shown if not line.startswith("thinbox: ")))
-    assert shown_lines(done.stdout) == expected, done.stderr
-    assert done.stderr.count("\n") == sum(line.startswith("thinbox: ") for line in shown)
+    environment = os.environ | {"PATH": f"{tool.parent}:{os.environ['PATH']}"}
+    for command, shown in commands(page):
+        words = ["bash", "-c", command]
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False
+        )
+        # What goes to stdout is promised; the place of a kill differs from kernel to kernel.
+        expected = shown_lines("\n".join(line for line in shown if not line.startswith(ON_STDERR)))
+        assert shown_lines(done.stdout) == expected, (command, done.stderr)
+        assert done.stderr.count("\n") == sum(line.startswith(ON_STDERR) for line in shown), (command, done.stderr)
