@@ -39,7 +39,12 @@ def _head(model: Model) -> str:
     return f"""# What system call isolation costs
 
 Read here what isolation would add to a call on six CPUs, by cause, and against gVisor's emulation. To have the same for a run of
-your own, use `thinbox cost` ([its page](commands/thinbox-cost.md)).
+your own, trace it (it takes some five times as long) and ask [`thinbox cost`](commands/thinbox-cost.md):
+
+    thinbox run --events --json run.json -- ls -l /
+    thinbox cost run.json
+
+`thinbox cost --calibrate` measures your own CPU.
 
 Made by `thinbox cost --page docs/cost.md RUN.json` from a run of {calls:,} calls ({how}), made by
 `thinbox run --events --json RUN.json -- sh -c "$(cat src/thinbox/data/script.sh)"`. Do not edit.
