@@ -7,17 +7,27 @@ from tools.manual import Block, Manual, Option
 
 _NOTE = "<!-- Made by `make docs-commands` from the command itself; do not edit. -->"
 GUIDES = {
-    "run": ("policies.md", "tenants.md", "images.md", "plan.md", "views.md", "undo.md", "coverage.md", "surface.md"),
+    "run": (
+        "terminal.md",
+        "policies.md",
+        "tenants.md",
+        "images.md",
+        "plan.md",
+        "views.md",
+        "undo.md",
+        "coverage.md",
+        "surface.md",
+    ),
     "audit": ("audit.md", "study.md"),
     "attack": ("attacks.md", "threat-model.md"),
     "cost": ("cost.md",),
     "plan": ("plan.md", "calls.md"),
     "report": ("report.md",),
     "compare": ("plan.md",),
-    "bench": ("testing.md",),
+    "bench": ("reference/speed.md",),
 }
 """Pages to read beside a command's own; a command without any links to the index of pages only."""
-_ALWAYS = ("reference/exit-status.md", "index.md")
+_ALWAYS = ("reference/exit-status.md", "reference/records.md", "index.md")
 
 
 def render_page(manual: Manual, titles: dict[str, str]) -> str:
