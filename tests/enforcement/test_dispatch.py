@@ -14,11 +14,11 @@ HEAD = 'schema = "thinbox.plan/1"\nname = "test"\ndefault = "isolate"\n[calls]\n
 
 @pytest.fixture
 def run_traced(guest, tmp_path):
-    def start(wish="getuid", nr=MKDIR, second=0o755, calls=None, **options):
+    def start(wish="getuid", nr=MKDIR, second=0o755, calls=None, head=HEAD, **options):
         path = tmp_path / "program"
         path.write_bytes(build_traced_program(wish, nr, second))
         path.chmod(0o755)
-        plan = None if calls is None else parse_plan(HEAD + calls, "test.toml", lambda _path: b"")
+        plan = None if calls is None else parse_plan(head + calls, "test.toml", lambda _path: b"")
         return run(guest, ["/program"], RunOptions(policy="live", rootfs=tmp_path, plan=plan, **options))
 
     return start
@@ -89,3 +89,13 @@ def test_a_call_a_tracer_takes_away_is_named_skipped(run_traced):
     assert not made(result)
     call = rewritten(result)
     assert (call.name, call.nr, call.requested) == ("skipped", -1, "getuid")
+
+
+def test_a_phase_ends_at_the_call_that_runs_not_at_the_one_asked_for(run_traced):
+    """`mkdir` is the marker and comes in `getuid`'s place; what start-up alone may do is refused behind it."""
+    rules = 'access = { do = "isolate", phase = "start" }\n'
+    result = run_traced(calls=rules, head=HEAD.replace("[calls]", 'phase_marker = ["mkdir"]\n[calls]'))
+    assert result.record.steady_seq > rewritten(result).seq
+    (refusal,) = result.record.refusals
+    assert refusal.call == "access" and "in start-up only" in refusal.sentence()
+    assert run_traced(calls=rules, nr=call_number("getgid"), head=HEAD).record.steady_seq is None

@@ -1,12 +1,15 @@
 """Several tenants on one guest: apart in what they see, print, may do, and in their records."""
 
+import struct
+
 import pytest
 from tests.support.futex_tenants import WAKER, futex_tenants
-
+from tests.support.static_elf import build_elf64
+from tests.support.traced_program import SIGSTOP, TRACEME, call
 from thinbox.errors import InputError
 from thinbox.isolation.policies.sci import MIDDLE, Sci
-from thinbox.session.session import RunOptions, run
-from thinbox.session.session import TenantSpec, run_tenants
+from thinbox.session.session import RunOptions, TenantSpec, run, run_tenants
+from thinbox.syscalls.table import call_number
 
 SCRIPT = "hostname; id -u; cat; echo mine > /tmp/x; sleep 0.01; cat /tmp/x; ls /tmp | wc -l; ls /proc | grep -c '^[0-9]'; echo err >&2"
 
@@ -141,3 +144,16 @@ def test_a_folder_that_a_killed_task_left_locked_does_not_hang_the_run(guest):
     result = run(guest, ["sh", "-c", "mkdir /tmp/a; mkdir /tmp/b; echo never"], options)
     assert result.record.stuck and result.stdout == b"" and result.exit_code == 137
     assert [kill.call for kill in result.record.kills] == ["mkdir"]
+
+
+def test_a_tenant_that_stops_for_a_tracer_has_not_ended(guest):
+    """It makes process 1 its tracer, which is told of every stop as of an end; what it left behind goes on."""
+    code = call("ptrace", TRACEME, 0, 0, 0) + call("getpid") + b"\x48\x89\xc7"  # mov rdi, rax
+    code += b"\xbe" + struct.pack("<I", SIGSTOP) + b"\xb8" + struct.pack("<I", call_number("kill")) + b"\x0f\x05"
+    text = "".join(f"\\{byte:03o}" for byte in build_elf64(code + call("exit_group", 5)))
+    script = f"printf '{text}' >/tmp/p; chmod 755 /tmp/p; (sleep 0.05; echo alive; kill -9 $$) & exec /tmp/p"
+    specs = [TenantSpec("stops", ("sh", "-c", script)), TenantSpec("works", ("sh", "-c", "sleep 0.1; echo done"))]
+    found = run_tenants(guest, specs)
+    assert (found["works"].exit_code, found["works"].stdout) == (0, b"done\n")
+    assert (found["stops"].exit_code, found["stops"].stdout) == (137, b"alive\n")
+    assert not found["stops"].record.stuck and not found["stops"].record.kills

@@ -18,7 +18,6 @@ from thinbox.address import U64, to_signed
 from thinbox.enforcement.dispatch import COMPAT, NOTHING, Dispatch, name_of
 from thinbox.enforcement.fault_handler import POOL_EMPTY
 from thinbox.enforcement.open_call import CallEvent, OpenCall
-from thinbox.enforcement.tenants import EXIT_GROUP
 from thinbox.isolation.verdict import Access, AccessKind
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from thinbox.enforcement.violation_action import ViolationAction
 
 _ARGUMENT_SLOTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
+_EXIT_GROUP = 231
 SKIPPED = "skipped"
 """The name in records of a call that a tracer or a filter took away: nothing was dispatched, whatever it returned."""
 _MOST_DISPATCHES = 16
@@ -237,7 +237,7 @@ class CallPath:
         if state.call is not None and state.call.isolated:
             return
         tenant = state.tenant
-        if not tenant.isolation.isolates(EXIT_GROUP) and not state.root and not tenant.record.kills:
+        if not tenant.isolation.isolates_ends and not state.root and not tenant.record.kills:
             if state.call is None:
                 self._outside.count(state, "exits")
             return
@@ -245,7 +245,7 @@ class CallPath:
             # It ends in a call that is not isolated: its end is judged all the same.
             self._switch.close(state, state.call, CallEvent.KILL)
         self._outside.count(state, "exits, judged")
-        record = CallRecord(-1, tenant.name, state.pid, EXIT_GROUP, "exit_group", (self._cpu.regs[registers.RDI],))
+        record = CallRecord(-1, tenant.name, state.pid, _EXIT_GROUP, "exit_group", (self._cpu.regs[registers.RDI],))
         call = OpenCall(record, 0, self._slot[slots.CLOCK], time.perf_counter(), isolated=True, is_exit=True)
         state.call, state.bytes_mark = call, self._switch.executed()
         self._integrity.begins(state, call)

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from thinbox.records.profile import KnownPages
     from thinbox.records.run import RunRecord
 
-EXIT_GROUP = 231
-"""The end of a task is judged where this call would be isolated."""
-
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
@@ -44,6 +41,10 @@ class Isolation:
     tenant: str = "tenant"
     view: str = "none"
     """What other tenants' data is hidden by: "none", "permissive" or "strict" (docs/views.md)."""
+    isolates_ends: bool = False
+    """Whether a task that never made an isolated call ends in judged work too; one that did always does."""
+    ends_by_policy: bool = True
+    """Whether it is the policy that judges the ends of tasks, if it can (`judges_ends`), or `live`."""
 
 
 class Gate(Protocol):
@@ -65,8 +66,8 @@ class Tenant:
     prefault: "Prefault | None" = None
     memcg: int = 0
     end_judge: "Judge | None" = None
-    """Judges the ends of its tasks where its policy does not: it is about calls only (`judges_ends`), or the call that
-    ends a task is not among those to isolate."""
+    """Judges the ends of its tasks where its policy does not: it is about calls only (`judges_ends`), or is not to
+    (`ends_by_policy`)."""
     gate: "Gate | None" = None
     """What its plan says of calls that are in the kernel already."""
 
@@ -74,8 +75,8 @@ class Tenant:
         """Return what judges `call`, which may be the end of a task."""
         if not call.is_exit or self.end_judge is None:
             return self.judge
-        policy_judges = judges_ends(self.isolation.policy) and self.isolation.isolates(EXIT_GROUP)
-        return self.judge if policy_judges else self.end_judge
+        by_policy = self.isolation.ends_by_policy and judges_ends(self.isolation.policy)
+        return self.judge if by_policy else self.end_judge
 
     @property
     def name(self) -> str:

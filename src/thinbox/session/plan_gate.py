@@ -12,7 +12,7 @@ Rules of this file:
 """
 
 import errno
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from thinbox.enforcement.planned_entry import PlannedEntry
@@ -47,6 +47,9 @@ _POPULATE_READ, _POPULATE_WRITE = 22, 23
 """MADV_POPULATE_READ and _WRITE (include/uapi/asm-generic/mman-common.h, Linux 5.14)."""
 _ARGUMENTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
 _SAVED = (registers.RAX, registers.RDI, registers.RSI, registers.RDX)
+_MOST_WAITING = 32
+"""Emulated calls of one task that wait for a page, one in the signal handler of the other; of more, the oldest are
+forgotten: a handler that never returns leaves one behind."""
 _MOST_PAGES = 4096
 """Pages brought in for one call; its buffers are at most 1 MiB or a path, so a handler that wants more runs in
 circles."""
@@ -100,7 +103,8 @@ class Gate:
         self._files = Files(plan.files)
         self._services = Services(enforcer.machine, enforcer.view, self._files, RandomStream(plan.seed))
         self._handlers = self._load_handlers()
-        self._bringing: dict[int, _Bringing] = {}
+        self._bringing: dict[int, list[_Bringing]] = {}
+        """By task, the innermost last."""
         self._started = self._steady = False
         self._populate = call_number("madvise")
         self._execve = {call_number("execve"), call_number("execveat")}
@@ -121,11 +125,9 @@ class Gate:
             nr = self._slot[slots.CALL_NR] & 0xFFFFFFFF
             return self._act(state, nr, f"i386#{nr}", self._arguments(), self._plan.decide_compat())
         nr = self._slot[slots.CALL_NR]
-        bringing = self._bringing.get(state.task)
-        if bringing and self._is_same_call(bringing):
+        bringing = self._take_waiting(state.task)
+        if bringing is not None:
             nr = self._brought(bringing)
-        else:
-            bringing = None
         args = self._arguments()
         name = call_name(nr) if nr >= 0 else f"#{nr}"
         self._look_for_marker(nr, args)
@@ -145,7 +147,6 @@ class Gate:
                 return self._bring(state, bringing, wanted, decision)
             except NotOursError:
                 decision = self._otherwise(decision)
-        self._bringing.pop(state.task, None)
         if nr in self._execve:
             self._files.executed(self._group(state.task))
         return self._act(state, nr, name, args, decision)
@@ -235,7 +236,6 @@ class Gate:
         return slots.ANSWERED
 
     def _answer(self, state: "TaskState", call: EmulatedCall, decision: Decision, result: int) -> int:
-        self._bringing.pop(state.task, None)
         answered = Decision(Answer(Disposition.EMULATE), decision.line)
         self._note(state, call.nr, call.name, call.args, result, answered)
         self._cpu.regs[registers.RAX] = result & U64
@@ -279,12 +279,24 @@ class Gate:
         waiting = _Bringing(self._cpu.rip, regs[registers.RSP], saved, wanted.vaddr)
         if before:
             waiting.refused, waiting.count = before.refused, before.count + 1
-        self._bringing[state.task] = waiting
+        pending = self._bringing.setdefault(state.task, [])
+        pending.append(waiting)
+        del pending[:-_MOST_WAITING]
         advice = _POPULATE_WRITE if wanted.write else _POPULATE_READ
         for register, value in zip(_SAVED, (self._populate, wanted.vaddr, 4096, advice), strict=True):
             regs[register] = value
         state.planned = PlannedEntry(isolated=True, disposition="populate", line=decision.line)
         return slots.ENTER_AND_REPEAT
+
+    def _take_waiting(self, task: int) -> _Bringing | None:
+        """Return the call of `task` that goes on here, if one does; those that began in handlers within it are gone."""
+        pending = self._bringing.get(task, [])
+        for at in range(len(pending) - 1, -1, -1):
+            if self._is_same_call(pending[at]):
+                found = pending[at]
+                del pending[at:]
+                return found
+        return None
 
     def _is_same_call(self, bringing: _Bringing) -> bool:
         """Tell whether the call instruction runs again behind a page that was brought in: the registers are still those
@@ -315,8 +327,9 @@ class Gate:
         return view.read_u32(task + view.tgid_offset, self._enforcer.kernel_root)
 
     def forked(self, parent: int, child: int) -> None:
-        """A task has a child: it has what its parent has open."""
-        self._bringing.pop(child, None)
+        """A task has a child: it has what its parent has open, and returns where its parent does."""
+        waiting = self._bringing.get(parent, [])
+        self._bringing[child] = [replace(call, refused=set(call.refused)) for call in waiting]
         self._files.forked(self._group(parent), self._group(child))
 
 

@@ -12,6 +12,7 @@ from thinbox.records.profile import require_known_here, require_same_kernel
 from thinbox.records.run import RunRecord
 from thinbox.session.options import Confinement, RunResult, choose_policy, parse_isolate, require_command
 from thinbox.session.stdin import GivenInput, Input
+from thinbox.syscalls.table import call_number
 
 SIGKILL = 9
 
@@ -58,15 +59,19 @@ class RunningTenant:
 
     def _isolation(self, policy: "Policy") -> Isolation:
         options = self.options
+        isolates = parse_isolate(options.isolate)
+        isolates_ends = isolates(call_number("exit_group"))
         return Isolation(
             policy,
-            parse_isolate(options.isolate),
+            isolates,
             isolates_compat=options.isolate != "none",
             keep_faults=options.keep_faults,
             on_violation=options.on_violation,
             tenant=self.name,
             view=options.view,
             prefault=options.prefault,
+            isolates_ends=isolates_ends,
+            ends_by_policy=isolates_ends,
         )
 
     def _keep(self, stream: int, data: bytes) -> None:
