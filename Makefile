@@ -8,7 +8,7 @@ PARALLEL := -n 2 --dist worksteal
 # A cache in which no kernel ever is, and no way to fetch one: a test that needs one fails here, and is to be marked.
 NO_KERNEL := THINBOX_CACHE=$(CURDIR)/.pytest_cache/no-kernel http_proxy=http://127.0.0.1:9 https_proxy=http://127.0.0.1:9
 
-.PHONY: help setup demo test test-fast check bench mutants attacks study rounds docs clean
+.PHONY: help setup demo test test-fast check bench mutants attacks study rounds docs docs-commands clean
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
@@ -50,8 +50,12 @@ study: $(STAMP) ## measure what isolation does to every call, and write docs/stu
 rounds: $(STAMP) ## what plans change for the tests' container images: the table of docs/plan.md
 	PYTHONPATH=. $(BIN)/python -m benchmarks.rounds
 
-docs: $(STAMP) ## check that the documents' commands and links hold
-	$(BIN)/python -m pytest tests/test_documents.py
+docs: $(STAMP) ## build the site of the documents in build/site; a broken link or anchor fails
+	$(BIN)/python -c 'import material' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m tools.site
+
+docs-commands: $(STAMP) ## write the pages of commands (docs/commands) and the man pages (man) anew
+	$(BIN)/python -m tools.write_commands
 
 clean: ## remove .venv and caches of tools (not the user's cache)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

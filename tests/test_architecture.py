@@ -1,6 +1,7 @@
 """The rooms keep their walls: who imports what, how long a module is, what it is called."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -203,3 +204,42 @@ def test_a_module_says_what_it_is(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)
     assert not any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(tree))
+
+
+NAMED = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*(?:\.[A-Z]\w+)?)`")
+"""A room, a module of one, or a class of it, as ARCHITECTURE.md names them."""
+
+
+def is_there(dotted: str) -> bool:
+    """Whether a name below `thinbox` is a room, a module, or something that a module defines."""
+    place = SOURCE / "thinbox"
+    parts = dotted.split(".")
+    while parts and (place / parts[0]).is_dir():
+        place /= parts.pop(0)
+    path = place / "__init__.py"
+    if parts and (place / f"{parts[0]}.py").exists():
+        path = place / f"{parts.pop(0)}.py"
+    if not parts:
+        return path.exists()
+    defined = {
+        name
+        for node in ast.parse(path.read_text()).body
+        for name in (
+            [getattr(node, "name", "")]
+            + [target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)]
+            + [alias.name for alias in getattr(node, "names", []) if isinstance(alias, ast.alias)]
+        )
+    }
+    return parts == parts[:1] and parts[0] in defined
+
+
+def test_architecture_names_what_there_is() -> None:
+    text = (SOURCE.parent / "ARCHITECTURE.md").read_text()
+    rooms = {name.removeprefix("thinbox.") for layer in LAYERS for name in layer if "." in name}
+    named = {name for name in NAMED.findall(text) if name.split(".")[0] in rooms}
+    assert len(named) > 100
+    assert not {name for name in named if not is_there(name)}
+    assert rooms - {"__main__"} <= {name for name in named if "." not in name}
+    assert (
+        is_there("session.session.Session") and not is_there("session.session.Nothing") and not is_there("session.no")
+    )

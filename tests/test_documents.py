@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from thinbox.cli import group
+from tests.support.pages import broken_links, links, tokens
+from thinbox.cli import COMMANDS, group
+
+from tools import site, write_commands
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -23,15 +26,28 @@ def blocks(path, language):
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def commands():
-    """The commands of the README's console blocks, each with the output lines shown below it."""
+PAGES_OF_COMMANDS = [path for path in DOCUMENTS if "\n```console\n" in path.read_text()]
+"""Pages whose console blocks are executed."""
+DIFFERS = re.compile(r"\d+\.\d s of host time")
+"""What of an output is not the same each time."""
+ON_STDERR = ("thinbox: ", "holds: ", "+ ")
+"""How lines begin that are shown, but go to stderr."""
+
+
+def commands(page):
+    """The commands of a page's console blocks, each with the output lines shown below it."""
     found = []
-    for line in "".join(blocks(README, "console")).splitlines():
+    for line in "".join(blocks(page, "console")).splitlines():
         if line.startswith("$ "):
             found.append((line[2:], []))
         else:
             found[-1][1].append(line)
     return found
+
+
+def shown_lines(text):
+    """The lines of an output, without what differs and without spaces nobody sees."""
+    return [DIFFERS.sub("host time", line).rstrip() for line in text.splitlines()]
 
 
 @pytest.mark.guest
@@ -86,11 +102,90 @@ def test_the_readmes_example_is_under_ten_lines():
     assert len([line for line in code.splitlines() if line.strip()]) < 10
 
 
+def test_the_readme_fits_two_screens():
+    assert len(README.read_text().splitlines()) <= 100
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_relative_link_exists(path):
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text())
-    missing = [t for t in targets if "://" not in t and not (path.parent / t).exists()]
-    assert not missing
+def test_every_relative_link_and_anchor_leads_somewhere(path):
+    assert broken_links(path, ROOT) == []
+
+
+def test_a_broken_link_or_anchor_is_found(tmp_path):
+    (tmp_path / "other.md").write_text("# A title: `code`, and so on\n\n## Twice\n\n## Twice\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Page\n\n[a](other.md#a-title-code-and-so-on) [b](#page) [c](https://x/y.md) `[d](no.md)` [e][ref] ![f](no.svg)\n"
+        "[g](other.md#twice-1) [h](#no) [i](/etc/passwd)\n\n```\n[j](no.md)\n```\n\n| k |\n|---|\n| [k](no.txt) |\n\n[ref]: gone.md\n"
+    )
+    assert broken_links(page, tmp_path) == [
+        "gone.md", "no.svg", "other.md#twice-1", "#no", "/etc/passwd", "no.txt",
+    ]  # fmt: skip
+
+
+def test_every_page_is_reached_from_the_index():
+    index = ROOT / "docs" / "index.md"
+    reached, ahead = set(), [index]
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        # From the index, and from a folder's own index, no further: a page that only another mentions is not found.
+        for target in links(page.read_text()) if page.name == "index.md" else []:
+            place = (page.parent / target.partition("#")[0]).resolve()
+            if place.suffix == ".md" and place not in reached:
+                ahead.append(place)
+    assert set(DOCUMENTS) <= reached
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_page_opens_with_sentences_that_say_what_it_is_for(path):
+    title, _inside, _end, *rest = [token for token in tokens(path.read_text()) if token.type != "html_block"]
+    assert title.tag == "h1"
+    assert rest[0].type == "paragraph_open" and rest[1].content.rstrip().endswith((".", ":"))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_list_or_a_table_stands_apart(path):
+    """Behind an empty line: what builds the site would else take it for part of the paragraph."""
+    lines = path.read_text().splitlines()
+    starts = [
+        token.map[0]
+        for token in tokens(path.read_text())
+        if token.type in {"bullet_list_open", "ordered_list_open", "table_open", "fence"} and not token.level
+    ]
+    assert not [lines[at] for at in starts if at and lines[at - 1].strip()]
+
+
+@pytest.mark.parametrize("path", write_commands.files(), ids=lambda path: path.name)
+def test_pages_of_commands_are_those_of_the_commands(path):
+    """If this fails, a command has changed: run `make docs-commands`."""
+    assert path.read_text() == write_commands.files()[path]
+
+
+def test_no_page_is_left_of_a_command_that_is_gone():
+    folders = write_commands.FOLDERS
+    assert {path for folder in folders for path in folder.iterdir()} == write_commands.files().keys()
+
+
+def test_a_page_of_a_command_has_each_of_its_options():
+    files = {path.name: text for path, text in write_commands.files().items()}
+    for name in COMMANDS:
+        for param in group.get_command(None, name).params:
+            for option in (each for each in (*param.opts, *param.secondary_opts) if each.startswith("-")):
+                assert f"{option}" in files[f"thinbox-{name}.md"]
+                assert option.replace("-", "\\-") in files[f"thinbox-{name}.1"]
+
+
+def test_the_site_has_each_page_once_in_its_navigation():
+    def pages(entries):
+        for entry in entries:
+            if isinstance(entry, str):
+                yield entry
+            else:
+                yield from pages(entry if isinstance(entry, list) else entry.values())
+
+    named = sorted(pages(site.navigation()))
+    assert named == sorted(path.relative_to(ROOT).as_posix() for path in DOCUMENTS)
 
 
 def test_every_test_the_specification_names_exists():
@@ -128,16 +223,25 @@ def test_every_command_a_document_names_exists(path):
     assert path != README or len(names) >= 8
 
 
+def test_pages_with_commands_to_run_are_found():
+    assert README in PAGES_OF_COMMANDS and len(PAGES_OF_COMMANDS) >= 6
+
+
 @pytest.mark.guest
-@pytest.mark.parametrize(("command", "shown"), commands(), ids=[command for command, _shown in commands()])
-def test_the_readmes_shell_commands_do_what_it_shows(command, shown, tmp_path):
-    tool = tmp_path / "thinbox"
+@pytest.mark.parametrize("page", PAGES_OF_COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_shell_commands_do_what_their_page_shows(page, tmp_path):
+    """A page's commands run one after the other in one folder, as its reader runs them."""
+    tool = tmp_path / "bin" / "thinbox"
+    tool.parent.mkdir()
     tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m thinbox "$@"\n')
     tool.chmod(0o755)
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=HANG_S, check=False
-    )
-    # What goes to stdout is promised; the place of a kill differs from kernel to kernel.
-    assert done.stdout.splitlines() == [line for line in shown if not line.startswith("thinbox: ")], done.stderr
-    assert done.stderr.count("\n") == sum(line.startswith("thinbox: ") for line in shown)
+    environment = os.environ | {"PATH": f"{tool.parent}:{os.environ['PATH']}"}
+    for command, shown in commands(page):
+        words = ["bash", "-c", command]
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False
+        )
+        # What goes to stdout is promised; the place of a kill differs from kernel to kernel.
+        expected = shown_lines("\n".join(line for line in shown if not line.startswith(ON_STDERR)))
+        assert shown_lines(done.stdout) == expected, (command, done.stderr)
+        assert done.stderr.count("\n") == sum(line.startswith(ON_STDERR) for line in shown), (command, done.stderr)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import thinbox
+from thinbox.cli import COMMANDS
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +44,11 @@ def installed(wheel, tmp_path_factory):
     (packages,) = (folder / "lib").glob("python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return folder
+
+
+def test_the_wheel_brings_a_man_page_for_each_command(installed):
+    found = {path.name for path in (installed / "share" / "man" / "man1").iterdir()}
+    assert found == {"thinbox.1", *(f"thinbox-{name}.1" for name in COMMANDS)}
 
 
 def run_in(folder, *words):

@@ -20,14 +20,14 @@ from thinbox.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_MACHINE, ThinboxEr
 COMMANDS = {
     "kernel": "find, fetch and describe kernels",
     "boot": "boot to a ready snapshot",
-    "run": "run a program as a tenant, its system calls isolated",
+    "run": "run a program as a tenant, with its system calls isolated",
     "audit": "run every system call on its own, isolated and not, and compare",
-    "attack": "exploits against isolation policies",
-    "cost": "what isolation would cost on real CPUs",
-    "plan": "from recorded runs to what each call may do; profiles for container engines",
-    "report": "one page of records, to send around",
-    "compare": "the same workload natively, under seccomp, gVisor and thinbox",
-    "bench": "thinbox's own speed, side by side with peers",
+    "attack": "try exploits against isolation policies",
+    "cost": "say what isolation would cost on real CPUs",
+    "plan": "turn recorded runs into what each call may do; export profiles for container engines",
+    "report": "make one page of records, to send around",
+    "compare": "run the same workload natively, under seccomp, gVisor and thinbox",
+    "bench": "measure thinbox's own speed, side by side with peers",
 }
 
 
@@ -65,13 +65,13 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="thinbox")
 def group() -> None:
-    """Run programs on a real Linux kernel inside this process, every system call on its own page table.
+    """Run programs on a real Linux kernel inside this process, each system call on a page table of its own.
 
     \b
     Start with:
       thinbox run -- sh -c 'echo hello; uname -a'
-      thinbox run --isolate none -- sh -c 'echo hello'     the same, not isolated, to compare
-      thinbox run --json run.json -- ls -l /               one record per call
+      thinbox run --isolate none -- sh -c 'echo hello'     # the same, not isolated, to compare
+      thinbox run --json run.json -- ls -l /               # one record per call
     """
 
 

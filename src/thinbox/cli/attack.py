@@ -18,10 +18,20 @@ _LARGEST_DOCUMENT_BYTES = 16 << 20
 @click.command()
 @machine_options
 @click.option("--all", "everything", is_flag=True, help="The whole library, under every policy and view unless named.")
-@click.option("--policy", metavar="NAME,…", help="Policies; `profile` is learned in advance. [default: none,live]")
-@click.option("--view", metavar="NAME,…", help="Views: what of other tenants' data is hidden. [default: none]")
-@click.option("--jobs", "-j", default=1, show_default=True, metavar="N", help="Processes.")
-@click.option("--on-violation", type=click.Choice(["undo", "oops"]), default="undo", show_default=True)
+@click.option(
+    "--policy", metavar="NAME,…", help="Policies to try under; `profile` is learned in advance. [default: none,live]"
+)
+@click.option(
+    "--view", metavar="NAME,…", help="Views to try under: what of other tenants' data is hidden. [default: none]"
+)
+@click.option("--jobs", "-j", default=1, show_default=True, metavar="N", help="How many processes to use.")
+@click.option(
+    "--on-violation",
+    type=click.Choice(["undo", "oops"]),
+    default="undo",
+    show_default=True,
+    help="undo rolls a violating call back; oops kills as a kernel oops does.",
+)
 @click.option("--list", "listing", is_flag=True, help="List the library, run nothing.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the rows as JSON (- for stdout).")
 @click.option("--document", type=click.Path(path_type=Path), metavar="FILE", help="Rewrite the matrix in a document.")

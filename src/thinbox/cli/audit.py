@@ -22,16 +22,16 @@ EXIT_FOUND = 1
 @click.command()
 @machine_options
 @kaslr_options
-@click.option("--all", "everything", is_flag=True, help="The whole corpus.")
+@click.option("--all", "everything", is_flag=True, help="Audit the whole corpus.")
 @click.option("--policy", default="live", show_default=True, metavar="NAME", help="As for `thinbox run`.")
 @click.option(
     "--view",
     type=click.Choice(("none", "permissive", "strict")),
     default="none",
     show_default=True,
-    help="Beside a second tenant, whose data is hidden.",
+    help="Run each case beside a second tenant, whose data is hidden.",
 )
-@click.option("--jobs", "-j", default=1, show_default=True, metavar="N", help="Processes.")
+@click.option("--jobs", "-j", default=1, show_default=True, metavar="N", help="How many processes to use.")
 @click.option("--prefault", type=click.Path(path_type=Path), metavar="FILE", help="As for `thinbox run`.")
 @click.option("--save-profile", type=click.Path(path_type=Path), metavar="FILE", help="Write what each call touched.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted audit stopped.")

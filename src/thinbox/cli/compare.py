@@ -24,9 +24,19 @@ from thinbox.errors import InputError
 @click.option("--runs", default=3, show_default=True, metavar="N", help="Host runs, of which the median counts.")
 @click.option("--calls", is_flag=True, help="Instead of a workload: what single calls cost, supervised too.")
 @click.option(
-    "--runsc", "binaries", multiple=True, metavar="PATH", help="gVisor's binary; several. [default: installed]"
+    "--runsc",
+    "binaries",
+    multiple=True,
+    metavar="PATH",
+    help="A binary of gVisor's; repeatable. [default: the installed one]",
 )
-@click.option("--platform", "platforms", multiple=True, metavar="NAME", help="gVisor's. [default: ptrace and systrap]")
+@click.option(
+    "--platform",
+    "platforms",
+    multiple=True,
+    metavar="NAME",
+    help="A platform of gVisor's; repeatable. [default: ptrace and systrap]",
+)
 @click.option("--json", "json_path", metavar="FILE", help="Write the rows as JSON (- for stdout).")
 @click.argument("command", nargs=-1, metavar="-- PROGRAM ARG…")
 def compare(

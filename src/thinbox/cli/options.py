@@ -57,8 +57,13 @@ def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def kaslr_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --kaslr and --kaslr-seed."""
     for option in (
-        click.option("--kaslr-seed", default=0, metavar="N", help="Another outcome of --kaslr. [default: 0]"),
-        click.option("--kaslr", is_flag=True, help="Let the kernel's decompressor put it at a random place."),
+        click.option(
+            "--kaslr-seed",
+            default=0,
+            metavar="N",
+            help="Seed of --kaslr: another number, another address. [default: 0]",
+        ),
+        click.option("--kaslr", is_flag=True, help="Let the kernel's decompressor put the kernel at a random address."),
     ):
         command = option(command)
     return command
@@ -97,7 +102,10 @@ def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--env", "-e", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable. Repeatable."
         ),
         click.option(
-            "--rootfs", type=click.Path(path_type=Path), metavar="DIR|TAR", help="Root file system. [default: busybox]"
+            "--rootfs",
+            type=click.Path(path_type=Path),
+            metavar="DIR|TAR",
+            help="Root file system of the program. [default: busybox]",
         ),
     ):
         command = option(command)

@@ -24,7 +24,7 @@ def report(inputs: tuple[Path, ...], output: str, title: str) -> None:
     (.toml) may be among them. The page loads nothing and runs no script, so it can be mailed. Same files, same bytes.
 
     \b
-    thinbox run --json sci.json --surface -- ls -l /
+    thinbox run --json sci.json --surface --policy sci -- ls -l /
     thinbox run --json live.json --surface --policy live -- ls -l /
     thinbox report sci.json live.json -o ls.html
     thinbox attack --all --json attacks.json; thinbox report attacks.json -o attacks.html

@@ -43,10 +43,13 @@ if TYPE_CHECKING:
 )
 @workload_options
 @click.option(
-    "--tty/--no-tty", "-t/-T", "wants_tty", default=None, help="A terminal as stdio. [default: if yours is one]"
+    "--tty/--no-tty", "-t/-T", "wants_tty", default=None, help="Give the program a terminal. [default: if yours is one]"
 )
 @click.option(
-    "--prefault", type=click.Path(path_type=Path), metavar="FILE", help="Map what each call is known to need."
+    "--prefault",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Map at each call's entry what this profile says it needs.",
 )
 @click.option("--save-profile", type=click.Path(path_type=Path), metavar="FILE", help="Write what each call touched.")
 @click.option(
@@ -54,21 +57,23 @@ if TYPE_CHECKING:
     type=click.Choice(("undo", "oops", "stop")),
     default="oops",
     show_default=True,
-    help="Roll the call back and kill its process; kill as a kernel oops does; or end the run.",
+    help="undo rolls the call back and kills its process; oops kills as a kernel oops does; stop ends the run.",
 )
 @click.option(
     "--view",
     type=click.Choice(("none", "permissive", "strict")),
-    help="Hide other tenants' data. [default: none; with several tenants permissive]",
+    help="Hide other tenants' data from each tenant. [default: none; with several tenants permissive]",
 )
-@click.option("--tenant", "tenants", multiple=True, metavar="NAME=COMMAND", help="Run several at once. Repeatable.")
+@click.option(
+    "--tenant", "tenants", multiple=True, metavar="NAME=COMMAND", help="Run several tenants at once. Repeatable."
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="What tenants write, in files DIR/NAME.stdout and .stderr; one alone is called tenant.",
+    help="Write what tenants print to DIR/NAME.stdout and DIR/NAME.stderr; one alone is called tenant.",
 )
-@click.option("--plan", "plan_name", metavar="FILE", help="What becomes of each call (docs/plan.md).")
+@click.option("--plan", "plan_name", metavar="FILE", help="Apply a plan: what becomes of each call (docs/plan.md).")
 @click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON (- for stdout).")
 @click.option(
     "--coverage", "coverage_path", metavar="FILE", help="Write the functions and pages each call used (- for stdout)."
@@ -87,7 +92,7 @@ if TYPE_CHECKING:
 )
 @click.argument("command", nargs=-1, metavar="-- PROGRAM ARG… | FILE.toml")
 def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any) -> None:
-    """Run PROGRAM, or what an image says, on a real kernel, in this process, its system calls isolated.
+    """Run PROGRAM, or what an image says, on a real kernel inside this process, with its system calls isolated.
 
     stdin, stdout, stderr and the exit status are the program's own; 137 means that thinbox killed it. A
     signal sent to thinbox goes to the program; a second Ctrl-C or SIGTERM ends thinbox.

@@ -38,10 +38,18 @@ def _head(model: Model) -> str:
     how = "misses replayed through the TLB model" if model.workload.trace else "misses bounded, no trace"
     return f"""# What system call isolation costs
 
+Read here what isolation would add to a call on six CPUs, by cause, and against gVisor's emulation. To have the same for a run of
+your own, trace it (it takes some five times as long) and ask [`thinbox cost`](commands/thinbox-cost.md):
+
+    thinbox run --events --json run.json -- ls -l /
+    thinbox cost run.json
+
+`thinbox cost --calibrate` measures your own CPU.
+
 Made by `thinbox cost --page docs/cost.md RUN.json` from a run of {calls:,} calls ({how}), made by
 `thinbox run --events --json RUN.json -- sh -c "$(cat src/thinbox/data/script.sh)"`. Do not edit.
 
-All figures are modelled: events counted in the emulator, times published or assumed cycles of a CPU
+All figures are modelled: they are events counted in the emulator, times published or assumed cycles of a CPU
 (`src/thinbox/data/cpus`). Intervals run from the lowest to the highest figures. Cycles are those added to a call.
 """
 
@@ -98,7 +106,7 @@ def _pcid(by: dict[tuple[str, str], ModeCost], cpus: list[str]) -> str:
                 f"- {with_them.cpu.title}: {span(saved)} of {span(without.median)} cycles at the median call, {share}."
             )
     lines.append(
-        "\nIt is little, for the faults cost more than the flushes; it is much once faults are gone (next section)."
+        "\nThat is little, for the faults cost more than the flushes. It is much once the faults are gone (next section)."
     )
     return "\n".join(lines) + "\n"
 
@@ -118,7 +126,7 @@ def _prepopulation(model: Model, by: dict[tuple[str, str], ModeCost], cpus: list
             f"- For that, the median call has {surface['code_pages']:.0f} code pages and {surface['data_pages']:.0f} data pages "
             "mapped that it does not touch: the surface it adds."
         )
-        lines.append("- Known pages are those another call shows: the profile here is of the same workload.")
+        lines.append("- Known pages are those that another call touched. The profile here is of the same workload.")
     for cpu in cpus:
         plain, spared = by.get((cpu, "sci")), by.get((cpu, "sci-prepopulated"))
         if plain and spared:
@@ -147,7 +155,7 @@ def _rates(by: dict[tuple[str, str], ModeCost], cpus: list[str]) -> str:
                 lines.append(f"| {cost.cpu.title} | {name} | {cells} |")
     return (
         "\n".join(lines)
-        + "\n\nCalls as this workload mixes them (mean call); below the low end it never costs that much, above the high end always.\n"
+        + "\n\nThese are calls as this workload mixes them (the mean call). Below the low end isolation never costs that much, above the high end always.\n"
     )
 
 
@@ -197,7 +205,7 @@ def _modes() -> str:
 def _validation() -> str:
     lines = [
         "## What the model was held against\n",
-        "tests/cost/test_validation.py says which are met and which are not.\n",
+        "`tests/cost/test_validation.py` says which of these the model meets and which it does not.\n",
         "| measurement | measured | source |",
         "|---|---:|---|",
     ]
@@ -212,8 +220,9 @@ def _validation() -> str:
         "\n".join(lines)
         + """
 
-Not met: the dummy call (18 faults for the least call on 6.1); printk (72 on 6.1); Gregg's 2 % with PCIDs (met without
-them). No published figure was found for: a fault taken in ring 0, CR3 writes of Ice Lake and AMD, any call under SCI.
+It does not meet the dummy call (18 faults for the least call on 6.1), printk (72 on 6.1), and Gregg's 2 % with PCIDs (it meets
+that without them). No published figure was found for a fault taken in ring 0, for CR3 writes of Ice Lake and AMD, or for any call
+under SCI.
 """
     )
 
@@ -222,10 +231,10 @@ def _limits(model: Model) -> str:
     lost = model.workload.trace.lost if model.workload.trace else 0
     return f"""## What the model leaves out
 
-- Data is traced by frame, code by page; touches that repeat within a filter of 16 slots are counted, not replayed. Words lost: {lost:,}.
-- Long traces are replayed in windows, one in eight; `--exact` replays all. CR3 writes and faults are never sampled.
+- Data is traced by frame, code by page. Touches that repeat within a filter of 16 slots are counted, not replayed. Words lost: {lost:,}.
+- A long trace is replayed in windows, one in eight; `--exact` replays all of it. CR3 writes and faults are never sampled.
 - Caches, branch predictors, SMT siblings, IPIs of other CPUs and the mitigations of other bugs cost nothing here.
-- A miss costs its walk in full, hidden by nothing; its low figure is an entry in the first-level cache.
-- Kernel INVLPGs and flushes are counted in the record and alike in every mode.
-- SCI without PTI must give up global pages, for they would survive the switch; the model has it so.
+- A miss costs its walk in full, and nothing hides it. Its low figure is an entry in the first-level cache.
+- The record counts the kernel's INVLPGs and flushes. They are alike in every mode.
+- SCI without PTI must give up global pages, for they would survive the switch. The model does so.
 """

@@ -1,1 +1,1 @@
-"""A session: one restored machine, one tenant, one policy; from the first call to the exit status."""
+"""A session: one restored machine, with one tenant or several; from the first call to the exit status."""

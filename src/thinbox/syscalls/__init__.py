@@ -1,1 +1,1 @@
-"""The system calls of the guest: numbers, names, arguments, and records of each call made."""
+"""The system calls of the guest: numbers, names, arguments, and the operations of io_uring."""
