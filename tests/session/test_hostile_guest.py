@@ -8,6 +8,7 @@ import os
 import pytest
 from tests.support.guest_fuzz import DONE, build_fuzzer
 from thinbox.errors import ThinboxError
+from thinbox.machine.memory import HIDDEN_BYTES
 from thinbox.session.session import RunOptions, TenantSpec, run, run_tenants
 
 PROGRAMS = max(20, int(os.environ.get("THINBOX_FUZZ_PROGRAMS", "200")) // 10)
