@@ -82,6 +82,9 @@ def test_an_empty_pool_is_said(left):
     assert (state.root == 0) == (left == 0)
     assert guest.record.tables_made == (left > 0)
     assert guest.pool[0] == 0
+    assert guest.record.table_pages_made == left
+    guest.tables.free(state)
+    assert guest.record.table_pages_freed == left == guest.pool[0]
 
 
 @pytest.mark.parametrize("undo", [False, True])

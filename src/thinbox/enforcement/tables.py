@@ -41,23 +41,27 @@ class Tables:
 
     def make(self, state: "TaskState", root: int) -> bool:
         """Rules 1 to 3: clone the baseline into a table of the task's own; False when the pool is empty."""
-        target, memory = self._target, self._memory
-        view, record = target.view, state.tenant.record
-        before = int(self._pool[0])
-        state.root = pagetable.take_frame(memory.words, self._pool)
+        record, before = state.tenant.record, int(self._pool[0])
+        state.root = pagetable.take_frame(self._memory.words.each, self._pool)
         if state.root == 0:
             return False
         record.tables_made += 1
+        is_whole = self._clone_baseline(state, root)
+        state.pages_made = before - int(self._pool[0])
+        record.table_pages_made += state.pages_made
+        return is_whole
+
+    def _clone_baseline(self, state: "TaskState", root: int) -> bool:
+        target, memory = self._target, self._memory
+        view = target.view
         state.stack = view.stack_of(state.task, root)
         for vaddr in target.sites.baseline.pages(state.stack, view.stack_bytes):
             leaf = memory.tables.lookup(root, to_signed(vaddr))
             if self._undo:
                 leaf &= ~paging.WRITABLE
             bounds, place = (memory.guest_bytes, memory.total_bytes), (state.root, to_signed(vaddr))
-            if leaf and pagetable.map_page(memory.words, *bounds, self._pool, *place, leaf) < 0:
+            if leaf and pagetable.map_page(memory.words.each, *bounds, self._pool, *place, leaf) < 0:
                 return False
-        state.pages_made = before - int(self._pool[0])
-        record.table_pages_made += state.pages_made
         return True
 
     def note_pages(self, state: "TaskState") -> None:
@@ -74,7 +78,7 @@ class Tables:
             return
         memory = self._memory
         freed = pagetable.free_table(
-            memory.words, memory.guest_bytes, memory.total_bytes, self._pool, state.root, whole=self._undo
+            memory.words.each, memory.guest_bytes, memory.total_bytes, self._pool, state.root, whole=self._undo
         )
         state.tenant.record.tables_freed += 1
         state.tenant.record.table_pages_freed += freed

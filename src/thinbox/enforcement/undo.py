@@ -58,7 +58,7 @@ class Undo:
         self._saved[:] = 0
         self._entry = None
         self._slot[slots.UNDO_MODE], self._slot[slots.UNDO], self._slot[slots.UNDO_COUNT] = 1, 0, 0
-        self._slot[slots.UNDO_ROOT] = pagetable.take_frame(self._memory.words, self._pool)
+        self._slot[slots.UNDO_ROOT] = pagetable.take_frame(self._memory.words.each, self._pool)
         self._machine.release_interrupts()
 
     @property

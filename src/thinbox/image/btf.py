@@ -54,7 +54,7 @@ class TypeTable:
     A name with several definitions (static structs of different files) is only answered if all agree.
     """
 
-    __slots__ = ("_kinds", "_name_offsets", "_places", "_strings", "_words", "type_starts")
+    __slots__ = ("_kinds", "_name_offsets", "_offsets_of_strings", "_places", "_strings", "_words", "type_starts")
 
     def __init__(self, btf: bytes, type_starts: npt.NDArray[np.uint32] | None = None) -> None:
         """Index `btf`; `type_starts` (word index of every type, id 1 first) saves the pass if known.
@@ -72,6 +72,7 @@ class TypeTable:
         self._name_offsets = self._words[self.type_starts]
         self._kinds = self._words[self.type_starts + np.uint32(1)] >> 24 & 31
         self._places: dict[tuple[str, str], _Place] = {}
+        self._offsets_of_strings: dict[str, npt.NDArray[np.uint32]] = {}
 
     def __len__(self) -> int:
         """Return the number of types, `void` not counted."""
@@ -154,11 +155,15 @@ class TypeTable:
 
     def _string_offsets(self, name: str) -> npt.NDArray[np.uint32]:
         """Return every offset of `name` in the string section (deduplication may let strings share tails)."""
+        known = self._offsets_of_strings.get(name)
+        if known is not None:
+            return known
         needle, found, at = name.encode() + b"\0", [], 0
         while name and (at := self._strings.find(needle, at)) >= 0:
             found.append(at)
             at += 1
-        return np.array(found, np.uint32)
+        self._offsets_of_strings[name] = known = np.array(found, np.uint32)
+        return known
 
     def _named(self, type_name: str) -> list[int]:
         """Return the ids of the definitions of a name: structs, or else unions, or else typedefs."""

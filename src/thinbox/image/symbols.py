@@ -50,8 +50,9 @@ class SymbolTable:
     """
 
     __slots__ = (
-        "_by_name",
         "_dotted",
+        "_first",
+        "_last",
         "_text_names",
         "_text_starts",
         "_text_symbols",
@@ -73,8 +74,9 @@ class SymbolTable:
         self.starts = starts
         self.names = names
         self.kinds = kinds
-        self._by_name: dict[str, list[int]] | None = None
-        self._dotted: list[str] | None = None
+        self._first: dict[str, int] | None = None
+        self._last: dict[str, int] = {}
+        self._dotted: dict[str, list[str]] | None = None
         start = self._scan("_stext") or self._scan("_text")
         end = self._scan("_etext")
         if start is None or end is None or start >= end:
@@ -116,7 +118,7 @@ class SymbolTable:
 
     def __contains__(self, name: object) -> bool:
         """Tell whether a symbol has exactly this name."""
-        return name in self._names_index()
+        return name in self._first_index()
 
     @property
     def text_starts(self) -> Sequence[int]:
@@ -128,18 +130,28 @@ class SymbolTable:
         """The best name of each of `text_starts`."""
         return self._text_names
 
-    def _names_index(self) -> dict[str, list[int]]:
-        if self._by_name is None:
-            by_name: dict[str, list[int]] = {}
-            for index, name in enumerate(self.names):
-                by_name.setdefault(name, []).append(index)
-            self._by_name = by_name
-        return self._by_name
+    def _first_index(self) -> dict[str, int]:
+        """Where each name stands first; `_last` is made beside it, for few names stand twice."""
+        if self._first is None:
+            count = len(self.names)
+            self._first = dict(zip(reversed(self.names), range(count - 1, -1, -1), strict=True))
+            self._last = dict(zip(self.names, range(count), strict=True))
+        return self._first
+
+    def _places(self, name: str) -> list[int]:
+        """Every place of a name, ascending."""
+        first = self._first_index().get(name)
+        if first is None:
+            return []
+        last, places = self._last[name], [first]
+        while places[-1] < last:
+            places.append(self.names.index(name, places[-1] + 1))
+        return places
 
     def find(self, name: str) -> VAddr | None:
         """Return the lowest address called exactly `name`, or None."""
-        found = self._names_index().get(name)
-        return None if found is None else VAddr(int(self.starts[found[0]]))
+        found = self._first_index().get(name)
+        return None if found is None else VAddr(int(self.starts[found]))
 
     def address_of(self, name: str) -> VAddr:
         """Return the lowest address called exactly `name`.
@@ -154,7 +166,7 @@ class SymbolTable:
 
     def addresses_of(self, name: str) -> tuple[VAddr, ...]:
         """Return every address called exactly `name`, ascending (static functions share names)."""
-        return tuple(VAddr(int(self.starts[index])) for index in self._names_index().get(name, ()))
+        return tuple(VAddr(int(self.starts[index])) for index in self._places(name))
 
     def find_prefix(self, name: str) -> VAddr | None:
         """Return the address of `name`, or of its lowest compiler-made copy (`name.isra.0`, `.constprop`, `.part`)."""
@@ -163,14 +175,16 @@ class SymbolTable:
 
     def addresses_with_variants(self, name: str) -> tuple[VAddr, ...]:
         """Return every address called `name`, then those of its compiler-made copies, each group ascending."""
-        index = self._names_index()
         if self._dotted is None:
-            self._dotted = [candidate for candidate in index if "." in candidate]
+            self._dotted = {}
+            for candidate in self._first_index():
+                if "." in candidate:
+                    self._dotted.setdefault(candidate.partition(".")[0], []).append(candidate)
         copies = sorted(
             place
-            for candidate in self._dotted
+            for candidate in self._dotted.get(name.partition(".")[0], ())
             if candidate.startswith(name + ".") and _VARIANT.fullmatch(candidate, len(name))
-            for place in index[candidate]
+            for place in self._places(candidate)
         )
         return self.addresses_of(name) + tuple(VAddr(int(self.starts[place])) for place in copies)
 

@@ -34,11 +34,12 @@ class GuestWords:
     """All RAM as signed 64-bit words: `words[i]` is the one at guest-physical address `8 * i`; a slice or an array of
     indexes gives a NumPy array (a slice: a view, not a copy)."""
 
-    __slots__ = ("_many", "_one", "pages")
+    __slots__ = ("_many", "each", "pages")
 
     def __init__(self, memory: mmap.mmap) -> None:
         # One word at a time a memoryview is several times as fast as NumPy, and gives Python's own integers.
-        self._one = memoryview(memory).cast("q")
+        self.each = memoryview(memory).cast("q")
+        """The same, for code that indexes by one number only: twice as fast as through this object."""
         self._many = np.frombuffer(memory, dtype=np.int64)
         self.pages = self._many.reshape(-1, PAGE_BYTES // 8)
         """The same, a row for each page: shape (pages, 512)."""
@@ -49,17 +50,17 @@ class GuestWords:
     def __getitem__(self, index: "slice | np.ndarray") -> np.ndarray: ...
     def __getitem__(self, index: "int | slice | np.ndarray") -> "int | np.ndarray":
         if isinstance(index, (int, np.integer)):
-            return self._one[index]
+            return self.each[index]
         return self._many[index]
 
     def __setitem__(self, index: "int | slice | np.ndarray", value: Any) -> None:
         if isinstance(index, (int, np.integer)):
-            self._one[index] = value
+            self.each[index] = value
         else:
             self._many[index] = value
 
     def __len__(self) -> int:
-        return len(self._one)
+        return len(self.each)
 
 
 class Memory:
@@ -72,7 +73,7 @@ class Memory:
         self._view = np.frombuffer(self.map, dtype=np.uint8)
         self.host_base = int(self._view.ctypes.data)
         self.words = GuestWords(self.map)
-        self.tables = PageTables(self.words, self.guest_bytes, self.total_bytes)
+        self.tables = PageTables(self.words.each, self.guest_bytes, self.total_bytes)
         self.empty_bus = mmap.mmap(-1, 2 * PAGE_BYTES)
         """Where there is no RAM: a page of ones to read, and a page to write (`coherence`)."""
         self.empty_bus[:PAGE_BYTES] = b"\xff" * PAGE_BYTES

@@ -29,7 +29,6 @@ from thinbox.session.options import (
     choose_policy,
     parse_isolate,
 )
-from thinbox.session.plan_gate import PlanGates
 from thinbox.session.program_start import ProgramStarts
 from thinbox.session.running_tenant import RunningTenant
 from thinbox.session.start import start_alone, start_apart
@@ -37,6 +36,7 @@ from thinbox.session.stdin import LOOK_S
 
 if TYPE_CHECKING:
     from thinbox.coverage.recorder import Recorder
+    from thinbox.session.plan_gate import PlanGates
 
 _DOORBELL = b"!"
 _NS = 1_000_000_000
@@ -74,7 +74,7 @@ class Session:
         self.recorder = self._start_coverage()
         self._starts = ProgramStarts(self.agent)
         self.enforcer.watch.add(self._starts)
-        self._gates = PlanGates(self.enforcer, {tenant.name: tenant.options.plan for tenant in tenants})
+        self._gates = self._make_gates()
         self.enforcer.on_new_task = self._new_task
         for tenant in tenants:
             tenant.io = self._io_of(tenant)
@@ -119,6 +119,14 @@ class Session:
         recorder = Recorder(self.machine, self.view, self.enforcer.sites, wanted)
         self.enforcer.watch.add(recorder)
         return recorder
+
+    def _make_gates(self) -> "PlanGates | None":
+        plans = {name: tenant.options.plan for name, tenant in self.tenants.items()}
+        if not any(plans.values()):
+            return None
+        from thinbox.session.plan_gate import PlanGates
+
+        return PlanGates(self.enforcer, plans)
 
     # -- the run ----------------------------------------------------------------------------------------
     def run(self) -> dict[str, RunResult]:
@@ -188,7 +196,8 @@ class Session:
 
     def _new_task(self, parent: int, child: int) -> None:
         self._starts.born(child)
-        self._gates.forked(parent, child)
+        if self._gates is not None:
+            self._gates.forked(parent, child)
 
     def _disown(self) -> None:
         """It could not: what it still does is thinbox's own."""
