@@ -202,3 +202,31 @@ def test_pages_of_tables_that_a_grant_made_are_counted():
     guest.drain(row(FETCH))
     assert guest.state.tenant.record.table_pages_made == 3
     assert np.count_nonzero(guest.call.rows[0]) > 0
+
+
+def test_frames_a_call_could_write_are_those_it_holds_writable_or_held_and_lost():
+    """Rows of kernel data only; a page that the kernel took away meanwhile counts by where it is mapped."""
+    guest = Granting()
+    held, read_only, gone, nowhere, user = 0x10000, 0x10008, 0x10010, 0x10018, 0x10020
+    guest.memory.words[held] = 0x7000 | paging.PRESENT | paging.WRITABLE | paging.DIRTY
+    guest.memory.words[read_only] = 0x8000 | paging.PRESENT
+    guest.memory.words[user] = 0x9000 | paging.PRESENT | paging.WRITABLE
+    guest.map(PLACE + 0x2000, 0x5000 | paging.PRESENT | paging.WRITABLE)
+    assert guest.grants.written_frames(guest.call).tolist() == []
+    guest.drain(
+        row(WRITE, index=held),
+        row(WRITE, index=held),
+        row(READ, vaddr=PLACE + 0x1000, index=read_only),
+        row(WRITE, vaddr=PLACE + 0x2ABC, index=gone),
+        row(WRITE, vaddr=PLACE + 0x400000, index=nowhere),
+        row(WRITE, vaddr=0x7000, index=user),
+    )
+    assert guest.grants.written_frames(guest.call).tolist() == [0x5000, 0x7000]
+
+
+def test_what_the_end_of_a_task_is_granted_is_counted_outside_its_calls():
+    guest = Granting()
+    guest.call.is_exit = True
+    guest.drain(row(FETCH), row(READ))
+    assert guest.state.tenant.record.outside == {"pages granted to ends": 2}
+    assert guest.watch.told[0][0] == "granted"

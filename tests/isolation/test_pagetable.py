@@ -211,3 +211,14 @@ def test_a_copied_entry_that_the_cpu_marked_is_not_copied_again_for_ever():
     pagetable.sync_user_half(kernel.words, POOL_FIRST, kernel.root, KERNEL_ROOT)
     kernel.words[kernel.root // 8] |= paging.ACCESSED
     assert kernel.classify(0x1000) == fault.GUEST
+
+
+def test_executable_is_a_page_that_is_mapped_and_not_marked_otherwise():
+    kernel = Kernel()
+    kernel.grant(DATA_4K)
+    kernel.grant(TEXT_2M, paging.FAULT_FETCH)
+    place = (kernel.words, RAM_END, kernel.root)
+    assert pagetable.is_executable(*place, TEXT_2M)
+    assert not pagetable.is_executable(*place, DATA_4K)
+    assert not pagetable.is_executable(*place, TEXT_2M + 0x1000)
+    assert not pagetable.is_executable(*place, DATA_1G)

@@ -2,7 +2,7 @@
 
 import pytest
 from thinbox.isolation.policies import load_policy
-from thinbox.isolation.policies.guard import CHANGES_IDENTITY, Guard, ProtectedObject
+from thinbox.isolation.policies.guard import CHANGES_IDENTITY, Guard, ProtectedObject, is_born_with
 
 IDENTITY = ProtectedObject(0x1000, b"\x01" * 40, is_identity=True)
 ROOT = ProtectedObject(0x1000, bytes(40), is_identity=True)
@@ -61,3 +61,13 @@ def test_ids_that_cannot_be_read_any_more_have_changed():
     lost = ProtectedObject(0x7000, b"", is_identity=True)
     verdict, _vaddr = Guard().check_end("read", (IDENTITY,), (lost,))
     assert verdict.rule == "G1"
+
+
+def test_a_task_is_born_with_its_parents_ids_and_in_a_new_namespace_with_other_capabilities():
+    other_capabilities = ProtectedObject(0x1000, IDENTITY.content[:-8] + bytes(8), is_identity=True)
+    assert is_born_with(IDENTITY, IDENTITY, in_new_namespace=False)
+    assert not is_born_with(IDENTITY, other_capabilities, in_new_namespace=False)
+    assert is_born_with(IDENTITY, other_capabilities, in_new_namespace=True)
+    assert not is_born_with(IDENTITY, ROOT, in_new_namespace=True)
+    gone = ProtectedObject(0x1000, b"", is_identity=True)
+    assert not is_born_with(gone, gone, in_new_namespace=True)
