@@ -9,6 +9,7 @@ from thinbox.api.results import AttackResult, AuditResult, Result, TenantResults
 from thinbox.boot.params import DEFAULT_MEMORY_MIB, BootParams
 from thinbox.boot.ready import ReadyGuest, prepare
 from thinbox.errors import InputError
+from thinbox.machine.cpu_model import DEFAULT_CPU
 from thinbox.session.options import ALONE
 from thinbox.session.session import Session
 
@@ -30,18 +31,20 @@ def boot(
     append: str = "",
     kaslr: bool = False,
     kaslr_seed: int = 0,
+    cpu: str = DEFAULT_CPU,
     progress: Say | None = None,
 ) -> "Guest":
     """Return a guest that waits for programs: from the cache if it was booted before, by booting it if not.
 
     `kernel` is a bzImage, a vmlinux, a Debian package file or a release; None is Debian's newest cloud kernel, fetched
-    without root. `append` are words for the kernel's command line. `progress` is told what takes time.
+    without root. `cpu` is the CPU's level of the x86-64 ABI, "v1" or "v2". `append` are words for the kernel's command
+    line. `progress` is told what takes time.
 
     Raises:
         InputError: there is no such kernel, or it cannot be used.
         MachineError: it did not boot.
     """
-    params = BootParams(memory_mib, append, kaslr=kaslr, kaslr_seed=kaslr_seed)
+    params = BootParams(memory_mib, append, kaslr=kaslr, kaslr_seed=kaslr_seed, cpu=cpu)
     return Guest(prepare(None if kernel is None else str(kernel), params, progress))
 
 

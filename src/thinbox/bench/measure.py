@@ -81,13 +81,17 @@ def _boot_figure(runs: int, kernel: str | None, guest: ReadyGuest, say: Callable
     return Figure("boot / QEMU TCG boot", ratio, "ratio", wanted, note)
 
 
+_QEMU_CPU = "qemu64,+ssse3,+sse4.1,+sse4.2,+movbe,+popcnt,+aes,+pclmulqdq,+adx,+abm"
+"""The guest's CPU (`machine.cpu_model`), as QEMU spells it."""
+
+
 def _qemu_command(qemu: str, kernel: str | None, params: BootParams, folder: Path) -> list[str]:
     from thinbox.guest.initramfs import build_initramfs, fetch_busybox
     from thinbox.image.source import resolve_kernel
 
     initramfs = folder / "initramfs"
     initramfs.write_bytes(build_initramfs(fetch_busybox()))
-    words = ["-M", "pc,accel=tcg", "-cpu", "qemu64", "-m", str(params.memory_mib), "-display", "none", "-no-reboot"]
+    words = ["-M", "pc,accel=tcg", "-cpu", _QEMU_CPU, "-m", str(params.memory_mib), "-display", "none", "-no-reboot"]
     words += ["-serial", "stdio", "-kernel", str(resolve_kernel(kernel).path), "-initrd", str(initramfs)]
     return [qemu, *words, "-append", params.full_command_line]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from thinbox.boot import layout
 from thinbox.boot.payload import compressed_payload, unpacked_payload
 from thinbox.errors import InputError
+from thinbox.machine.cpu_model import DEFAULT_CPU, cpu_model
 
 if TYPE_CHECKING:
     from thinbox.image.kernel import KernelImage
@@ -40,8 +41,11 @@ class BootParams:
     command_line: str = field(default=COMMAND_LINE)
     kaslr: bool = False
     kaslr_seed: int = 0
+    cpu: str = DEFAULT_CPU
+    """The level of the CPU (`machine.cpu_model.MODELS`)."""
 
     def __post_init__(self) -> None:
+        cpu_model(self.cpu)
         if not 0 <= self.kaslr_seed < 1 << 64:
             raise InputError(f"--kaslr-seed must be 0 to 2^64 - 1, not {self.kaslr_seed}")
         if self.kaslr_seed and not self.kaslr:

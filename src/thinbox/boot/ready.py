@@ -153,7 +153,7 @@ def _boot(image: object, facts: "KernelFacts", initramfs: bytes, params: BootPar
     from thinbox.machine.snapshot import take_snapshot
 
     say(f"booting Linux {facts.release}")
-    machine = Machine(params.memory_mib)
+    machine = Machine(params.memory_mib, params.cpu)
     agent = boot(machine, image, facts, initramfs, params, say)  # type: ignore[arg-type]
     view = agent.require_view()
     notes = {

@@ -46,6 +46,7 @@ _LARGEST_DOCUMENT_BYTES = 16 << 20
 @click.argument("names", nargs=-1, metavar="[NAME…]")
 def attack(
     kernel_spec: str | None,
+    cpu: str,
     memory: int,
     append: str,
     quiet: bool,
@@ -89,7 +90,7 @@ def attack(
 
     progress = ProgressLine(quiet=quiet)
     try:
-        guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
+        guest = prepare(kernel_spec, BootParams(memory, append, cpu=cpu), progress.say)
         options = MatrixOptions(names, policies, views, jobs, on_violation, progress.say, progress.step)
         record = run_matrix(guest, options)
     finally:

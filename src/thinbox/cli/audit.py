@@ -48,6 +48,7 @@ EXIT_FOUND = 1
 @click.argument("calls", nargs=-1, metavar="[CALL…]")
 def audit(
     kernel_spec: str | None,
+    cpu: str,
     memory: int,
     append: str,
     kaslr: bool,
@@ -96,7 +97,7 @@ def audit(
     known = None if prefault is None else KnownPages.load(prefault)
     progress = ProgressLine(quiet=quiet)
     try:
-        params = BootParams(memory, append, kaslr=kaslr, kaslr_seed=kaslr_seed)
+        params = BootParams(memory, append, kaslr=kaslr, kaslr_seed=kaslr_seed, cpu=cpu)
         guest = prepare(kernel_spec, params, progress.say)
         options = AuditOptions(calls, policy, view, jobs, resume, known, progress=progress.say, step=progress.step)
         record = run_audit(guest, options)

@@ -19,6 +19,7 @@ from thinbox.errors import InputError
 @click.option("--json", "json_path", metavar="FILE", help="Write facts of the boot as JSON (- for stdout).")
 def boot(
     kernel_spec: str | None,
+    cpu: str,
     memory: int,
     append: str,
     kaslr: bool,
@@ -38,7 +39,7 @@ def boot(
     progress = ProgressLine(quiet=quiet)
     started = time.perf_counter()
     try:
-        params = BootParams(memory, append, kaslr=kaslr, kaslr_seed=kaslr_seed)
+        params = BootParams(memory, append, kaslr=kaslr, kaslr_seed=kaslr_seed, cpu=cpu)
         guest = prepare(kernel_spec, params, progress.say, rebuild=fresh)
     finally:
         progress.clear()
@@ -51,6 +52,7 @@ def boot(
         facts = {
             "schema": "thinbox.boot/1",
             "kernel": {"release": guest.facts.release, "sha256": guest.facts.sha256},
+            "cpu": cpu,
             "memory_mib": memory,
             "slide": guest.facts.slide,
             "command_line": guest.params.full_command_line,

@@ -41,6 +41,7 @@ from thinbox.errors import InputError
 @click.argument("command", nargs=-1, metavar="-- PROGRAM ARG…")
 def compare(
     kernel_spec: str | None,
+    cpu: str,
     memory: int,
     append: str,
     quiet: bool,
@@ -90,7 +91,7 @@ def compare(
                     raise InputError(
                         f"{root} is not a directory; compare runs it on this machine too, so unpack it first"
                     )
-                guest = prepare(kernel_spec, BootParams(memory, append), progress.say)
+                guest = prepare(kernel_spec, BootParams(memory, append, cpu=cpu), progress.say)
                 found = comparison.compare_runtimes(guest, command, root, runs, progress.say, choice)
                 text, result = comparison.render_comparison(found), found.to_json()
     except OSError as error:

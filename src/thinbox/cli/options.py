@@ -9,6 +9,7 @@ import click
 
 from thinbox.boot.params import DEFAULT_MEMORY_MIB
 from thinbox.errors import InputError
+from thinbox.machine.cpu_model import DEFAULT_CPU, MODELS
 
 if TYPE_CHECKING:
     from thinbox.image.facts import KernelFacts
@@ -36,10 +37,17 @@ class OnceCommand(click.Command):
 
 
 def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --kernel, --memory, --append and --quiet."""
+    """Add --kernel, --cpu, --memory, --append and --quiet."""
     for option in (
         click.option("--quiet", "-q", is_flag=True, help="Say nothing on stderr but errors."),
         click.option("--append", default="", metavar="WORDS", help="Words added to the kernel command line."),
+        click.option(
+            "--cpu",
+            type=click.Choice(tuple(MODELS)),
+            default=DEFAULT_CPU,
+            show_default=True,
+            help="Level of the CPU, as the x86-64 ABI counts them; v2 has SSE4.2 and AES too.",
+        ),
         click.option(
             "--memory", default=DEFAULT_MEMORY_MIB, show_default=True, metavar="MIB", help="Guest memory in MiB."
         ),

@@ -93,7 +93,7 @@ def plan(
         _write_plan(made, options["output"])
     _export(made, exports, options)
     if options["verify"]:
-        worse |= not verify(made, runs, (kernel_spec, memory, append), options, quiet=quiet)
+        worse |= not verify(made, runs, (kernel_spec, memory, append, options["cpu"]), options, quiet=quiet)
     if worse:
         raise click.exceptions.Exit(EXIT_FOUND)
 

@@ -3,6 +3,7 @@
 Why it exists: one tenant and several give the same things; several give each under its name.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,12 @@ TENANTS_SCHEMA = "thinbox.tenants/1"
 COVERAGE_SCHEMA = "thinbox.tenants-coverage/1"
 Results = Mapping[str, "RunResult"]
 Surfaces = Mapping[str, "RunSurface"]
+
+_ENDED_BY_SIGILL = 128 + 4
+_TRAP = re.compile(
+    r"traps: (?P<who>[^\n\[]+)\[\d+\] trap invalid opcode ip:(?P<ip>[0-9a-f]+)(?:[^\n]* in (?P<file>[^\s\[]+))?"
+)
+"""What the kernel prints (arch/x86/kernel/traps.c, show_signal)."""
 
 
 def require_record_extra(folder: Path | None) -> None:
@@ -100,6 +107,8 @@ def say_what_came(results: Results, surfaces: Surfaces, *, alone: bool, quiet: b
         if result.not_started:
             click.echo(f"thinbox: {tenant}{result.not_started}", err=True)
         _say_what_was_refused(record, tenant)
+        if result.exit_code == _ENDED_BY_SIGILL:
+            click.echo(f"thinbox: {tenant}{_illegal_instruction(result.console)}", err=True)
         if record.stuck:
             said = "a lock that the killed task held is waited for; the guest was given up"
             click.echo(f"thinbox: {tenant}{said}", err=True)
@@ -112,6 +121,16 @@ def say_what_came(results: Results, surfaces: Surfaces, *, alone: bool, quiet: b
             from thinbox.surface.run_surface import render_surface
 
             click.echo(render_surface(surfaces[name]), err=True)
+
+
+def _illegal_instruction(console: str) -> str:
+    """Say who asked for what the CPU does not have, as far as the kernel said it."""
+    found = _TRAP.search(console)
+    where = f" in {found['file']}" if found and found["file"] else ""
+    who = f"{found['who']} at 0x{found['ip']}{where}" if found else "the program"
+    return (
+        f"{who} was ended by SIGILL: the guest's CPU has no such instruction. It is x86-64-v2, without AVX; see --cpu"
+    )
 
 
 def _say_what_was_refused(record: "RunRecord", tenant: str) -> None:

@@ -119,7 +119,7 @@ def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **option
         _require_fit(options)
     else:
         _require_fit_for_several(options)
-    params = BootParams(memory, append, kaslr=options["kaslr"], kaslr_seed=options["kaslr_seed"])
+    params = BootParams(memory, append, kaslr=options["kaslr"], kaslr_seed=options["kaslr_seed"], cpu=options["cpu"])
     progress = ProgressLine(quiet=quiet)
     yours = _users_terminal(_stdin(), options["wants_tty"]) if alone else None
     prepared = _One(options, progress, yours) if alone else _Several(options, progress)

@@ -32,14 +32,14 @@ def require_verify(options: Mapping[str, Any]) -> None:
 def verify(
     made: "Plan",
     runs: Sequence[Mapping[str, Any]],
-    machine: tuple[str | None, int, str],
+    machine: tuple[str | None, int, str, str],
     options: Mapping[str, Any],
     *,
     quiet: bool,
 ) -> bool:
     """Run each recorded workload under `made` and say what came of it; return whether the plan holds for all.
 
-    `machine` is kernel, memory in MiB and words for the kernel's command line.
+    `machine` is kernel, memory in MiB, words for the kernel's command line, and the level of the CPU.
     """
     from thinbox.boot.params import BootParams
     from thinbox.boot.ready import prepare
@@ -53,7 +53,7 @@ def verify(
     holds = True
     try:
         image = load_tenant_image(wanted[0], progress)
-        guest = prepare(machine[0], BootParams(machine[1], machine[2]), progress.say)
+        guest = prepare(machine[0], BootParams(machine[1], machine[2], cpu=machine[3]), progress.say)
         for run, asked, policy in zip(runs, wanted, policies, strict=True):
             tenant = plan_tenant(image, asked, None)
             how = RunOptions(

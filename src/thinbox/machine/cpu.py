@@ -34,6 +34,8 @@ from unicorn import (
 from thinbox.address import PAGE_BYTES, U64
 from thinbox.errors import MachineError
 from thinbox.machine import slots
+from thinbox.machine.cpu_features import offer
+from thinbox.machine.cpu_model import CpuModel
 from thinbox.machine.exit_checks import ExitChecks
 from thinbox.machine.layout_probe import CpuLayout, context_state, find_live_state
 from thinbox.machine.memory import Memory
@@ -66,12 +68,14 @@ _DR7_OFF = 0x400
 class Cpu:
     """One x86-64 CPU on `memory`; `core` is the array shared with the compiled hooks."""
 
-    def __init__(self, memory: Memory, layout: CpuLayout) -> None:
+    def __init__(self, memory: Memory, layout: CpuLayout, model: CpuModel) -> None:
         self.memory = memory
         self.layout = layout
         self.uc = Uc(UC_ARCH_X86, UC_MODE_64)
         self.uc.ctl_set_cpu_model(x86_const.UC_CPU_X86_QEMU64)
         self.uc.ctl_set_tcg_buffer_size(_TRANSLATIONS_BYTES)
+        self._env = find_live_state(self.uc)
+        offer(self.uc, self._env, model)
         self.uc.ctl_exits_enabled(True)
         # Hidden RAM is not mapped: whatever way the engine may have to physical memory, it ends there.
         self.uc.mem_map_ptr(0, memory.guest_bytes, UC_PROT_ALL, memory.pointer())
@@ -80,7 +84,6 @@ class Cpu:
         self.core = np.zeros(slots.SLOT_COUNT, dtype=np.int64)
         self.slot = self.core.data
         """The same array, faster one slot at a time than NumPy."""
-        self._env = find_live_state(self.uc)
         self.regs = (ctypes.c_uint64 * 16).from_address(self._env)
         self._rip = ctypes.c_uint64.from_address(self._env + layout.eip)
         self._hflags = ctypes.c_uint32.from_address(self._env + layout.hflags)

@@ -16,6 +16,7 @@ from typing import Any
 from thinbox.errors import MachineError
 from thinbox.machine import slots
 from thinbox.machine.cpu import Cpu
+from thinbox.machine.cpu_model import DEFAULT_CPU, cpu_model
 from thinbox.machine.devices.cmos import Cmos
 from thinbox.machine.devices.pic import Pic
 from thinbox.machine.devices.pit import Pit
@@ -42,12 +43,13 @@ class GuestResetError(MachineError):
 
 
 class Machine:
-    """A PC with `memory_mib` MiB of RAM; `console` collects what the first UART sends."""
+    """A PC with `memory_mib` MiB of RAM and a CPU of level `cpu` (`cpu_model.MODELS`); `console` collects what the
+    first UART sends."""
 
-    def __init__(self, memory_mib: int) -> None:
+    def __init__(self, memory_mib: int, cpu: str = DEFAULT_CPU) -> None:
         self.memory_mib = memory_mib
         self.memory = Memory(memory_mib * MIB)
-        self.cpu = Cpu(self.memory, probe_layout())
+        self.cpu = Cpu(self.memory, probe_layout(), cpu_model(cpu))
         self.slot = self.cpu.slot
         self.sci = SciUnit(self.cpu)
         self.pic, self.pit, self.cmos = Pic(), Pit(), Cmos()

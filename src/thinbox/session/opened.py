@@ -72,7 +72,7 @@ def restore_guest(guest: "ReadyGuest", saved: SavedGuest | None = None) -> Resto
     Raises:
         MachineError: the machine cannot be made, or the running kernel is not that of the facts.
     """
-    machine = Machine(guest.params.memory_mib)
+    machine = Machine(guest.params.memory_mib, guest.params.cpu)
     if saved is None:
         restore_snapshot(machine, guest.snapshot)
     else:

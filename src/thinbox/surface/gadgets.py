@@ -46,7 +46,7 @@ def load_gadgets(guest: "ReadyGuest", say: Progress | None = None, jobs: int | N
     from thinbox.machine.machine import Machine
     from thinbox.machine.snapshot import restore_snapshot
 
-    machine = Machine(guest.params.memory_mib)
+    machine = Machine(guest.params.memory_mib, guest.params.cpu)
     restore_snapshot(machine, guest.snapshot)
     view = KernelView(machine, guest.facts)
     kernel = read_live_kernel(machine.memory, view.kernel_root)
