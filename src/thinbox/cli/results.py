@@ -128,9 +128,7 @@ def _illegal_instruction(console: str) -> str:
     found = _TRAP.search(console)
     where = f" in {found['file']}" if found and found["file"] else ""
     who = f"{found['who']} at 0x{found['ip']}{where}" if found else "the program"
-    return (
-        f"{who} was ended by SIGILL: the guest's CPU has no such instruction. It is x86-64-v2, without AVX; see --cpu"
-    )
+    return f"{who} was ended by SIGILL: the guest's CPU (--cpu) has no such instruction; v2 has no AVX"
 
 
 def _say_what_was_refused(record: "RunRecord", tenant: str) -> None:
