@@ -5,6 +5,8 @@ A killed tenant is a result, never an exception. An exception here means that th
 message is one line: what is wrong, and what to do about it.
 """
 
+from collections.abc import Iterable
+
 EXIT_INPUT = 2
 EXIT_MACHINE = 3
 EXIT_KILLED = 137
@@ -35,6 +37,10 @@ class SourceError(InputError):
     """A kernel or package could not be found or fetched."""
 
 
+class UserCodeError(InputError):
+    """A policy or a handler of the user's made a mistake; its own exception is the cause."""
+
+
 class TrustError(InputError):
     """What thinbox would execute or believe (the cache, a policy, a profile) is in the hands of others too."""
 
@@ -49,3 +55,11 @@ class MachineError(ThinboxError):
 
 class BootError(MachineError):
     """The kernel did not reach user space; the message ends with what it printed last."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" for the known word most like `word`, "" if none is."""
+    import difflib
+
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""

@@ -9,13 +9,14 @@ import importlib
 import io
 import os
 import sys
+import traceback
 from typing import Any
 
 import click
 
 from thinbox import __version__
 from thinbox.cli.output import one_line
-from thinbox.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_MACHINE, ThinboxError
+from thinbox.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_MACHINE, ThinboxError, did_you_mean
 
 COMMANDS = {
     "kernel": "find, fetch and describe kernels",
@@ -35,6 +36,9 @@ _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Python's own 700 has it look through a kernel's symbols hundreds of times; few cycles are made here."""
 
 
+_SHOWN = {"traceback": False}
+
+
 class LazyGroup(click.Group):
     """Lists the commands without importing them, so that `thinbox --help` and every command start fast."""
 
@@ -48,6 +52,12 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = getattr(importlib.import_module(f"thinbox.cli.{name}"), name)
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; of one that is not there, say what may be meant."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; Ctrl-C as `Abort`, for which click prints no empty line of its own."""
@@ -64,7 +74,8 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="thinbox")
-def group() -> None:
+@click.option("--debug", is_flag=True, help="Show the whole traceback of an error, and of a mistake in a policy.")
+def group(debug: bool) -> None:
     """Run programs on a real Linux kernel inside this process, each system call on a page table of its own.
 
     \b
@@ -73,6 +84,7 @@ def group() -> None:
       thinbox run --isolate none -- sh -c 'echo hello'     # the same, not isolated, to compare
       thinbox run --json run.json -- ls -l /               # one record per call
     """
+    _SHOWN["traceback"] = debug
 
 
 def main() -> None:
@@ -97,6 +109,8 @@ def main() -> None:
         click.echo("thinbox: interrupted", err=True)
         status = EXIT_INTERRUPTED
     except ThinboxError as error:
+        if _SHOWN["traceback"]:
+            traceback.print_exc()
         click.echo(f"thinbox: {one_line(str(error))}", err=True)
         status = error.exit_code
     except BrokenPipeError:

@@ -63,6 +63,7 @@ def plan(
     thinbox plan redis.json -o redis.toml --verify --image redis.tar
     thinbox plan hello.toml --export oci=seccomp.json --export bpf=seccomp.bpf
     thinbox plan --diff hello.toml newer.toml
+    thinbox plan nabla                    # print a plan that thinbox brings
     """
     from thinbox.cli.verify import require_verify, verify
     from thinbox.planning.evidence import RUN_SCHEMA, load_object
@@ -89,7 +90,8 @@ def plan(
             raise InputError("--verify runs a recorded workload again: give its run (.json)")
         made = load_plan(inputs[0])
     worse = _diff(options["older"], made) if options["older"] else False
-    if runs:
+    wants_nothing_else = not exports and not options["older"]
+    if runs or options["output"] != "-" or wants_nothing_else:
         _write_plan(made, options["output"])
     _export(made, exports, options)
     if options["verify"]:

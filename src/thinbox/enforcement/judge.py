@@ -16,7 +16,9 @@ import numpy as np
 
 from thinbox import paging
 from thinbox.address import U64, to_signed
+from thinbox.errors import UserCodeError
 from thinbox.guest.live_symbols import LiveSymbols, Origin
+from thinbox.host.mistake import mistake
 from thinbox.isolation import fault, stack
 from thinbox.isolation.assembly import ONE_FUNCTION
 from thinbox.isolation.transfers import Frame, Source, Stack
@@ -187,7 +189,7 @@ class Judge:
         access = self.describe(vaddr & U64, error, rip & U64)
         source = self._source(vaddr, rip) if access.kind is AccessKind.FETCH and not resumed else None
         seen = SeenCall(self, root, call, source, rip)
-        verdict = self.policy.check_access(access, seen)
+        verdict = self._verdict(access, seen)
         if verdict.granted and access.kind is AccessKind.FETCH:
             if self._judges_stack:
                 self._approve_frames(seen.stack)
@@ -195,6 +197,18 @@ class Judge:
             if verdict.cacheable and self.view.symbols.is_text(access.vaddr):
                 self._approve(vaddr, source, verdict)
         return access, verdict
+
+    def _verdict(self, access: Access, seen: "SeenCall") -> Verdict:
+        try:
+            verdict = self.policy.check_access(access, seen)
+        except Exception as error:
+            raise mistake(self._asked(access, seen), error) from error
+        if not isinstance(verdict, Verdict):
+            raise UserCodeError(f"{self._asked(access, seen)} returned {verdict!r}; it must return a Verdict")
+        return verdict
+
+    def _asked(self, access: Access, seen: "SeenCall") -> str:
+        return f"policy {self.policy.name}, asked about a {access.kind.value} at {access.place} in {seen.name},"
 
     def _source(self, vaddr: int, rip: int) -> Source:
         if vaddr != rip:

@@ -60,6 +60,12 @@ def _load_module(name: str) -> ModuleType:
     return module
 
 
+def _has(module: ModuleType) -> str:
+    values = vars(module).items()
+    own = [name for name, value in values if isinstance(value, type) and value.__module__ == module.__name__]
+    return f"; it has {', '.join(own)}" if own else ""
+
+
 def _find_spec(name: str) -> ModuleSpec | None:
     try:
         return importlib.util.find_spec(name)
@@ -68,6 +74,9 @@ def _find_spec(name: str) -> ModuleSpec | None:
 
 
 def _why(error: BaseException, module_name: str) -> str:
+    local = sys.modules.get(_LOCAL + module_name)
+    if local is not None and isinstance(error, AttributeError) and error.obj is local:
+        return f"./{module_name}.py has no {error.name!r}{_has(local)}"
     if isinstance(error, ModuleNotFoundError) and module_name.startswith(str(error.name)):
         return f"{error}; install it, put its folder into PYTHONPATH, or name a file of this folder, ./NAME.py, as NAME"
     said = " ".join(str(error).split()) or type(error).__name__

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from thinbox.enforcement.planned_entry import PlannedEntry
-from thinbox.errors import MachineError
+from thinbox.errors import UserCodeError
+from thinbox.host.mistake import mistake
 from thinbox.isolation.verdict import PLANNED, Violation
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
@@ -219,8 +220,12 @@ class Gate:
             result = handler(call)
         except CallError as error:
             return -error.errno
+        except (PageWantedError, NotOursError):
+            raise
+        except Exception as error:
+            raise mistake(f"the plan's handler of {call.name}", error) from error
         if not isinstance(result, int):
-            raise MachineError(f"the handler of {call.name} returned {result!r}; it must return an integer")
+            raise UserCodeError(f"the plan's handler of {call.name} returned {result!r}; it must return an integer")
         return result
 
     def _otherwise(self, decision: Decision) -> Decision:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from thinbox.errors import InputError
+from thinbox.errors import InputError, did_you_mean
 from thinbox.isolation.policy import CallView, CodeSymbol, Policy
 
 __all__ = ["BUILT_IN", "CallView", "CodeSymbol", "Policy", "ReadFile", "load_policy"]
@@ -60,7 +60,8 @@ def _load_object(spec: str, load_object: LoadObject) -> Policy:
     module_name, colon, attribute = target.partition(":")
     if not colon or not module_name or not attribute:
         known = ", ".join(BUILT_IN)
-        raise InputError(f"there is no policy {spec!r}; use {known}, profile:FILE, or package.module:Name")
+        meant = did_you_mean(spec, BUILT_IN)
+        raise InputError(f"there is no policy {spec!r}{meant or ';'} use {known}, profile:FILE, or package.module:Name")
     try:
         found = _import_object(target) if spec in BUILT_IN else load_object(spec)
         policy = found() if isinstance(found, type) else found
