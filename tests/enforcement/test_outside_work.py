@@ -5,7 +5,7 @@ import struct
 import pytest
 from tests.support.static_elf import build_elf64, code_vaddr
 from thinbox.sandbox.plan_file import parse_plan
-from thinbox.session.session import RunOptions, run
+from thinbox.session.session import RunOptions, TenantSpec, run, run_tenants
 from thinbox.syscalls.io_uring import OPERATIONS, operation_name
 from thinbox.syscalls.table import call_number
 
@@ -155,3 +155,12 @@ def test_operations_are_named_as_the_kernel_numbers_them():
         "pipe",
     ]
     assert operation_name(len(OPERATIONS)) == f"#{len(OPERATIONS)}"
+
+
+def test_no_view_holds_for_what_the_kernel_starts_and_nobody_dies_of_it(guest):
+    """mount of a file system it does not know has the kernel start modprobe, whose memory is charged to nobody."""
+    script = "mount -t nosuchfs none /tmp 2>/dev/null; echo $?"
+    specs = [TenantSpec(name, ("sh", "-c", script)) for name in ("one", "other")]
+    for result in run_tenants(guest, specs).values():
+        assert (result.exit_code, result.record.kills) == (0, []) and result.stdout.strip().isdigit()
+        assert any(name.startswith("program started by the kernel: /sbin/modprobe") for name in result.record.outside)

@@ -62,9 +62,12 @@ def test_a_program_that_cannot_be_executed_ends_at_once_with_a_shells_status(gue
     assert (result.exit_code, result.stdout, result.stderr) == (status, b"", b"")
     assert f"cannot run /{name}: " in result.not_started and words in result.not_started
     assert result.record.not_started == result.not_started == result.record.to_json()["not_started"]
-    (call,) = result.record.calls
-    assert call.name == "execve" and call.ret < 0 and not result.record.kills
-    assert result.record.tables_made == result.record.tables_freed == (isolate == "all")
+    first = result.record.calls[0]
+    assert first.name == "execve" and first.ret < 0 and not result.record.kills
+    # For a format it does not know the kernel starts modprobe, which is the tenant's too.
+    helped = "program started by the kernel: /sbin/modprobe" in result.record.outside
+    assert helped == (name in ("empty", "arm64")) == any(call.pid != first.pid for call in result.record.calls)
+    assert result.record.tables_made == result.record.tables_freed == (isolate == "all") * (1 + helped)
     assert result.record.virtual_ns < 10**9
 
 

@@ -94,7 +94,7 @@ class CallSwitch:
         slot[slots.RESUME_BLOCK_START], slot[slots.RESUME_BLOCK_END] = call.resume_block
         state.tenant.judge_of(call).use()
         if self.views is not None:
-            self.views.use(state.tenant)
+            self.views.use(state)
 
     # -- off a table --------------------------------------------------------------------------------------
     def _leave(self, state: "TaskState", call: "OpenCall") -> None:

@@ -131,7 +131,7 @@ class Enforcer:
         end_judge.install()
         self.tenants[isolation.tenant] = tenant = Tenant(isolation, record, judge, prefault, end_judge=end_judge)
         if view_rule(isolation.view):
-            self.views.use(tenant)
+            self.views.use_of(tenant, isolation.view)
         return tenant
 
     def reset(self) -> None:
@@ -204,6 +204,7 @@ class Enforcer:
         if self.running is None or parent is None:
             return
         child = self._add_task(self.cpu.regs[registers.RDI], self.kernel_root, parent.tenant)
+        child.is_helper = parent.is_helper
         found = self.integrity.born(child, parent)
         self.on_new_task(parent.task, child.task)
         if found is not None and parent.call is not None:
@@ -244,7 +245,8 @@ class Enforcer:
         task = self.view.current
         if tenant is None or task in self.tasks:
             return
-        self.task_list.running = self._add_task(task, self.kernel_root, tenant)
+        self.task_list.running = state = self._add_task(task, self.kernel_root, tenant)
+        state.is_helper = True
         self.outside.begins()
 
     def _switch_out(self) -> None:

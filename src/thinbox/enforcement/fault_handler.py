@@ -46,7 +46,7 @@ class FaultHandler:
         access, verdict = state.tenant.judge_of(call).ask(state.root, call, vaddr, error, rip, resumed=resumed)
         hidden = None
         if views is not None and access.kind is not AccessKind.FETCH:
-            hidden = views.check(state.tenant, vaddr, rip, is_write=access.kind is AccessKind.WRITE)
+            hidden = views.check(state, vaddr, rip, is_write=access.kind is AccessKind.WRITE)
             if hidden is not None and not hidden.verdict.granted:
                 self._action.of(state, call, hidden.verdict, access, hidden)
                 return slots.REDIRECTED

@@ -31,8 +31,15 @@ class TaskState:
     """The frames that hold them, and the pointer to them."""
     is_exiting: bool = False
     """It has entered `do_exit`."""
+    is_helper: bool = False
+    """The kernel started it for the tenant (`call_usermodehelper`): its memory is charged to nobody, so no view holds."""
     planned: "PlannedEntry | None" = None
     """What a plan decided for the call that is about to enter the kernel."""
+
+    @property
+    def view(self) -> str:
+        """What other tenants' data is hidden from it by."""
+        return "none" if self.is_helper else self.tenant.isolation.view
 
 
 class TaskList:

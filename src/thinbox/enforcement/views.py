@@ -48,7 +48,7 @@ class Views:
         state = self._tasks.running
         if state is None or state.call is None or not state.call.isolated or not self._slot[slots.VIEW]:
             return True
-        found = self.check(state.tenant, vaddr, self._cpu.rip, is_write=True)
+        found = self.check(state, vaddr, self._cpu.rip, is_write=True)
         return found is not None and found.verdict.granted
 
     def reset(self) -> None:
@@ -74,16 +74,20 @@ class Views:
         tenant.memcg = memcg
         self.add(tenant.name, memcg)
 
-    def use(self, tenant: Tenant) -> None:
-        """The call that runs now is of `tenant`."""
-        rule = view_rule(tenant.isolation.view)
+    def use(self, state: "TaskState") -> None:
+        """The call that runs now is of this task's."""
+        self.use_of(state.tenant, state.view)
+
+    def use_of(self, tenant: Tenant, view: str) -> None:
+        """As `use`, for a view of `tenant`."""
+        rule = view_rule(view)
         self._slot[slots.VIEW] = self._host_words if rule else 0
         self._words[view_rules.RULE] = rule
         self._words[view_rules.OWN] = tenant.memcg - (1 << 64) if tenant.memcg >> 63 else tenant.memcg
 
-    def check(self, tenant: Tenant, vaddr: int, rip: int, *, is_write: bool) -> ViewVerdict | None:
-        """Judge a data access (signed addresses); None if the tenant's view hides nothing."""
-        rule = view_rule(tenant.isolation.view)
+    def check(self, state: "TaskState", vaddr: int, rip: int, *, is_write: bool) -> ViewVerdict | None:
+        """Judge a data access (signed addresses); None if the task's view hides nothing."""
+        rule = view_rule(state.view)
         if rule == view_rules.NONE or vaddr >= 0:
             return None
         memory, root = self._memory, self._slot[slots.KERNEL_ROOT]
@@ -92,7 +96,7 @@ class Views:
             return None
         facts = self.cgroups.facts(paddr, root)
         symbol = self._target.view.symbols.text_symbol_at(rip & U64)
-        return check_page(rule, tenant.name, facts, None if symbol is None else symbol.name, is_write=is_write)
+        return check_page(rule, state.tenant.name, facts, None if symbol is None else symbol.name, is_write=is_write)
 
     def ends(self, state: "TaskState", call: "OpenCall", *, is_dead: bool = False) -> tuple[ViewVerdict, int] | None:
         """The call is about to return (`is_dead`: its task is about to leave the CPU for good): look at its tenant's

@@ -37,7 +37,7 @@ from thinbox.machine import slots
 from thinbox.machine.cpu_features import offer
 from thinbox.machine.cpu_model import CpuModel
 from thinbox.machine.exit_checks import ExitChecks
-from thinbox.machine.layout_probe import CpuLayout, context_state, find_live_state
+from thinbox.machine.layout_probe import VECTOR_BYTES, VECTORS, XMM_BYTES, CpuLayout, context_state, find_live_state
 from thinbox.machine.memory import Memory
 from thinbox.machine.native import hook_address
 from thinbox.machine.state_bits import HF_INHIBIT_IRQ, IF
@@ -334,11 +334,14 @@ class Cpu:
         """Return the CPU state as bytes: Unicorn's own context, the host pointers in it made 0.
 
         `retaddr` (QEMU's CPUX86State) is where in translated code Unicorn's own page walk began. In front of
-        `old_exception` stand pointers to the breakpoints that DR7 switched on; `restore` makes them again.
+        `old_exception` stand pointers to the breakpoints that DR7 switched on; `restore` makes them again. Instructions
+        of SSSE3 and later copy whole vectors out of the engine's stack: what lies beyond XMM there is nobody's.
         """
         state = bytearray(context_state(self.uc.context_save(), bytes(self.regs)))
         for at, size in ((self.layout.retaddr, 8), (self.layout.old - 8 * 4, 8 * 4)):
             state[at : at + size] = bytes(size)
+        for at in range(self.layout.xmm, self.layout.xmm + VECTORS * VECTOR_BYTES, VECTOR_BYTES):
+            state[at + XMM_BYTES : at + VECTOR_BYTES] = bytes(VECTOR_BYTES - XMM_BYTES)
         return bytes(state)
 
     def restore(self, state: bytes) -> None:

@@ -39,6 +39,8 @@ _EFER = 0xC0000080
 _POINTER_SCAN_BYTES = 4096
 _OBJECT_SCAN_BYTES = 64 * 1024
 _CR2_AT = 16
+VECTOR_BYTES, VECTORS, XMM_BYTES = 64, 32, 16
+"""QEMU's ZMMReg, how many of them, and what of each this CPU has."""
 SEGMENT_BYTES = 24
 """Size of QEMU's SegmentCache: selector, base, limit, flags."""
 
@@ -62,6 +64,8 @@ class CpuLayout:
     is_int: int
     old: int
     retaddr: int
+    xmm: int
+    """XMM0; the next one is `VECTOR_BYTES` on."""
 
 
 def context_state(context: Any, regs: bytes) -> bytes:
@@ -226,6 +230,11 @@ def _probe_registers(scratch: _Scratch) -> dict[str, int]:
     uc.reg_write(x86_const.UC_X86_REG_DR0, 0x1122334488990000)
     found["dr"] = _only(scratch.offsets_of(0x1122334488990000), "dr")
     uc.reg_write(x86_const.UC_X86_REG_DR0, 0)
+    for number in range(2):
+        magic = 0x11223344AABB0000 + number
+        uc.reg_write(x86_const.UC_X86_REG_XMM0 + number, magic)
+        found[f"xmm{number}"] = _only(scratch.offsets_of(magic), "xmm")
+        uc.reg_write(x86_const.UC_X86_REG_XMM0 + number, 0)
     uc.reg_write(x86_const.UC_X86_REG_EFLAGS, 0x202)
     with_interrupts = scratch.state()
     uc.reg_write(x86_const.UC_X86_REG_EFLAGS, 0x002)
@@ -312,6 +321,8 @@ def probe_layout() -> CpuLayout:
         raise MachineError(f"the CPU engine failed its start-up probe: {error}; install unicorn 2.1.4") from error
     if registers["dr"] != faults["old"] - 8 * 12:
         raise MachineError("the debug registers of this Unicorn are not where they were; install unicorn 2.1.4")
+    if registers["xmm1"] != registers["xmm0"] + VECTOR_BYTES:
+        raise MachineError("the vector registers of this Unicorn are not where they were; install unicorn 2.1.4")
     return CpuLayout(
         eip=registers["eip"],
         eflags=registers["eflags"],
@@ -328,4 +339,5 @@ def probe_layout() -> CpuLayout:
         is_int=faults["is_int"],
         old=faults["old"],
         retaddr=faults["retaddr"],
+        xmm=registers["xmm0"],
     )
