@@ -127,9 +127,10 @@ def on_exception(uc, vector, core):
 
 @cfunc(types.boolean(types.int64, types.CPointer(types.int64)))
 def on_invalid(uc, core):
-    """UC_HOOK_INSN_INVALID: #UD, `ud2` of BUG and WARN included."""
+    """UC_HOOK_INSN_INVALID: #UD, `ud2` of BUG and WARN included; and `int $6`, which the engine takes for one."""
     store32(core[slots.ENV] + core[slots.OFF_OLD], 0xFFFFFFFF)
-    deliver_from(uc, core, INVALID_OPCODE, NO_ERROR, EXCEPTION)
+    origin = SOFTWARE if load32(core[slots.ENV] + core[slots.OFF_IS_INT]) else EXCEPTION
+    deliver_from(uc, core, INVALID_OPCODE, NO_ERROR, origin)
     return True
 
 
@@ -149,7 +150,9 @@ def on_syscall(uc, core):
         return
     core[slots.COUNT_SYSCALLS] += 1
     flags = read_flags(uc, core)
-    back = load64(env + core[slots.OFF_EIP]) + 2
+    here = load64(env + core[slots.OFF_EIP])
+    # It ends its block. Prefixes are part of it (SDM vol. 2A, 2.1): it is 2 to 15 bytes long.
+    back = core[slots.BLOCK_END]
     compat = not load32(env + core[slots.OFF_HFLAGS]) & HF_CS64
     keep_syscall_arguments(core, compat)
     if core[slots.ON_CALL] != 0:
@@ -160,7 +163,7 @@ def on_syscall(uc, core):
             store64(env + R11, flags & ~RF)
             return
         if answer == slots.ENTER_AND_REPEAT:
-            back -= 2
+            back = here
             keep_syscall_arguments(core, compat)
     store64(env + RCX, back)
     store64(env + R11, flags & ~RF)
@@ -172,7 +175,7 @@ def on_syscall(uc, core):
     load_segment(core, SS, selector + 8, STACK)
     write_flags(uc, core, flags & ~load64(env + core[slots.OFF_FMASK]) & ~RF)
     # Unicorn adds the length of the instruction after this hook.
-    store64(env + core[slots.OFF_EIP], entry - 2)
+    store64(env + core[slots.OFF_EIP], entry - (core[slots.BLOCK_END] - here))
 
 
 @cfunc(types.int32(types.int64, types.CPointer(types.int64)))
