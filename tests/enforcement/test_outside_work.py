@@ -6,7 +6,7 @@ import pytest
 from tests.support.static_elf import build_elf64, code_vaddr
 from thinbox.sandbox.plan_file import parse_plan
 from thinbox.session.session import RunOptions, TenantSpec, run, run_tenants
-from thinbox.syscalls.io_uring import OPERATIONS, operation_name
+from thinbox.syscalls.io_uring import BY_PATH, OPERATIONS, calls_of_operation, operation_name
 from thinbox.syscalls.table import call_number
 
 MKDIRAT, AT_FDCWD = 37, -100
@@ -143,6 +143,30 @@ sh -c 'kill -SEGV $$'; sleep 0.1; ls /tmp"""
     bound = run(guest, ["sh", "-c", script], RunOptions(policy="live", plan=plan))
     assert b"made" not in bound.stdout.split() and b"helper" in bound.stdout.split()
     assert [refusal.call for refusal in bound.record.refusals] == ["mkdir"]
+
+
+def test_what_a_ring_does_can_be_the_phase_marker_and_opens_no_file_of_the_plans(guest, tmp_path):
+    (tmp_path / "program").write_bytes(sqpoll_program())
+    (tmp_path / "program").chmod(0o755)
+    head = 'schema = "thinbox.plan/1"\nname = "test"\ndefault = "isolate"\n'
+    plan = parse_plan(f'{head}phase_marker = ["mkdirat"]\n[calls]\n', "test.toml", lambda _path: b"")
+    record = run(guest, ["/program"], RunOptions(policy="live", rootfs=tmp_path, plan=plan)).record
+    assert record.steady_seq is not None and not record.refusals
+    assert BY_PATH <= set(OPERATIONS)
+
+
+def test_an_operation_is_asked_about_as_every_call_it_can_be():
+    assert set(calls_of_operation("renameat")) == {"renameat", "renameat2"}
+    assert {"pwrite64", "write"} <= set(calls_of_operation("write"))
+    assert calls_of_operation("mkdirat") == ("mkdirat",) and calls_of_operation("nop") == ()
+    for name in OPERATIONS:
+        assert all(call_number(call) >= 0 for call in calls_of_operation(name))
+
+
+def test_a_programs_name_does_not_reach_a_terminal_as_it_is(guest):
+    script = "printf '|/tmp/\\033]0;x\\007' >/proc/sys/kernel/core_pattern; ulimit -c unlimited; sh -c 'kill -SEGV $$'"
+    outside = run(guest, ["sh", "-c", script], RunOptions(policy="live")).record.outside
+    assert outside["program started by the kernel: /tmp/\\x1b]0;x\\x07"] == 1
 
 
 def test_operations_are_named_as_the_kernel_numbers_them():

@@ -323,3 +323,28 @@ def test_the_command_line_takes_a_plan_and_says_what_it_refused(tmp_path, capfd)
     assert "thinbox: mkdir was refused by test, line 5 (deny EPERM)" in said
     with pytest.raises(InputError, match="thinbox brings gvisor-ptrace-gofer"):
         group.main(["run", "-q", "--plan", "no-such-plan", "--", "true"], standalone_mode=False)
+
+
+def test_an_offset_past_what_a_register_holds_is_refused(run_steps, tmp_path):
+    (tmp_path / "conf").write_bytes(b"content")
+    plan = parse_plan(
+        f'{HEAD}[[file]]\npath = "/etc/conf"\ntext = "content"\n[calls]\n', "test.toml", lambda _path: b"content"
+    )
+    path = DATA + 512
+    text = b"/etc/conf\0".ljust(16, b"\0")
+    write = b"".join(b"\x48\xb8" + text[at : at + 8] + b"\x48\xa3" + (path + at).to_bytes(8, "little") for at in (0, 8))
+    seek = b"\x89\xc7\x48\xbe" + ((1 << 63) - 1).to_bytes(8, "little") + b"\xba\0\0\0\0\xb8\x08\0\0\0\x0f\x05"
+    again = b"\xbf\0\0\0\x40\xbe\x01\0\0\0\xba\x01\0\0\0\xb8\x08\0\0\0\x0f\x05"  # lseek(2^30, 1, SEEK_CUR)
+    result = run_steps((write, Step("open", (path, 0)), seek, again), plan)
+    _stored, number, first, second = results(result.stdout)
+    assert (number, first, second) == (1 << 30, (1 << 63) - 1, -errno.EINVAL)
+
+
+def test_a_process_that_ended_leaves_no_descriptors_in_the_host(guest):
+    plan = parse_plan(f'{HEAD}[[file]]\npath = "/etc/conf"\ntext = "x"\n[calls]\n', "test.toml", lambda _path: b"")
+    kept = {}
+    options = RunOptions(plan=plan, on_machine=lambda _machine, enforcer: kept.update(enforcer=enforcer))
+    result = run(guest, ["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do head -c 1 /etc/conf; done"], options)
+    assert (result.exit_code, result.stdout) == (0, b"x" * 8)
+    gate = kept["enforcer"].tenants["tenant"].gate
+    assert len(gate._files._tables) <= 1 and gate._members == {}

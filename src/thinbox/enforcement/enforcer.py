@@ -64,6 +64,7 @@ class Enforcer:
         self.memory, self.cpu, self.slot = machine.memory, machine.cpu, machine.slot
         self.watch = Watches()
         self.on_new_task: Callable[[int, int], None] = lambda _parent, _child: None
+        self.on_task_gone: Callable[[TaskState], None] = lambda _state: None
         self.task_list = tasks = TaskList()
         self.undo = Undo(machine, sites.undone_death) if undo else None
         self.tables = Tables(target, tasks, undo=undo)
@@ -220,6 +221,7 @@ class Enforcer:
             self.switch.bury(state)
             self.integrity.forget(state)
             self.tables.free(state)
+            self.on_task_gone(state)
 
     # -- programs and context switches ---------------------------------------------------------------
     def _program_starts(self) -> None:
@@ -227,11 +229,13 @@ class Enforcer:
         state = self.running
         if state is None or state.task != self.view.current:
             if len(self.tenants) == 1:
-                # Nobody else can have had the kernel start it.
-                self._helpers[self.cpu.regs[registers.RDI]] = next(iter(self.tenants.values()))
+                # Nobody else can have had the kernel start it, from a thread of its own.
+                (tenant,) = self.tenants.values()
+                self._helpers[self.cpu.regs[registers.RDI]] = tenant
+                self.outside.program(tenant, self.integrity.program())
             return
         self._helpers[self.cpu.regs[registers.RDI]] = state.tenant
-        self.outside.program(state, self.integrity.program())
+        self.outside.program(state.tenant, self.integrity.program())
         if state.call is None:
             return
         if state.call.isolated:

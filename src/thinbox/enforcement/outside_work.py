@@ -27,6 +27,7 @@ from thinbox.syscalls.io_uring import operation_name
 if TYPE_CHECKING:
     from thinbox.enforcement.target import Target
     from thinbox.enforcement.tasks import TaskList, TaskState
+    from thinbox.enforcement.tenants import Tenant
     from thinbox.records.run import RunRecord
 
 MOST_NAMES = 64
@@ -144,6 +145,8 @@ class OutsideWork:
             where = "refused"
         self.count(state, f"io_uring {where}: {name}")
 
-    def program(self, state: "TaskState", path: bytes) -> None:
-        """The kernel starts a program (`call_usermodehelper_exec`) while it works for the tenant."""
-        self.count(state, f"program started by the kernel: {path[:64].decode('ascii', 'replace')}")
+    @staticmethod
+    def program(tenant: "Tenant", path: bytes) -> None:
+        """The kernel starts a program (`call_usermodehelper_exec`) for the tenant, which may have chosen its name."""
+        shown = "".join(chr(byte) if 0x20 < byte < 0x7F else f"\\x{byte:02x}" for byte in path[:64])
+        count_outside(tenant.record, f"program started by the kernel: {shown}", 1)

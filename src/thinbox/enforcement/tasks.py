@@ -32,7 +32,7 @@ class TaskState:
     is_exiting: bool = False
     """It has entered `do_exit`."""
     is_helper: bool = False
-    """The kernel started it for the tenant (`call_usermodehelper`): its memory is charged to nobody, so no view holds."""
+    """The kernel started it for the tenant: its memory is charged to nobody, so no view holds."""
     planned: "PlannedEntry | None" = None
     """What a plan decided for the call that is about to enter the kernel."""
 

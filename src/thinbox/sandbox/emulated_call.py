@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from thinbox import paging
 from thinbox.address import PAGE_BYTES, U64, USER_END, page_start, to_signed
+from thinbox.errors import MachineError
 from thinbox.machine import slots
 from thinbox.sandbox.call_error import CallError, PageWantedError
 
@@ -119,16 +120,24 @@ class EmulatedCall:
             size -= count
         return found
 
-    # -- the guest kernel's structures ------------------------------------------------------------
+    # -- the guest kernel's structures: a corrupted kernel's may lead anywhere -------------------------
+    def kernel_bytes(self, vaddr: int, size: int) -> bytes:
+        """Return `size` bytes at kernel address `vaddr`; EFAULT where nothing is mapped."""
+        view = self.services.view
+        try:
+            return self.services.machine.memory.read_virtual(view.kernel_root, to_signed(vaddr & U64), size)
+        except (LookupError, MachineError):
+            raise CallError(errno.EFAULT) from None
+
     def field(self, base: int, struct: str, member: str) -> int:
         """Return a member of eight bytes of the structure at kernel address `base`."""
-        view = self.services.view
-        return view.read_u64((base + view.facts.types.offset_of(struct, member)) & U64, view.kernel_root)
+        offset = self.services.view.facts.types.offset_of(struct, member)
+        return int.from_bytes(self.kernel_bytes(base + offset, 8), "little")
 
     def field32(self, base: int, struct: str, member: str) -> int:
         """Return a member of four bytes."""
-        view = self.services.view
-        return view.read_u32((base + view.facts.types.offset_of(struct, member)) & U64, view.kernel_root)
+        offset = self.services.view.facts.types.offset_of(struct, member)
+        return int.from_bytes(self.kernel_bytes(base + offset, 4), "little")
 
 
 Handler = Callable[[EmulatedCall], int]

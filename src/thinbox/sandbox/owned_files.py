@@ -50,8 +50,12 @@ class Files:
 
     def forked(self, parent: int, child: int) -> None:
         """A new process has copies of its parent's descriptors."""
+        if child == parent:
+            return
+        # Whoever had its number before is gone.
+        self._tables.pop(child, None)
         table = self._tables.get(parent)
-        if table and child != parent:
+        if table:
             self._tables[child] = {n: Descriptor(d.open, d.close_on_exec) for n, d in table.items()}
 
     def executed(self, process: int) -> None:
@@ -59,6 +63,10 @@ class Files:
         table = self._tables.get(process, {})
         for number in [n for n, descriptor in table.items() if descriptor.close_on_exec]:
             del table[number]
+
+    def ended(self, process: int) -> None:
+        """The last task of a process is gone."""
+        self._tables.pop(process, None)
 
     def named(self, path: bytes) -> tuple[OwnedFile, int] | None:
         """Return the file at `path` and its inode number, None if it is not ours."""

@@ -31,7 +31,7 @@ from thinbox.sandbox.handlers.files import FILES
 from thinbox.sandbox.owned_files import Files
 from thinbox.sandbox.plan import Answer, Decision, Disposition, Plan
 from thinbox.sandbox.random_stream import RandomStream
-from thinbox.syscalls.io_uring import call_of_operation
+from thinbox.syscalls.io_uring import BY_PATH, calls_of_operation
 from thinbox.syscalls.table import call_name, call_number
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 U64 = (1 << 64) - 1
 MARKER_FD = 0xFFFFFFFF
 """`write` to descriptor -1 is a phase marker that any program can make: it fails with EBADF and does nothing else."""
+_TOP = 1 << 63
 _WRITE = 1
 _POPULATE_READ, _POPULATE_WRITE = 22, 23
 """MADV_POPULATE_READ and _WRITE (include/uapi/asm-generic/mman-common.h, Linux 5.14)."""
@@ -89,6 +90,11 @@ class PlanGates:
         gate = self._gates.get(state.tenant.name)
         return slots.ENTER if gate is None else gate.decide(state, is_compat=bool(compat))
 
+    def gone(self, state: "TaskState") -> None:
+        """A tenant's task is dead, and off the CPU for good."""
+        if state.tenant.name in self._gates:
+            self._gates[state.tenant.name].gone(state.task)
+
     def forked(self, parent: int, child: int) -> None:
         """A tenant's task has a child."""
         state = self._enforcer.tasks.get(parent)
@@ -107,6 +113,9 @@ class Gate:
         self._handlers = self._load_handlers()
         self._bringing: dict[int, list[_Bringing]] = {}
         """By task, the innermost last."""
+        self._groups: dict[int, int] = {}
+        """The process (thread group) of each task but the tenant's first, and how many tasks each process has."""
+        self._members: dict[int, int] = {}
         self._started = self._steady = False
         self._populate = call_number("madvise")
         self._execve = {call_number("execve"), call_number("execveat")}
@@ -181,15 +190,20 @@ class Gate:
 
     def refuses_operation(self, pid: int, operation: str) -> int:
         """Decide on an operation of io_uring: 0 to go on, else what it fails with (a positive errno)."""
-        name = call_of_operation(operation)
-        if name is None:
-            return 0
-        nr = call_number(name) if not name.startswith("#") else None
-        decision = self._plan.decide_unseen(nr, steady=self._steady)
-        if decision.answer.disposition.reaches_kernel:
-            return 0
-        self._refuse(pid, f"{name} (io_uring)", decision)
-        return decision.answer.errno or errno.EPERM
+        if self._plan.files and operation in BY_PATH:
+            # The kernel would open its own file of that name.
+            decision = Decision(Answer(Disposition.DENY, errno.EPERM), 0, None, "", "the plan has files of its own")
+            self._refuse(pid, f"{operation} (io_uring)", decision)
+            return errno.EPERM
+        for name in calls_of_operation(operation):
+            nr = None if name.startswith("#") else call_number(name)
+            if nr is not None:
+                self._look_for_marker(nr, (0,))
+            decision = self._plan.decide_unseen(nr, steady=self._steady)
+            if not decision.answer.disposition.reaches_kernel:
+                self._refuse(pid, f"{name} (io_uring)", decision)
+                return decision.answer.errno or errno.EPERM
+        return 0
 
     def _arguments(self) -> tuple[int, ...]:
         return tuple(self._slot[slot] & U64 for slot in _ARGUMENTS)
@@ -224,6 +238,8 @@ class Gate:
             raise
         except Exception as error:
             raise mistake(f"the plan's handler of {call.name}", error) from error
+        if isinstance(result, int) and not -_TOP <= result < _TOP:
+            raise UserCodeError(f"the plan's handler of {call.name} returned {result}; a register has 64 bits")
         if not isinstance(result, int):
             raise UserCodeError(f"the plan's handler of {call.name} returned {result!r}; it must return an integer")
         return result
@@ -348,7 +364,21 @@ class Gate:
         """A task has a child: it has what its parent has open, and returns where its parent does."""
         waiting = self._bringing.get(parent, [])
         self._bringing[child] = [replace(call, refused=set(call.refused)) for call in waiting]
-        self._files.forked(self._group(parent), self._group(child))
+        group = self._group(child)
+        self._files.forked(self._group(parent), group)
+        self._groups[child] = group
+        self._members[group] = self._members.get(group, 0) + 1
+
+    def gone(self, task: int) -> None:
+        """A task is dead: with the last one of a process its descriptors go."""
+        self._bringing.pop(task, None)
+        group = self._groups.pop(task, None)
+        if group is None:
+            return
+        self._members[group] -= 1
+        if not self._members[group]:
+            del self._members[group]
+            self._files.ended(group)
 
 
 __all__ = ["PlanGates"]

@@ -76,6 +76,8 @@ class Session:
         self.enforcer.watch.add(self._starts)
         self._gates = self._make_gates()
         self.enforcer.on_new_task = self._new_task
+        if self._gates is not None:
+            self.enforcer.on_task_gone = self._gates.gone
         for tenant in tenants:
             tenant.io = self._io_of(tenant)
         self.machine.on_idle = self._wait_for_input

@@ -14,24 +14,30 @@ OPERATIONS = (
     *("writev_fixed", "pipe"),
 )
 
-_AS_CALL = {
-    "read_fixed": "read", "write_fixed": "write", "readv_fixed": "readv", "writev_fixed": "writev",
-    "read_multishot": "read", "poll_add": "poll", "accept": "accept4", "send": "sendto", "recv": "recvfrom",
-    "send_zc": "sendto", "sendmsg_zc": "sendmsg", "recv_zc": "recvfrom", "fadvise": "fadvise64",
-    "futex_wait": "futex", "futex_wake": "futex", "uring_cmd": "ioctl", "pipe": "pipe2",
+_AS_CALLS = {
+    "read": ("read", "pread64"), "read_fixed": ("read", "pread64"), "read_multishot": ("read", "pread64"),
+    "write": ("write", "pwrite64"), "write_fixed": ("write", "pwrite64"),
+    "readv": ("readv", "preadv", "preadv2"), "readv_fixed": ("readv", "preadv", "preadv2"),
+    "writev": ("writev", "pwritev", "pwritev2"), "writev_fixed": ("writev", "pwritev", "pwritev2"),
+    "fsync": ("fsync", "fdatasync"), "renameat": ("renameat", "renameat2"), "accept": ("accept", "accept4"),
+    "poll_add": ("poll", "ppoll"), "send": ("sendto",), "recv": ("recvfrom",), "send_zc": ("sendto",),
+    "sendmsg_zc": ("sendmsg",), "recv_zc": ("recvfrom",), "fadvise": ("fadvise64",), "futex_wait": ("futex",),
+    "futex_wake": ("futex",), "uring_cmd": ("ioctl",), "pipe": ("pipe2",),
 }  # fmt: skip
-"""Operations that do what a call of another name does; the others are named as their call."""
+"""Operations that do what calls of other names do, or of several by their flags; the others are named as their call."""
 _OWN = frozenset(
     (
         *("nop", "poll_remove", "timeout", "timeout_remove", "async_cancel", "link_timeout", "files_update"),
         *("provide_buffers", "remove_buffers", "msg_ring", "fixed_fd_install"),
     )
 )
+BY_PATH = frozenset(("openat", "openat2", "statx", "getxattr"))
+"""Operations that read a file by its name."""
 
 
-def call_of_operation(name: str) -> str | None:
-    """Return the system call that does what the operation does; None if it is about the ring alone."""
-    return None if name in _OWN else _AS_CALL.get(name, name)
+def calls_of_operation(name: str) -> tuple[str, ...]:
+    """Return the system calls of which the operation may do what they do; none if it is about the ring alone."""
+    return () if name in _OWN else _AS_CALLS.get(name, (name,))
 
 
 def operation_name(number: int) -> str:

@@ -78,7 +78,7 @@ def lseek(call: EmulatedCall) -> int:
     opened = _found(call).open
     bases = {_SEEK_SET: 0, _SEEK_CUR: opened.offset, _SEEK_END: len(opened.file.data)}
     whence = call.args[2] & 0xFFFFFFFF
-    if whence not in bases or bases[whence] + call.int64(1) < 0:
+    if whence not in bases or not 0 <= bases[whence] + call.int64(1) < 1 << 63:
         raise CallError(errno.EINVAL)
     opened.offset = bases[whence] + call.int64(1)
     return opened.offset

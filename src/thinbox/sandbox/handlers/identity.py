@@ -16,6 +16,10 @@ from thinbox.sandbox.emulated_call import EmulatedCall, Handler
 OVERFLOW_ID = 65534
 _INLINE_EXTENTS = 5
 """UID_GID_MAP_MAX_BASE_EXTENTS (include/linux/user_namespace.h)."""
+_MOST_EXTENTS = 340
+"""UID_GID_MAP_MAX_EXTENTS: a page of them. More is no map of the kernel's."""
+_MOST_GROUPS = 65536
+"""NGROUPS_MAX (include/uapi/linux/limits.h)."""
 _EXTENT_BYTES = 12
 _TGID, _PGID, _SID = 1, 2, 3
 """enum pid_type (include/linux/pid.h)."""
@@ -72,8 +76,8 @@ def _group_of(kind: int) -> Handler:
     return handler
 
 
-def _mapped(call: EmulatedCall, member: str, value: int) -> int:
-    """`from_kuid_munged`: the id as the task's user namespace has it."""
+def _extents(call: EmulatedCall, member: str) -> list[tuple[int, int, int]]:
+    """The map of the task's user namespace: (first inside, first outside, how many) of each extent."""
     types = call.services.view.facts.types
     namespace = call.field(call.field(call.task, "task_struct", "cred"), "cred", "user_ns")
     table = namespace + types.offset_of("user_namespace", member)
@@ -81,14 +85,22 @@ def _mapped(call: EmulatedCall, member: str, value: int) -> int:
     at = table + types.offset_of("uid_gid_map", "extent")
     if count > _INLINE_EXTENTS:
         at = call.field(table, "uid_gid_map", "forward")
-    view = call.services.view
-    for index in range(count):
-        first, lower, length = (
-            view.read_u32(at + index * _EXTENT_BYTES + 4 * word, view.kernel_root) for word in range(3)
-        )
+    if count > _MOST_EXTENTS:
+        raise CallError(errno.EFAULT)
+    data = call.kernel_bytes(at, count * _EXTENT_BYTES)
+    return list(struct.iter_unpack("<3I", data))
+
+
+def _inside(extents: list[tuple[int, int, int]], value: int) -> int:
+    """`from_kuid_munged`: the id as the namespace of that map has it."""
+    for first, lower, length in extents:
         if lower <= value < lower + length:
             return first + value - lower
     return OVERFLOW_ID
+
+
+def _mapped(call: EmulatedCall, member: str, value: int) -> int:
+    return _inside(_extents(call, member), value)
 
 
 def _id(call: EmulatedCall, member: str) -> int:
@@ -118,11 +130,16 @@ def getgroups(call: EmulatedCall) -> int:
     count = call.field32(info, "group_info", "ngroups")
     if size < 0 or 0 < size < count:
         raise CallError(errno.EINVAL)
-    view = call.services.view
-    at = info + types.offset_of("group_info", "gid")
-    groups = [_mapped(call, "gid_map", view.read_u32(at + 4 * i, view.kernel_root)) for i in range(count)]
-    if size:
-        call.write(call.args[1], struct.pack(f"<{count}I", *groups))
+    if count > _MOST_GROUPS:
+        raise CallError(errno.EFAULT)
+    if not size:
+        return count
+    extents, known = _extents(call, "gid_map"), dict[int, int]()
+    data = call.kernel_bytes(info + types.offset_of("group_info", "gid"), 4 * count)
+    for (group,) in struct.iter_unpack("<I", data):
+        if group not in known:
+            known[group] = _inside(extents, group)
+    call.write(call.args[1], b"".join(struct.pack("<I", known[group]) for (group,) in struct.iter_unpack("<I", data)))
     return count
 
 

@@ -27,7 +27,7 @@ def uname(call: EmulatedCall) -> int:
     view = call.services.view
     namespace = call.field(call.field(call.task, "task_struct", "nsproxy"), "nsproxy", "uts_ns")
     at = namespace + view.facts.types.offset_of("uts_namespace", "name")
-    call.write(call.args[0], call.services.machine.memory.read_virtual(view.kernel_root, at, _UTSNAME_BYTES))
+    call.write(call.args[0], call.kernel_bytes(at, _UTSNAME_BYTES))
     return 0
 
 
@@ -79,7 +79,7 @@ def _limit(call: EmulatedCall, resource: int) -> bytes:
     view = call.services.view
     signal = call.field(call.task, "task_struct", "signal")
     at = signal + view.facts.types.offset_of("signal_struct", "rlim") + 16 * resource
-    return call.services.machine.memory.read_virtual(view.kernel_root, at, 16)
+    return call.kernel_bytes(at, 16)
 
 
 def getrlimit(call: EmulatedCall) -> int:
