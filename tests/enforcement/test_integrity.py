@@ -25,8 +25,7 @@ class Reader:
     def identity(self, task, _root):
         return ProtectedObject(task + 8, self.ids[task], is_identity=True)
 
-    def at(self, known, _root):
-        return ProtectedObject(known.vaddr, self.ids[known.vaddr - 8], is_identity=True)
+    real_identity = identity
 
     def frames(self, task, _known, _root):
         return (FRAMES[task],)
@@ -34,8 +33,8 @@ class Reader:
     def paths(self, _root):
         return []
 
-    def pointer(self, task, known):
-        return task, known.vaddr.to_bytes(8, "little")
+    def put_back(self, _task, known, _root, *, real_only):
+        return ((known.vaddr, known.content),)
 
     def is_in_new_namespace(self, _task, _parents, _root):
         return False
@@ -130,3 +129,19 @@ def test_a_task_that_is_gone_is_nobodys_victim(room):
     call = room.call("read")
     room.reader.ids[OTHERS], room.written = ROOT_IDS, [FRAMES[OTHERS]]
     assert list(room.integrity.ends(room.mine, call)) == []
+
+
+def test_the_same_ids_at_another_place_are_learned_and_nothing_is_written(room):
+    """KEYCTL_SESSION_TO_PARENT gives a parent a new set with its own ids; the old one may be anybody's soon."""
+    moved = {}
+
+    def identity(task, _root):
+        return ProtectedObject(moved.get(task, task + 8), room.reader.ids[task], is_identity=True)
+
+    room.reader.identity = room.reader.real_identity = identity
+    moved[MINE], moved[OTHERS] = 0x9000, 0xA000
+    call = room.call("read")
+    assert room.mine.identity.vaddr == 0x9000
+    room.written = [FRAMES[OTHERS]]
+    assert list(room.integrity.ends(room.mine, call)) == []
+    assert room.others.identity.vaddr == 0xA000

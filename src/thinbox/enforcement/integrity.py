@@ -128,8 +128,11 @@ class Integrity:
             self._know(state, now)
         elif (found := policy.check_between(state.identity.content, now)) is not None:
             finding = Finding(
-                found[0], found[1], is_writer=False, whose=state.tenant.name, repair=self._put_back(state, now)
+                found[0], found[1], is_writer=False, whose=state.tenant.name, repair=self._put_back(state)
             )
+        elif now.vaddr != state.identity.vaddr:
+            # The same ids at another place: what it knew of may be anybody's by now (KEYCTL_SESSION_TO_PARENT).
+            self._know(state, now)
         assert state.identity is not None
         call.protected = (state.identity, *self._paths.values()) if call.isolated else ()
         return finding
@@ -149,9 +152,7 @@ class Integrity:
         else:
             # While it slept, anybody may have written.
             wrote = bool(written & set(state.identity_frames)) and not call.slept
-            yield Finding(
-                found[0], found[1], is_writer=wrote, whose=state.tenant.name, repair=self._put_back(state, now)
-            )
+            yield Finding(found[0], found[1], is_writer=wrote, whose=state.tenant.name, repair=self._put_back(state))
         yield from self._changed_paths(policy, state, call, written)
         yield from self._changed_others(policy, state, written)
 
@@ -182,14 +183,11 @@ class Integrity:
         return frozenset(self._grants.written_frames(call).tolist()) if call.isolated else frozenset()
 
     # -- comparing ------------------------------------------------------------------------------------------
-    def _put_back(self, state: "TaskState", now: "ProtectedObject") -> tuple[tuple[int, bytes], ...]:
+    def _put_back(self, state: "TaskState", *, real_only: bool = False) -> tuple[tuple[int, bytes], ...]:
         """The bytes that make a task's ids what they were."""
         assert state.identity is not None
         assert self._reader is not None
-        repair = [(state.identity.vaddr, state.identity.content)]
-        if now.vaddr != state.identity.vaddr:
-            repair.append(self._reader.pointer(state.task, state.identity))
-        return tuple(repair)
+        return self._reader.put_back(state.task, state.identity, self._target.kernel_root, real_only=real_only)
 
     def _changed_paths(
         self, policy: Any, state: "TaskState", call: "OpenCall", written: frozenset[int]
@@ -220,14 +218,14 @@ class Integrity:
             other = self._tasks.tasks.get(task)
             if other is None or other.identity is None:
                 continue
-            if other.call is not None:
-                # Its own call may have other ids for a while, or be changing them: only the object is compared.
-                if other.call.record.name in CHANGES_IDENTITY:
-                    continue
-                now = self._reader.at(other.identity, root)
-            else:
-                now = self._identity(other)
+            if other.call is not None and other.call.record.name in CHANGES_IDENTITY:
+                continue
+            # It may work with others' ids for a while: its own are compared.
+            now = self._reader.real_identity(other.task, root)
+            if now.content == other.identity.content:
+                self._know(other, now)
+                continue
             found = policy.check_between(other.identity.content, now)
             if found is not None:
-                repair = self._put_back(other, now)
+                repair = self._put_back(other, real_only=True)
                 yield Finding(FOREIGN_IDENTITY, found[1], is_writer=False, whose=other.tenant.name, repair=repair)

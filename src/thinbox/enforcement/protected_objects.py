@@ -20,6 +20,8 @@ HELPERS = {"modprobe_path": 256, "poweroff_cmd": 256, "core_pattern": 128, "ueve
 _PATH_BYTES = 256
 """Longer than any path the kernel starts; a longer one is none of them."""
 _FIRST, _LAST = "uid", "cap_ambient"
+_MOST_USERS = 1 << 24
+"""References to one set of credentials; more, or none, and it is no such set any longer."""
 
 
 class ProtectedObjectReader:
@@ -29,6 +31,8 @@ class ProtectedObjectReader:
         self._view, self._memory = view, memory
         types, symbols = view.facts.types, view.symbols
         self._cred_at = types.offset_of("task_struct", "cred")
+        self._real_cred_at = types.offset_of("task_struct", "real_cred")
+        self._usage_at = types.offset_of("cred", "usage")
         self._first = types.offset_of("cred", _FIRST)
         self._bytes = types.offset_of("cred", _LAST) + types.member_size("cred", _LAST) - self._first
         self._program_at = types.offset_of("subprocess_info", "path")
@@ -42,9 +46,11 @@ class ProtectedObjectReader:
         place = (self._view.read_u64(task + self._cred_at, root) + self._first) & U64
         return ProtectedObject(place, self._content(place, root), is_identity=True)
 
-    def at(self, known: ProtectedObject, root: int) -> ProtectedObject:
-        """Return the ids that lie where `known` lay, whatever the task points at now."""
-        return ProtectedObject(known.vaddr, self._content(known.vaddr, root), is_identity=True)
+    def real_identity(self, task: int, root: int) -> ProtectedObject:
+        """As `identity`, of `real_cred`: the task's own also while it works with others' for a while
+        (`override_creds`, kernel/cred.c), as threads of io_uring do."""
+        place = (self._view.read_u64(task + self._real_cred_at, root) + self._first) & U64
+        return ProtectedObject(place, self._content(place, root), is_identity=True)
 
     def _content(self, place: int, root: int) -> bytes:
         try:
@@ -53,9 +59,35 @@ class ProtectedObjectReader:
             # A forged pointer: nobody's ids, and so changed ones.
             return b""
 
-    def pointer(self, task: int, known: ProtectedObject) -> tuple[int, bytes]:
-        """Return where a task's `cred` pointer lies, and what it was when its ids were `known`."""
-        return task + self._cred_at, ((known.vaddr - self._first) & U64).to_bytes(8, "little")
+    def put_back(
+        self, task: int, known: ProtectedObject, root: int, *, real_only: bool
+    ) -> tuple[tuple[int, bytes], ...]:
+        """Return the writes after which a task has the ids `known` again; none where that would touch what is not its.
+
+        In place, if the task still points there. Else its pointers are put back (`real_only`: `real_cred` alone), if
+        the object they were to is still what it was and in use; it is counted once more for each, so that no later
+        end of a reference frees it under somebody.
+        """
+        view, old = self._view, (known.vaddr - self._first) & U64
+        pointers = [task + self._real_cred_at] if real_only else [task + self._real_cred_at, task + self._cred_at]
+        wrong = [place for place in pointers if view.read_u64(place, root) != old]
+        if not wrong:
+            return ((known.vaddr, known.content),)
+        is_real = view.read_u64(task + self._real_cred_at, root) == old
+        try:
+            usage = view.read_u32((old + self._usage_at) & U64, root)
+        except (LookupError, MachineError):
+            return ()
+        if not 0 < usage < _MOST_USERS:
+            return ()
+        if self._content(known.vaddr, root) != known.content:
+            if not is_real:
+                return ()
+            wrote = [(known.vaddr, known.content)]
+        else:
+            wrote = []
+        count = ((old + self._usage_at) & U64, (usage + len(wrong)).to_bytes(4, "little"))
+        return (*wrote, count, *((place, old.to_bytes(8, "little")) for place in wrong))
 
     def frames(self, task: int, known: ProtectedObject, root: int) -> tuple[int, ...]:
         """Return the frames that hold a task's ids and the pointer to them (guest-physical, ascending)."""

@@ -208,7 +208,9 @@ class ViolationAction:
                     if self._undo is not None:
                         self._undo.save(paddr)
                 memory.write_virtual(root, place, content)
-        if finding.repair and len(state.tenant.record.restored) < MOST_RESTORED:
+        if len(state.tenant.record.restored) < MOST_RESTORED and (finding.repair or not finding.is_writer):
             during = "" if state.call is None else state.call.record.name
-            rule, wrote = finding.verdict.rule, finding.is_writer
+            # What the old ids lay in may be gone, and another's by now: then nothing is written.
+            rule = finding.verdict.rule if finding.repair else f"{finding.verdict.rule}, not put back"
+            wrote = finding.is_writer
             state.tenant.record.restored.append(Restored(rule, finding.vaddr, finding.whose, during, wrote))
