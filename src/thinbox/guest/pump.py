@@ -5,7 +5,8 @@ of the first process; the user's side of it is `TenantIo`.
 
 Rules of this file:
 - What is in pipes and terminal when the first process has ended is still delivered.
-- The agent never blocks but in `poll`: what it writes to does not block, and it reads what is ready.
+- The agent never blocks but in `poll`: what it writes to does not block, and it reads what is ready. Of several tenants
+  it touches no pipe itself (`guest.relay`).
 """
 
 import errno
@@ -23,6 +24,8 @@ WRITE_BYTES = 64 << 10
 BUFFER_AT = 64 << 10
 """Offset in the scratch of the agent's transfer buffer; what is below it holds call arguments."""
 _TABLES_AT = 128 << 10
+_LAST_WORDS_MS = 20
+"""Virtual time without output after which nothing more is on its way."""
 
 
 @dataclass(slots=True)
@@ -184,7 +187,8 @@ def run_pumps(agent: AgentChannel, pumps: list[Pump]) -> GuestScript:
         for pump in pumps:
             yield from pump.serve(ready)
     while left := [entry for pump in pumps for entry in pump.outputs()]:
-        ready = yield from _poll(agent, left, 0)
+        # A relay may still carry what the tenant wrote last.
+        ready = yield from _poll(agent, left, _LAST_WORDS_MS)
         carried = False
         for pump in pumps:
             carried |= yield from pump.carry_all(ready)

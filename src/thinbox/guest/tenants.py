@@ -8,6 +8,7 @@ Rules of this file:
   kernel kills whatever else is in that pid namespace.
 - Tenants start one after the other, for they share the child's part of the scratch until their `execve`.
 - Process 1 keeps no descriptor of the agent's: another tenant's pipe would never see its end.
+- The agent holds no end of a pipe that a tenant has: relays do.
 
 Source: user_namespaces(7), pid_namespaces(7), mount_namespaces(7).
 """
@@ -20,6 +21,7 @@ from thinbox.guest.agent_channel import CHILD_AREA, AgentChannel, GuestScript, m
 from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups, write_file
 from thinbox.guest.engine_mounts import hide_proc, open_low_ports
 from thinbox.guest.pump import Pump, TenantEnds, TenantIo, run_pumps
+from thinbox.guest.relay import relay_stdio
 from thinbox.guest.setup import SIGCHLD, raise_loopback
 from thinbox.guest.tenant import (
     Start,
@@ -87,6 +89,7 @@ def _start(agent: AgentChannel, plan: TenantPlan, number: int) -> GuestScript:
     stdio = yield from open_stdio(agent, None)
     if identity is not None:
         yield from own_stdio(identity, stdio.child, first_id(number))
+    stdio = yield from relay_stdio(agent, stdio)
     start = Start(options, program, stdio, identity, is_apart=True)
     (gate_r, gate_w) = yield from open_pipe(agent)
     (started_r, started_w) = yield from open_pipe(agent)
