@@ -157,3 +157,14 @@ def test_a_tenant_that_stops_for_a_tracer_has_not_ended(guest):
     assert (found["works"].exit_code, found["works"].stdout) == (0, b"done\n")
     assert (found["stops"].exit_code, found["stops"].stdout) == (137, b"alive\n")
     assert not found["stops"].record.stuck and not found["stops"].record.kills
+
+
+def test_a_tenant_that_makes_tasks_without_end_leaves_the_others_theirs(guest):
+    bomb = "while :; do sleep 9 & done"
+    works = "sleep 3; for i in 1 2 3 4 5; do (echo $i) || echo none; done; echo done"
+    specs = [
+        TenantSpec("bomb", ("timeout", "6", "sh", "-c", bomb), isolate="none", memory_bytes=128 << 20),
+        TenantSpec("works", ("sh", "-c", works), isolate="none", memory_bytes=64 << 20),
+    ]
+    found = run_tenants(guest, specs)
+    assert (found["works"].exit_code, found["works"].stdout) == (0, b"1\n2\n3\n4\n5\ndone\n")

@@ -4,6 +4,7 @@ Why it exists: which files are copied where depends on a tenant's options; what 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from thinbox.boot.params import MAXIMUM_MEMORY_MIB
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from thinbox.session.running_tenant import RunningTenant
 
 Say = Callable[[str], None]
+
+_TASKS_PER_MIB, _FEWEST_TASKS = 4, 32
+"""Half of the tasks a kernel allows itself, which is an eighth of memory in stacks of 16 KiB, is shared by tenants."""
 
 
 def start_alone(
@@ -59,7 +63,12 @@ def start_apart(
             yield from populate_root(agent, open_rootfs(options.rootfs), root, first_id(number))
             yield from share_mounts(root)
         has_image = options.image is not None
-        plans.append(TenantPlan(tenant.name, tenant.guest_options(root), tenant.io, _told(arrived, tenant), has_image))
+        wanted = tenant.guest_options(root)
+        if wanted.limits.tasks is None:
+            # The kernel makes so many tasks for all (kernel/fork.c, set_max_threads): none takes the others' share.
+            share = max(_FEWEST_TASKS, memory_mib * _TASKS_PER_MIB // len(tenants))
+            wanted = replace(wanted, limits=replace(wanted.limits, tasks=share))
+        plans.append(TenantPlan(tenant.name, wanted, tenant.io, _told(arrived, tenant), has_image))
     yield from run_tenants_script(agent, plans)
 
 
