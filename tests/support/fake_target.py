@@ -72,6 +72,9 @@ class FakeSymbols:
     def find(self, name):
         return self.places[name][0] if name in self.places else None
 
+    def find_prefix(self, name):
+        return self.find(name)
+
     def addresses_with_variants(self, name):
         return (self.places[name][0],) if name in self.places else ()
 
@@ -91,7 +94,7 @@ class FakeGuest:
         self.view = SimpleNamespace(
             symbols=self.symbols, kernel_root=KERNEL_ROOT, state_offset=0x18, stack_bytes=STACK_BYTES, current=0,
             read_u32=lambda vaddr, _root: self.states.get(vaddr - 0x18, 0), stack_of=lambda task, _root: task << 20,
-            facts=SimpleNamespace(types=None),
+            facts=SimpleNamespace(types=None, symbols=self.symbols),
         )  # fmt: skip
         sci = SimpleNamespace(
             enter_table=lambda: self.cpu.done.append(("enter",)), leave_table=self.cpu.leave_table,

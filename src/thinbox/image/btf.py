@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from thinbox.errors import KernelImageError
+from thinbox.errors import KernelImageError, MissingFactError
 from thinbox.image.kernel import KernelImage
 from thinbox.image.symbols import SymbolTable
 
@@ -88,7 +88,7 @@ class TypeTable:
         """
         place = self._find_place(type_name, member)
         if place.bit_offset % 8 or place.bitfield_bits:
-            raise KeyError(f"{type_name}.{member} is a bit field; it has no byte offset")
+            raise MissingFactError(f"{type_name}.{member} is a bit field; it has no byte offset")
         return place.bit_offset // 8
 
     def bits_of(self, type_name: str, member: str) -> tuple[int, int]:
@@ -107,7 +107,9 @@ class TypeTable:
         """Return the size of a struct, union or typedef in bytes; raises as `offset_of` does."""
         sizes = {self._size(type_id) for type_id in self._named(type_name)}
         if len(sizes) != 1:
-            raise KeyError(f"the kernel has {len(sizes) or 'no'} definitions of {type_name} that differ in size")
+            raise MissingFactError(
+                f"the kernel has {len(sizes) or 'no'} definitions of {type_name} that differ in size"
+            )
         return sizes.pop()
 
     def has_type(self, type_name: str) -> bool:
@@ -130,9 +132,9 @@ class TypeTable:
         """
         values = set(self._enum_values(name))
         if not values:
-            raise KeyError(f"the kernel has no enumerator {name}")
+            raise MissingFactError(f"the kernel has no enumerator {name}")
         if len(values) > 1:
-            raise KeyError(f"the kernel has {len(values)} enumerators {name} with different values")
+            raise MissingFactError(f"the kernel has {len(values)} enumerators {name} with different values")
         return values.pop()
 
     def _enum_values(self, name: str) -> Iterator[int]:
@@ -175,12 +177,12 @@ class TypeTable:
             return known
         ids = self._named(type_name)
         if not ids:
-            raise KeyError(f"the kernel has no struct {type_name}")
+            raise MissingFactError(f"the kernel has no struct {type_name}")
         found = {place for type_id in ids if (place := self._walk_path(type_id, member)) is not None}
         if not found:
-            raise KeyError(f"the kernel's {type_name} has no member {member}")
+            raise MissingFactError(f"the kernel's {type_name} has no member {member}")
         if len({(place.bit_offset, place.bitfield_bits) for place in found}) > 1:
-            raise KeyError(f"the kernel has several definitions of {type_name} that differ in {member}")
+            raise MissingFactError(f"the kernel has several definitions of {type_name} that differ in {member}")
         place = min(found, key=lambda candidate: candidate.type_id)
         self._places[type_name, member] = place
         return place
@@ -232,7 +234,7 @@ class TypeTable:
             return self._size(int(self._words[start + 3]), depth - 1) * int(self._words[start + 5])
         if kind in (INT, STRUCT, UNION, ENUM, ENUM64, FLOAT, DATASEC):
             return int(self._words[start + 2])
-        raise KeyError("a function, a forward declaration or void has no size")
+        raise MissingFactError("a function, a forward declaration or void has no size")
 
     def _resolve(self, type_id: int) -> int:
         """Follow typedefs and qualifiers to the type that has a layout."""

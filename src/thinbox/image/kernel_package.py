@@ -1,7 +1,7 @@
 """Which package of the archive holds a kernel, and which of its files is it.
 
-Why it exists: distributions move the file. Until 6.18 Debian's `linux-image-RELEASE` holds `boot/vmlinuz-RELEASE`; since
-6.19 that package holds nothing and depends on `linux-binary-RELEASE`, which holds `usr/lib/modules/RELEASE/vmlinuz`.
+Why it exists: distributions move the file. Until 6.18 Debian's `linux-image-RELEASE` holds `boot/vmlinuz-RELEASE`;
+since 6.19 it holds nothing and depends on `linux-binary-RELEASE`, which holds `usr/lib/modules/RELEASE/vmlinuz`.
 With debugging data (`linux-image-RELEASE-dbg`) it is `usr/lib/debug/boot/vmlinux-RELEASE`, or
 `usr/lib/debug/lib/modules/RELEASE/vmlinux`.
 

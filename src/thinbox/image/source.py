@@ -112,7 +112,8 @@ def fetch_package(
     """Return the .deb of the newest version of package `name` for amd64, from the cache if it is fresh.
 
     With `follow_dependency_prefix` the package is a meta package, and the first dependency whose name starts
-    so is meant. Of a kernel's package, the one it depends on for the kernel itself (`image.kernel_package`). If the archive does not answer, an older cached file will do, unless `refresh` is set.
+    so is meant. Of a kernel's package, the one that holds the kernel is taken (`image.kernel_package`). If the archive
+    does not answer, an older cached file will do, unless `refresh` is set.
 
     Raises:
         SourceError: no such package, or the archive cannot be reached and nothing is cached.
