@@ -103,7 +103,7 @@ class FakeGuest:
         self.machine = SimpleNamespace(memory=self.memory, cpu=self.cpu, sci=sci, slot=self.slot, now_ns=0)
         self.sites = SimpleNamespace(
             baseline=SimpleNamespace(pages=lambda stack, size: range(stack, stack + size, 4096)),
-            range_teardowns=[0x100], whole_teardowns=[0x200], user_teardown=0x300, returns=[], entries=[],
+            range_teardowns=[0x100], sized_teardowns=[0x180], whole_teardowns=[0x200], user_teardown=0x300, returns=[], entries=[],
         )  # fmt: skip
         self.target = Target(self.machine, self.view, self.sites)
         self.tasks = TaskList()

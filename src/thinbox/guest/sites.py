@@ -45,6 +45,7 @@ class Sites:
     switch_in: tuple[int, ...]
     new_task: int
     range_teardowns: tuple[int, ...]
+    sized_teardowns: tuple[int, ...]
     whole_teardowns: tuple[int, ...]
     user_teardown: int
     cr3_switches: tuple[int, ...]
@@ -110,6 +111,7 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
         switch_in=names.switches_in,
         new_task=names.new_task,
         range_teardowns=names.range_teardowns,
+        sized_teardowns=names.sized_teardowns,
         whole_teardowns=names.whole_teardowns,
         user_teardown=names.user_teardown,
         cr3_switches=tuple(

@@ -8,7 +8,7 @@ Shapes, newest first:
 - the order of `do_syscall_64`'s arguments: `(regs, nr)` (5.14, commit 3e5e7f7736b0 "x86/entry: Reverse arguments to
   do_syscall_64()"); before, `(nr, regs)`.
 - what clears kernel mappings: `vunmap_range_noflush` and `__vunmap_range_noflush` (5.13, "mm: Move vunmap_range to
-  mm/vmalloc"); before, `unmap_kernel_range_noflush` (mm/vmalloc.c).
+  mm/vmalloc"); before, `unmap_kernel_range_noflush`, whose second argument is a size (mm/vmalloc.c).
 - where a dead task's stack is left: `rewind_stack_and_make_dead` (5.17, "exit: Add and use make_task_dead"); before,
   `rewind_stack_do_exit` (arch/x86/entry/entry_64.S).
 
@@ -31,8 +31,10 @@ CALL_STUBS = {"int80_emulation": "do_int80_emulation", "do_SYSENTER_32": "do_fas
 """What the entry text calls instead of an entry, and jumps on to it (the first since the BHI mitigation, 6.1.85)."""
 UNDONE_DEATH = "do_group_exit"
 """What a fatal signal ends in (kernel/exit.c); a call that was rolled back to its entry holds nothing it could keep."""
-RANGE_TEARDOWNS = ("__vunmap_range_noflush", "vunmap_range_noflush", "unmap_kernel_range_noflush")
-"""Called before the entries are cleared."""
+RANGE_TEARDOWNS = ("__vunmap_range_noflush", "vunmap_range_noflush")
+"""`(start, end)`, called before the entries are cleared."""
+SIZED_TEARDOWN = "unmap_kernel_range_noflush"
+"""`(start, bytes)`, likewise."""
 WHOLE_TEARDOWNS = ("flush_tlb_all", "flush_tlb_kernel_range", "flush_tlb_one_kernel", "cpa_flush", "__flush_tlb_all")
 """Called after the entries were changed. The range of a lazy flush is no help: it joins what was unmapped here and
 there (mm/vmalloc.c, `__purge_vmap_area_lazy`) and may span the whole text of the kernel."""
@@ -67,6 +69,7 @@ class EntryNames:
     switches_in: tuple[int, ...]
     new_task: int
     range_teardowns: tuple[int, ...]
+    sized_teardowns: tuple[int, ...]
     whole_teardowns: tuple[int, ...]
     user_teardown: int
     death: int
@@ -83,6 +86,7 @@ def probe_entry(probe: Probe) -> EntryNames:
         for stub, name in CALL_STUBS.items()
         if probe.has_symbol(stub) and probe.has_symbol(name)
     }
+    is_sized = probe.has_variant(SIZED_TEARDOWN) and not any(map(probe.has_variant, RANGE_TEARDOWNS))
     return EntryNames(
         text=(start, end),
         text_end=probe.symbol("__entry_text_end") if probe.has_symbol("__entry_text_end") else end,
@@ -92,7 +96,8 @@ def probe_entry(probe: Probe) -> EntryNames:
         switch_out=probe.symbol("__switch_to_asm"),
         switches_in=probe.symbols("finish_task_switch"),
         new_task=probe.symbol("wake_up_new_task"),
-        range_teardowns=probe.symbols(*RANGE_TEARDOWNS),
+        range_teardowns=() if is_sized else probe.symbols(*RANGE_TEARDOWNS),
+        sized_teardowns=probe.symbols(SIZED_TEARDOWN) if is_sized else (),
         whole_teardowns=probe.symbols(*WHOLE_TEARDOWNS),
         user_teardown=probe.symbol("flush_tlb_mm_range"),
         death=probe.symbol(*DEATHS),
