@@ -87,6 +87,12 @@ class SeenCall:
         judge = self._judge
         return judge.view.symbols.text_symbol_at(vaddr) or judge.live.symbol_at(vaddr, judge.slot[slots.KERNEL_ROOT])
 
+    def starts_of(self, name: str, near: int) -> Sequence[int]:
+        judge = self._judge
+        if judge.view.symbols.is_text(near):
+            return judge.view.symbols.addresses_of(name)
+        return judge.live.starts_of(name, near, judge.slot[slots.KERNEL_ROOT])
+
     def is_fixup(self, vaddr: int) -> bool:
         return vaddr in self._judge.fixups
 
