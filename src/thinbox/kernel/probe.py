@@ -60,6 +60,10 @@ class Probe:
         found = self.member(*paths)
         return self._types.offset_of(*_split(found)) if found else 0
 
+    def member_size(self, path: str) -> int:
+        """Return the size of a member in bytes."""
+        return self._types.member_size(*_split(path)) if self.member(path) else 0
+
     def bits(self, *paths: str) -> tuple[int, int]:
         """Return (bits from the start, bits wide) of a bit field."""
         found = self.member(*paths)
@@ -105,6 +109,14 @@ class Probe:
             return value
         self.lacks(" or ".join(names))
         return None
+
+    def has_enumerator(self, name: str) -> bool:
+        """Tell whether the kernel has an enumerator of that name."""
+        try:
+            self._types.enum_value(name)
+        except KeyError:
+            return False
+        return True
 
     def check(self) -> None:
         """Raise `MissingFactError` if anything was missing."""

@@ -44,7 +44,8 @@ class Function:
 
 
 def _is_entered(name: str, start: int, call: CallView) -> bool:
-    """Whether the page of a function's start is mapped; a cold part has none of its own, it is entered at the whole's."""
+    """Whether the page of a function's start is mapped; a cold part has none of its own, it is entered at the
+    whole's."""
     if call.is_executable(start):
         return True
     whole = name.removesuffix(_COLD)
