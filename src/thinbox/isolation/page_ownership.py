@@ -67,6 +67,8 @@ LINKING = (
     "timerqueue_add",
     "timerqueue_del",
     "timerqueue_iterate_next",
+    "timerqueue_linked_add",  # 7.1
+    "rb_erase_linked",  # 7.1
     "__hrtimer_next_event_base",
     "__hrtimer_get_next_event",
     "__remove_hrtimer",
@@ -75,6 +77,8 @@ LINKING = (
     "__run_timers",
     "__list_add_valid",
     "__list_del_entry_valid",
+    "__list_add_valid_or_report",  # 6.6
+    "__list_del_entry_valid_or_report",
     # Mappings of a file, and of shared anonymous memory: one interval tree for all address spaces.
     "vma_interval_tree_insert",
     "vma_interval_tree_insert_after",
@@ -89,6 +93,19 @@ LINKING = (
     "anon_vma_interval_tree_iter_next",
     "__anon_vma_interval_tree_subtree_search",
     "__anon_vma_interval_tree_augment_rotate",
+    "mapping_rmap_tree_insert",  # 7.2, as the ones above
+    "mapping_rmap_tree_insert_after",
+    "mapping_rmap_tree_remove",
+    "mapping_rmap_tree_iter_first",
+    "mapping_rmap_tree_iter_next",
+    "__mapping_rmap_tree_augment_rotate",
+    "__mapping_rmap_tree_subtree_search",
+    "anon_rmap_tree_insert",
+    "anon_rmap_tree_remove",
+    "anon_rmap_tree_iter_first",
+    "anon_rmap_tree_iter_next",
+    "__anon_rmap_tree_augment_rotate",
+    "__anon_rmap_tree_subtree_search",
     "__rb_insert_augmented",
     "__rb_erase_color",
     # Freed objects that wait for a grace period: one list for all.
@@ -147,6 +164,9 @@ LINKING = (
     "release_posix_timer",
     "do_timer_create",
     "__lock_timer",
+    "lock_timer",  # 6.15, "posix-timers: Rework timer removal" and its series
+    "posix_timer_add_at",
+    "posix_timer_unhash_and_free",
     # A signal to another tenant's task, where it may be sent: AppArmor compares the labels that creds point to.
     "aa_get_task_label",
 )
@@ -174,8 +194,9 @@ LINKED_CACHES = frozenset(
 """Caches whose objects the kernel chains across tenants. See docs/views.md for what that leaves."""
 
 
-CLEARING = frozenset({"clear_page_erms", "clear_page_rep", "clear_page_orig"})
-"""They fill a page with zeros before anyone may have it: then the later pages of a large one look like nobody's."""
+CLEARING = frozenset({"clear_page_erms", "clear_page_rep", "clear_page_orig", "__clear_pages_unrolled"})
+"""The last since 7.0 (arch/x86/lib/clear_page_64.S). They fill a page with zeros before anyone may have it: then the
+later pages of a large one look like nobody's."""
 
 
 def _grant(rule: str, reason: str) -> Verdict:
