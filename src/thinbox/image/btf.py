@@ -124,6 +124,29 @@ class TypeTable:
             return False
         return True
 
+    def parameters_of(self, function: str) -> tuple[str, ...]:
+        """Return the names of a function's parameters.
+
+        Raises:
+            KeyError: the kernel describes no such function, or several that differ.
+        """
+        found = {self._parameters(type_id) for type_id in self._functions(function)}
+        if len(found) != 1:
+            raise MissingFactError(f"the kernel describes {len(found) or 'no'} functions {function} that differ")
+        return found.pop()
+
+    def _functions(self, name: str) -> list[int]:
+        hits = np.flatnonzero(np.isin(self._name_offsets, self._string_offsets(name)))
+        return [int(index) + 1 for index in hits if self._kinds[index] == FUNC]
+
+    def _parameters(self, type_id: int) -> tuple[str, ...]:
+        proto = int(self._words[int(self.type_starts[type_id - 1]) + 2])
+        if self._kind(proto) != FUNC_PROTO:
+            raise _damaged("a function has no prototype")
+        start, (count, _flag) = int(self.type_starts[proto - 1]), self._info(proto)
+        names = self._words[start + 3 : start + 3 + 2 * count : 2].tolist()
+        return tuple(self._string(name).decode("ascii", "replace") for name in names)
+
     def enum_value(self, name: str) -> int:
         """Return the value of the enumerator `name`.
 

@@ -118,6 +118,13 @@ class Probe:
             return False
         return True
 
+    def parameters(self, function: str) -> tuple[str, ...]:
+        """Return the names of a function's parameters; none if the kernel does not describe it."""
+        try:
+            return self._types.parameters_of(function)
+        except KeyError:
+            return ()
+
     def check(self) -> None:
         """Raise `MissingFactError` if anything was missing."""
         if self.missing:
