@@ -10,6 +10,7 @@ Rules of this file:
 """
 
 import enum
+import re
 from dataclasses import dataclass
 
 from thinbox.isolation import view_rules
@@ -72,6 +73,9 @@ LINKING = (
     "__hrtimer_next_event_base",
     "__hrtimer_get_next_event",
     "__remove_hrtimer",
+    "__hrtimer_start_range_ns",  # 7.1: what orders the timers is inline
+    "hrtimer_bases_first",
+    "hrtimer_bases_next_event_without",
     "enqueue_timer",
     "detach_if_pending",
     "__run_timers",
@@ -108,6 +112,9 @@ LINKING = (
     "__anon_rmap_tree_subtree_search",
     "__rb_insert_augmented",
     "__rb_erase_color",
+    # Counters of each CPU: one list for all, which a CPU that goes is taken out of.
+    "__percpu_counter_init_many",  # 6.6
+    "percpu_counter_destroy_many",
     # Freed objects that wait for a grace period: one list for all.
     "rcu_segcblist_pend_cbs",
     "rcu_segcblist_enqueue",
@@ -133,9 +140,13 @@ LINKING = (
     "wake_q_add_safe",
     "rwsem_mark_wake",
     "rwsem_wake",
+    "rwsem_down_read_slowpath",
+    "rwsem_down_write_slowpath",
     "mutex_unlock",
     "__mutex_unlock_slowpath",
     "__mutex_lock",
+    "__mutex_add_waiter",
+    "__mutex_remove_waiter",
     "rt_mutex_slowunlock",
     "up",
     "__up",
@@ -199,6 +210,10 @@ CLEARING = frozenset({"clear_page_erms", "clear_page_rep", "clear_page_orig", "_
 later pages of a large one look like nobody's."""
 
 
+_COPY = re.compile(r"(\.(constprop|isra|part)\.\d+)+$")
+"""What a compiler adds to the name of a copy it makes of a function (gcc, -fipa-cp, -fipa-sra, -fpartial-inlining)."""
+
+
 def _grant(rule: str, reason: str) -> Verdict:
     return Verdict(granted=True, rule=rule, reason=reason)
 
@@ -215,6 +230,7 @@ def _refused(rule: str, reason: str, owner: str | None, function: str | None) ->
 def check_page(rule: int, own: str, facts: PageFacts, function: str | None, *, is_write: bool = False) -> ViewVerdict:
     """Judge a data access of tenant `own` by an instruction of kernel function `function` to the page of `facts`."""
     kind = facts.kind
+    function = None if function is None else _COPY.sub("", function)
     others = sorted(owner for owner in facts.owners if owner not in (None, own))
     other = others[0] if others else None
     if kind is PageKind.STATIC:
