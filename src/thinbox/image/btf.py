@@ -285,6 +285,11 @@ class TypeTable:
         return self._strings[offset:end]
 
 
+def empty_types() -> TypeTable:
+    """Return the types of a kernel that describes none."""
+    return TypeTable(_HEADER.pack(_MAGIC, 1, 0, _HEADER.size, 0, 0, 0, 1) + b"\0")
+
+
 def locate_btf(image: KernelImage, symbols: SymbolTable | None = None) -> tuple[int, int]:
     """Return where the BTF is in `image.vmlinux`: (offset, bytes), (0, 0) if the kernel has none."""
     section = image.section(".BTF")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from thinbox.errors import KernelImageError
-from thinbox.image.btf import TypeTable, parse_types
+from thinbox.image.btf import TypeTable, locate_btf, parse_types
 from thinbox.image.cache import lock
 from thinbox.image.elf import ELF_MAGIC
 from thinbox.image.facts_file import StoredFacts, read_facts, write_facts
@@ -126,8 +126,8 @@ def parse_facts(image: KernelImage) -> KernelFacts:
     """
     symbols = parse_symbols(image)
     types = parse_types(image, symbols)
-    release, banner = _find_banner(image, symbols)
-    table, unimplemented = _read_call_table(image, symbols)
+    release, banner = find_banner(image, symbols)
+    table, unimplemented = read_call_table(image, symbols)
     return KernelFacts(
         release=release,
         banner=banner,
@@ -141,9 +141,13 @@ def parse_facts(image: KernelImage) -> KernelFacts:
     )
 
 
-def _find_banner(image: KernelImage, symbols: SymbolTable) -> tuple[str, str]:
-    """Return release and banner: `linux_banner` (init/version-timestamp.c), or the first such string."""
-    vaddr = symbols.find("linux_banner")
+def find_banner(image: KernelImage, symbols: SymbolTable | None) -> tuple[str, str]:
+    """Return release and banner: `linux_banner` (init/version-timestamp.c), or the first such string.
+
+    Raises:
+        KernelImageError: there is none.
+    """
+    vaddr = symbols.find("linux_banner") if symbols is not None else None
     found = _BANNER.match(image.read_vaddr(vaddr, 1024)) if vaddr is not None else None
     # A string that is repeated a million times would be matched, nearly, a million times.
     start = image.vmlinux.find(_BANNER_START) if found is None else -1
@@ -153,11 +157,14 @@ def _find_banner(image: KernelImage, symbols: SymbolTable) -> tuple[str, str]:
     return found[1].decode("ascii", "replace"), found[0].decode("utf-8", "replace").rstrip("\n")
 
 
-def _read_call_table(image: KernelImage, symbols: SymbolTable) -> tuple[tuple[str, ...], frozenset[int]]:
+def read_call_table(image: KernelImage, symbols: SymbolTable) -> tuple[tuple[str, ...], frozenset[int]]:
     """Read `sys_call_table` (arch/x86/entry/syscall_64.c): link-time addresses, one word for each number.
 
     It has no length of its own; it ends where the next symbol begins, or at the first word that is no
     function (padding).
+
+    Raises:
+        KernelImageError: there is none, or it holds no functions.
     """
     start = symbols.find("sys_call_table")
     if start is None:
@@ -194,12 +201,17 @@ def _infer_config(image: KernelImage, symbols: SymbolTable, banner: str) -> Conf
         "pti": "pti_init" in symbols,  # CONFIG_PAGE_TABLE_ISOLATION, arch/x86/mm/pti.c
         "kaslr": "kernel_randomize_memory" in symbols,  # CONFIG_RANDOMIZE_MEMORY needs RANDOMIZE_BASE
         "relocatable": relocatable,
-        "btf": True,  # parse_types refuses a kernel without
-        "kallsyms_all": True,  # _read_call_table refuses a kernel without
+        "btf": locate_btf(image, symbols)[1] > 0,
+        "kallsyms_all": has_data_symbols(symbols),
         "smp": " SMP " in banner,
         "modules": "load_module" in symbols,
         "preempt": _preempt_model(banner),
     }
+
+
+def has_data_symbols(symbols: SymbolTable) -> bool:
+    """Tell whether the kernel names its data, too (CONFIG_KALLSYMS_ALL): without, kernel/kallsyms.c has text alone."""
+    return bool(set("dDbBrR") & set(symbols.kinds))
 
 
 def _preempt_model(banner: str) -> str:
