@@ -34,8 +34,8 @@ def _uses(found: dict[str, Any], _status: int) -> str:
     return "no " + ", no ".join(lacking) if lacking else "all"
 
 
-def _boot(found: dict[str, Any], status: int) -> str:
-    return "yes" if status == 0 and found["release"] else "no"
+def _boot(_found: dict[str, Any], status: int) -> str:
+    return "yes" if status == 0 else "no"
 
 
 def _run(found: dict[str, Any], status: int) -> str:
@@ -47,7 +47,7 @@ def _run(found: dict[str, Any], status: int) -> str:
 
 
 def _tenants(found: dict[str, Any], status: int) -> str:
-    killed = sum(tenant["totals"]["killed"] for tenant in found["tenants"])
+    killed = sum(tenant["totals"]["killed"] for tenant in found["tenants"].values())
     return f"{killed} killed" if killed else ("yes" if status == 0 else f"exit status {status}")
 
 
