@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 SCHEMA = "thinbox.kernel/1"
 
-_SPEC_HELP = """KERNEL is a bzImage, a vmlinux, a Debian package file, or a release such as
-6.1.0-56-cloud-amd64. Without it the newest Debian cloud kernel is meant, fetched once without
+_SPEC_HELP = """KERNEL is a bzImage, a vmlinux, a Debian package file, a build folder, or a release such as
+6.1.0-56-cloud-amd64; with ,symbols=FILE and ,types=FILE behind it, where those are.
+Without it the newest Debian cloud kernel is meant, fetched once without
 root and cached."""
 
 _json_option = click.option(
@@ -82,11 +83,17 @@ def info(spec: str | None = None, json_file: str | None = None) -> None:
 @_json_option
 def doctor(spec: str | None = None, json_file: str | None = None) -> None:
     """Print the findings; exit status 1 if the kernel can not be booted and isolated."""
+    from thinbox.image.companions import load_symbols, load_types
     from thinbox.image.kernel import load_kernel_image
     from thinbox.kernel.doctor import diagnose
 
     found = resolve_kernel(spec, _say)
-    diagnosis = diagnose(load_kernel_image(found.path))
+    image, beside = load_kernel_image(found.path), found.companions
+    diagnosis = diagnose(
+        image,
+        None if beside.symbols is None else load_symbols(beside.symbols, image),
+        None if beside.types is None else load_types(beside.types),
+    )
     if not _wrote_json(describe_diagnosis(found, diagnosis), json_file):
         click.echo(render_diagnosis(diagnosis))
     if not (diagnosis.is_usable_for("boot") and diagnosis.is_usable_for("isolation")):

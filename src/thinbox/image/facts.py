@@ -15,6 +15,7 @@ from typing import Any
 from thinbox.errors import KernelImageError
 from thinbox.image.btf import TypeTable, locate_btf, parse_types
 from thinbox.image.cache import lock
+from thinbox.image.companions import NONE, Companions, load_symbols, load_types
 from thinbox.image.elf import ELF_MAGIC
 from thinbox.image.facts_file import StoredFacts, read_facts, write_facts
 from thinbox.image.kallsyms import parse_symbols
@@ -76,7 +77,10 @@ def load_facts(kernel: KernelFile | Path | str, progress: Progress | None = None
     sha256 = hashlib.sha256(data).hexdigest()
     if isinstance(kernel, KernelFile) and kernel.data_sha256 != sha256:
         raise KernelImageError(f"{path} changed while it was being read; try again")
+    companions = kernel.companions if isinstance(kernel, KernelFile) else NONE
     try:
+        if companions:
+            return _build_with(data, companions, say)
         return _load_cached(data, sha256) or _build(data, sha256, say)
     except KernelImageError as error:
         raise KernelImageError(f"{path}: {error}") from error
@@ -118,14 +122,30 @@ def _build(data: bytes, sha256: str, say: Callable[[str], None]) -> tuple[Kernel
     return image, facts
 
 
-def parse_facts(image: KernelImage) -> KernelFacts:
-    """Work out the facts of an unpacked kernel; takes seconds, `load_facts` remembers the result.
+def _build_with(data: bytes, companions: Companions, say: Callable[[str], None]) -> tuple[KernelImage, KernelFacts]:
+    """Work out the facts of a kernel whose symbols or types lie elsewhere: each time, for those files may change.
+
+    Its hash is of all of the files: whoever has other symbols has another kernel.
+    """
+    say("reading the kernel, and what lies beside it")
+    image = parse_kernel_image(data)
+    symbols = None if companions.symbols is None else load_symbols(companions.symbols, image)
+    types = None if companions.types is None else load_types(companions.types)
+    digest = hashlib.sha256(data)
+    for path in (companions.symbols, companions.types):
+        digest.update(b"" if path is None else hashlib.sha256(read_kernel_file(path)).digest())
+    return image, replace(parse_facts(image, symbols, types), sha256=digest.hexdigest())
+
+
+def parse_facts(image: KernelImage, symbols: SymbolTable | None = None, types: TypeTable | None = None) -> KernelFacts:
+    """Work out the facts of an unpacked kernel; takes seconds, `load_facts` remembers the result. `symbols` and `types`
+    are used in place of its own, if given.
 
     Raises:
         KernelImageError: no banner, no symbols, no types or no system call table is found.
     """
-    symbols = parse_symbols(image)
-    types = parse_types(image, symbols)
+    symbols = parse_symbols(image) if symbols is None else symbols
+    types = parse_types(image, symbols) if types is None else types
     release, banner = find_banner(image, symbols)
     table, unimplemented = read_call_table(image, symbols)
     return KernelFacts(

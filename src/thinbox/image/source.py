@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from thinbox.errors import CacheError, InputError, KernelImageError, SourceError
@@ -26,6 +26,7 @@ from thinbox.image.cache import (
     sha256_of_file,
     store_bytes,
 )
+from thinbox.image.companions import NONE, Companions, find_build, split_spec
 from thinbox.image.deb import DEB_MAGIC, NoMemberError, deb_member, find_deb_member, iter_deb_files
 from thinbox.image.kernel import read_kernel_file
 from thinbox.image.kernel_package import IMAGE_PREFIX, is_kernel_name, release_of, with_kernel
@@ -54,11 +55,13 @@ _BOOT = Path("/boot")
 
 @dataclass(frozen=True, slots=True)
 class KernelFile:
-    """A kernel on disk: a bzImage or vmlinux, the hash of its bytes, and what to call it (its release, if known)."""
+    """A kernel on disk: a bzImage or vmlinux, the hash of its bytes, and what to call it (its release, if known); the
+    files that have its symbols and types, if they are not its own."""
 
     path: Path
     data_sha256: str
     label: str
+    companions: Companions = NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,8 @@ class _Record:
 
 
 def resolve_kernel(spec: str | None, progress: Progress | None = None, *, refresh: bool = False) -> KernelFile:
-    """Return the kernel `spec` means: None for the newest cloud kernel, a file (bzImage, vmlinux, .deb), or a release.
+    """Return the kernel `spec` means: None for the newest cloud kernel, a file (bzImage, vmlinux, .deb), a folder it
+    was built in, or a release; with `,symbols=FILE` and `,types=FILE` behind it, where those are.
 
     A release is looked for in /boot, in the cache, and in the archive. `refresh` asks the archive even if
     what it said last is recent.
@@ -90,7 +94,13 @@ def resolve_kernel(spec: str | None, progress: Progress | None = None, *, refres
     say = progress or _silent
     if spec is None:
         return _default_kernel(say, refresh=refresh)
+    spec, companions = split_spec(spec)
+    if companions:
+        return replace(resolve_kernel(spec, progress, refresh=refresh), companions=companions)
     path = Path(spec)
+    if path.is_dir():
+        image, companions = find_build(path)
+        return replace(_kernel_at(image), companions=companions)
     if path.exists() or "/" in spec or path.suffix == ".deb":
         return _kernel_at(path)
     if not _RELEASE.fullmatch(spec):
