@@ -111,6 +111,20 @@ plain("listmount", "too short", (bytes(24), bytes(64), 8, 0), fails(errno.EINVAL
 plain("open_tree_attr", "a copy, read-only", (_HERE, "/tmp", 1, struct.pack("<QQQQ", 1, 0, 0, 0), 32), POSITIVE)
 plain("open_tree_attr", "too short", (_HERE, "/tmp", 1, bytes(32), 8), fails(errno.EINVAL))
 
+plain("listns", "all", (struct.pack("<IIQIIQ", 32, 0, 0, 0, 0, 0), bytes(512), 64, 0), POSITIVE)
+plain("listns", "unknown flags", (bytes(32), bytes(8), 1, 1), fails(errno.EINVAL))
+
+
+@success("fchroot", "to a folder that is open")
+def fchroot(process: Process) -> Steps:
+    handle = yield from open_file(process, "dir")
+    yield from process.measure(handle, 0, expect=ZERO)
+    yield from process.must("access", "/inner", 0)
+
+
+plain("fchroot", "no such handle", (77, 0), fails(errno.EBADF))
+plain("fchroot", "unknown flags", (0, 1), fails(errno.EINVAL))
+
 # -- security modules -------------------------------------------------------------------------------------
 plain("lsm_list_modules", "all", (bytes(256), struct.pack("<I", 256), 0), POSITIVE)
 plain("lsm_list_modules", "unknown flags", (bytes(64), struct.pack("<I", 64), 1), fails(errno.EINVAL))
