@@ -8,7 +8,7 @@ PARALLEL := -n 2 --dist worksteal
 # A cache in which no kernel ever is, and no way to fetch one: a test that needs one fails here, and is to be marked.
 NO_KERNEL := THINBOX_CACHE=$(CURDIR)/.pytest_cache/no-kernel http_proxy=http://127.0.0.1:9 https_proxy=http://127.0.0.1:9
 
-.PHONY: help setup demo test test-fast check bench mutants attacks study rounds docs docs-commands clean
+.PHONY: help setup demo test test-fast check bench mutants attacks study kernels rounds docs docs-commands clean
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
@@ -46,6 +46,9 @@ attacks: $(STAMP) ## the matrix of attacks, in docs/attacks.md
 study: $(STAMP) ## measure what isolation does to every call, and write docs/study.md (20 minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[plot]'
 	$(BIN)/python -m benchmarks.study
+
+kernels: $(STAMP) ## what works on which kernel: the table of docs/kernels.md (of what is known; KERNELS="…" adds)
+	PYTHONPATH=. $(BIN)/python -m benchmarks.kernels $(KERNELS)
 
 rounds: $(STAMP) ## what plans change for the tests' container images: the table of docs/plan.md
 	PYTHONPATH=. $(BIN)/python -m benchmarks.rounds

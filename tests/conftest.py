@@ -4,6 +4,8 @@ A missing kernel fails the tests that need one (CI fetches it). Where tests run 
 restores the guest from the one snapshot in the cache: `prepare` boots it under a file lock, once.
 """
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.support.skips import pytest_terminal_summary
@@ -12,6 +14,9 @@ from thinbox.boot.ready import prepare
 NEED_A_KERNEL = {"guest", "default_kernel", "booted"}
 """Fixtures; what uses none of them but needs a kernel is marked where it stands, or all of its folder is here:"""
 GUEST_FOLDERS = {"attacks", "boot"}
+
+OTHER_KERNEL = "THINBOX_TEST_KERNEL"
+"""Runs the tests on another kernel than the default: a file, or a release."""
 
 # A test's outcome never hangs on how fast the machine is.
 settings.register_profile("thinbox", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,7 +31,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def guest():
-    return prepare()
+    return prepare(os.environ.get(OTHER_KERNEL))
 
 
 __all__ = ["pytest_terminal_summary"]

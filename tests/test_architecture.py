@@ -27,6 +27,7 @@ LAYERS = (
     {"thinbox.address", "thinbox.errors", "thinbox", "thinbox.paging", "thinbox.foreign_text"},
     {"thinbox.host"},
     {"thinbox.syscalls", "thinbox.image", "thinbox.isolation"},
+    {"thinbox.kernel"},
     {"thinbox.machine"},
     {"thinbox.guest", "thinbox.records"},
     {"thinbox.container"},

@@ -57,6 +57,22 @@ class BootError(MachineError):
     """The kernel did not reach user space; the message ends with what it printed last."""
 
 
+class MissingFactError(MachineError, KeyError):
+    """The kernel lacks something that a feature needs, or keeps it in a way that is not known.
+
+    A `KeyError`, too, for whoever looks up one symbol or member and can do without.
+    """
+
+    def __str__(self) -> str:
+        """Return the one line, not its repr as a KeyError does."""
+        return str(self.args[0]) if self.args else ""
+
+    @classmethod
+    def of(cls, feature: str, missing: list[str], disables: str) -> "MissingFactError":
+        """Return the error of `feature`, which lacks all of `missing`; `disables` says what does not work for it."""
+        return cls(f"this kernel's {feature} cannot be read: it has no {', no '.join(missing)}; so {disables}")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean X?" for the known word most like `word`, "" if none is."""
     import difflib

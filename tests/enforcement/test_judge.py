@@ -137,7 +137,15 @@ def test_where_the_source_is_not_known_a_grant_for_one_is_not_kept(judging):
 
 
 def test_when_the_kernel_patches_its_text_what_was_read_from_it_goes(judging, monkeypatch):
-    guest = Judging(monkeypatch, {"f": (F, G), "g": (G, G + 0x1000), "__text_poke": (F + 0x20, F + 0x30)})
+    guest = Judging(
+        monkeypatch,
+        {
+            "f": (F, G),
+            "g": (G, G + 0x1000),
+            "__text_poke": (F + 0x20, F + 0x30),
+            "text_poke_sync": (F + 0x40, F + 0x50),
+        },
+    )
     guest.judge.install()
     guest.answer(per_source=True)
     guest.ask(G)

@@ -3,33 +3,34 @@
 from types import SimpleNamespace
 
 import pytest
+from thinbox.enforcement import protected_objects
 from thinbox.enforcement.protected_objects import ProtectedObjectReader
 from thinbox.isolation.policies.guard import ProtectedObject
 
 TASK, OLD, NEW = 0x10000, 0x20000, 0x30000
 CRED, REAL = 8, 16
-USAGE, FIRST, LAST = 0, 4, 12
+USAGE, FIRST = 0, 4
 IDS, OTHER = b"\x01" * 16, b"\x02" * 16
-OFFSETS = {
-    ("task_struct", "cred"): CRED, ("task_struct", "real_cred"): REAL, ("cred", "usage"): USAGE, ("cred", "uid"): FIRST,
-    ("cred", "cap_ambient"): LAST, ("cred", "user_ns"): 40, ("subprocess_info", "path"): 0,
-}  # fmt: skip
 
 
 class Kernel:
-    def __init__(self, *, cred=OLD, real=OLD, old=IDS, new=OTHER, usage=3):
+    def __init__(self, monkeypatch, *, cred=OLD, real=OLD, old=IDS, new=OTHER, usage=3):
         self.memory = bytearray(1 << 18)
         self.put(TASK + CRED, cred.to_bytes(8, "little"))
         self.put(TASK + REAL, real.to_bytes(8, "little"))
         for at, ids, count in ((OLD, old, usage), (NEW, new, 7)):
             self.put(at + USAGE, (count & 0xFFFFFFFF).to_bytes(4, "little"))
             self.put(at + FIRST, ids)
-        types = SimpleNamespace(offset_of=lambda *key: OFFSETS[key], member_size=lambda *_key: 8)
+        types = SimpleNamespace(offset_of=lambda *_key: 0)
         view = SimpleNamespace(
             facts=SimpleNamespace(types=types), symbols=SimpleNamespace(find=lambda _name: None),
             read_u64=lambda at, _root: self.word(at, 8), read_u32=lambda at, _root: self.word(at, 4),
         )  # fmt: skip
         memory = SimpleNamespace(read_virtual=lambda _root, at, size: bytes(self.memory[at : at + size]))
+        shape = SimpleNamespace(
+            task_cred_at=CRED, task_real_cred_at=REAL, usage_at=USAGE, run_at=FIRST, run_bytes=len(IDS), namespace_at=40
+        )
+        monkeypatch.setattr(protected_objects, "find_cred_shape", lambda _facts: shape)
         self.reader = ProtectedObjectReader(view, memory)
         self.known = ProtectedObject(OLD + FIRST, IDS, is_identity=True)
 
@@ -46,34 +47,34 @@ class Kernel:
         return found
 
 
-def test_what_was_changed_in_place_is_written_in_place():
-    kernel = Kernel(old=OTHER)
+def test_what_was_changed_in_place_is_written_in_place(monkeypatch):
+    kernel = Kernel(monkeypatch, old=OTHER)
     assert kernel.put_back() == ((OLD + FIRST, IDS),)
 
 
-def test_pointers_are_put_back_to_what_is_still_there_and_counted():
-    kernel = Kernel(cred=NEW, real=NEW)
+def test_pointers_are_put_back_to_what_is_still_there_and_counted(monkeypatch):
+    kernel = Kernel(monkeypatch, cred=NEW, real=NEW)
     kernel.put_back()
     assert (kernel.word(TASK + CRED, 8), kernel.word(TASK + REAL, 8)) == (OLD, OLD)
     assert kernel.word(OLD + USAGE, 4) == 3 + 2
     assert kernel.memory[NEW + FIRST : NEW + FIRST + 16] == OTHER
 
 
-def test_of_another_only_its_own_pointer_is_put_back_not_what_it_works_with_for_a_while():
-    kernel = Kernel(cred=NEW, real=NEW)
+def test_of_another_only_its_own_pointer_is_put_back_not_what_it_works_with_for_a_while(monkeypatch):
+    kernel = Kernel(monkeypatch, cred=NEW, real=NEW)
     kernel.put_back(real_only=True)
     assert (kernel.word(TASK + CRED, 8), kernel.word(TASK + REAL, 8)) == (NEW, OLD)
     assert kernel.word(OLD + USAGE, 4) == 3 + 1
 
 
 @pytest.mark.parametrize("change", [{"old": OTHER}, {"usage": 0}, {"usage": -5}, {"usage": 1 << 30}])
-def test_nothing_is_written_into_what_is_another_s_by_now(change):
-    kernel = Kernel(cred=NEW, real=NEW, **change)
+def test_nothing_is_written_into_what_is_another_s_by_now(monkeypatch, change):
+    kernel = Kernel(monkeypatch, cred=NEW, real=NEW, **change)
     before = bytes(kernel.memory)
     assert kernel.put_back() == () and bytes(kernel.memory) == before
 
 
-def test_where_the_task_still_holds_it_both_are_put_back():
-    kernel = Kernel(cred=NEW, real=OLD, old=OTHER)
+def test_where_the_task_still_holds_it_both_are_put_back(monkeypatch):
+    kernel = Kernel(monkeypatch, cred=NEW, real=OLD, old=OTHER)
     kernel.put_back()
     assert kernel.word(TASK + CRED, 8) == OLD and kernel.memory[OLD + FIRST : OLD + FIRST + 16] == IDS

@@ -53,6 +53,14 @@ def fake():
     return Granted()
 
 
+@pytest.mark.parametrize(("size", "kept"), [(4096, [0, 2, 3]), (2 * 4096, [0, 3]), (2 * 4096 + 1, [0])])
+def test_of_a_range_given_by_its_size_just_that_goes(fake, size, kept):
+    """Taken for an end, a size would take everything above the start: the kernel's text, too."""
+    fake.cpu.regs[registers.RDI], fake.cpu.regs[registers.RSI] = (BASE + 4096) & U64, size
+    fake.drop(fake.shootdown.of_sized_range())
+    assert fake.kept() == fake.kept(1) == kept
+
+
 @pytest.mark.parametrize(
     ("start", "end", "kept"),
     [

@@ -23,7 +23,8 @@ class Kernel:
             (view_rules.RULE, rule), (view_rules.OWN, OWN), (view_rules.ROOT, ROOT), (view_rules.VMEMMAP, MEMMAP), (view_rules.PAGE_BYTES, 64),
             (view_rules.HEAD_AT, 8), (view_rules.FLAGS_AT, 0), (view_rules.MEMCG_AT, 56), (view_rules.COUNT_AT, 48), (view_rules.COUNT_SHIFT, 32),
             (view_rules.OBJECTS_AT, 40), (view_rules.OBJECTS_SHIFT, 16), (view_rules.OBJECTS_MASK, 0x7FFF), (view_rules.RESERVED, RESERVED),
-            (view_rules.SLAB, SLAB), (view_rules.OBJCG_MEMCG_AT, 16), (view_rules.CACHE_AT, 24), (view_rules.CACHE_SIZE_AT, 24),
+            (view_rules.SLAB_AT, 0), (view_rules.SLAB_MASK, SLAB), (view_rules.SLAB_VALUE, SLAB), (view_rules.POINTER_MASK, ~3),
+            (view_rules.OWNER_BYTES, 8), (view_rules.OBJCG_MEMCG_AT, 16), (view_rules.CACHE_AT, 24), (view_rules.CACHE_SIZE_AT, 24),
             (view_rules.CACHE_SIZE_SHIFT, 32), (view_rules.MAPPING_AT, 32),
         ):  # fmt: skip
             self.view[at] = value

@@ -72,6 +72,9 @@ class FakeSymbols:
     def find(self, name):
         return self.places[name][0] if name in self.places else None
 
+    def find_prefix(self, name):
+        return self.find(name)
+
     def addresses_with_variants(self, name):
         return (self.places[name][0],) if name in self.places else ()
 
@@ -91,7 +94,7 @@ class FakeGuest:
         self.view = SimpleNamespace(
             symbols=self.symbols, kernel_root=KERNEL_ROOT, state_offset=0x18, stack_bytes=STACK_BYTES, current=0,
             read_u32=lambda vaddr, _root: self.states.get(vaddr - 0x18, 0), stack_of=lambda task, _root: task << 20,
-            facts=SimpleNamespace(types=None),
+            facts=SimpleNamespace(types=None, symbols=self.symbols),
         )  # fmt: skip
         sci = SimpleNamespace(
             enter_table=lambda: self.cpu.done.append(("enter",)), leave_table=self.cpu.leave_table,
@@ -100,7 +103,7 @@ class FakeGuest:
         self.machine = SimpleNamespace(memory=self.memory, cpu=self.cpu, sci=sci, slot=self.slot, now_ns=0)
         self.sites = SimpleNamespace(
             baseline=SimpleNamespace(pages=lambda stack, size: range(stack, stack + size, 4096)),
-            range_teardowns=[0x100], whole_teardowns=[0x200], user_teardown=0x300, returns=[], entries=[],
+            range_teardowns=[0x100], sized_teardowns=[0x180], whole_teardowns=[0x200], user_teardown=0x300, returns=[], entries=[],
         )  # fmt: skip
         self.target = Target(self.machine, self.view, self.sites)
         self.tasks = TaskList()

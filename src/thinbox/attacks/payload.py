@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 RETURN = b"\xc3"
 POP_RDI, POP_RSI, POP_RDX, POP_RSP = b"\x5f\xc3", b"\x5e\xc3", b"\x5a\xc3", b"\x5c\xc3"
-POP_RBX_RBP, POP_RDI_RBP, POP_RSI_RDI = b"\x5b\x5d\xc3", b"\x5f\x5d\xc3", b"\x5e\x5f\xc3"
+POP_RDI_RBP, POP_RSI_RDI = b"\x5f\x5d\xc3", b"\x5e\x5f\xc3"
 STORE_RSI_AT_RDI = b"\x48\x89\x37\xc3"
 XCHG_EAX_ESP = b"\x94\xc3"
 CLEAR_EAX = b"\x31\xc0\xc3"
+REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number}" for number in range(8, 16)))
+"""By encoding (SDM vol. 2, 3.1.1.1)."""
 _THUNK = re.compile(r"__x86_indirect_thunk_(r\w+)")
 _LOAD = re.compile(r"(r\w+), qword ptr \[(r\w+)(?: \+ (0x[0-9a-f]+|\d+))?\]")
 _LONGEST_LOOK_BACK = 20
@@ -33,6 +35,17 @@ _LONGEST_LOOK_BACK = 20
 
 class ExploitFailedError(ThinboxError):
     """An exploit cannot be tried: its preparation failed, or this kernel lacks what it is made of."""
+
+
+def pops(registers: Iterable[int]) -> bytes:
+    """Return the code that pops registers (encodings) in that order, and returns."""
+    parts = [bytes([0x58 + number]) if number < 8 else bytes([0x41, 0x50 + number]) for number in registers]
+    return b"".join(parts) + RETURN
+
+
+def move_to(register: int, value: int) -> bytes:
+    """Return the code that moves a constant into a register (encoding; SDM vol. 2B, MOV: REX.W B8+rd io)."""
+    return bytes([0x48 if register < 8 else 0x49, 0xB8 + (register & 7)]) + (value & U64).to_bytes(8, "little")
 
 
 class LiveText:
@@ -77,6 +90,17 @@ class LiveText:
         """Return (address, size, mnemonic, operands) of the instructions from `vaddr`."""
         at = vaddr - self.start
         return list(self._decoder.disasm_lite(self.code[at : at + size], vaddr))
+
+    def saved_by(self, function: str) -> tuple[int, ...]:
+        """Return the registers (encodings) that a function saves where it begins, in the order in which it pops
+        them."""
+        saved: list[int] = []
+        for _vaddr, _size, mnemonic, operands in self.decode(self.function(function)):
+            if mnemonic == "call" or mnemonic.startswith("j"):
+                break
+            if mnemonic == "push" and operands in REGISTERS:
+                saved.insert(0, REGISTERS.index(operands))
+        return tuple(saved)
 
     def gadgets(self, code: bytes) -> Iterator[int]:
         """Yield every place of these bytes, ascending, at any alignment of instructions."""

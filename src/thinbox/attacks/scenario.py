@@ -16,7 +16,7 @@ from thinbox.errors import MachineError
 from thinbox.guest.agent_channel import SCRATCH_BYTES, AgentChannel, GuestScript, Park, call, must
 from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
 from thinbox.guest.charged_sockets import ChargedSockets
-from thinbox.harness.checkpoint import Checkpoint, freeze, run_to_park
+from thinbox.harness.checkpoint import Checkpoint, ParentWait, freeze, run_to_park
 from thinbox.harness.process import AREA_BYTES, SIGCHLD, Steps
 from thinbox.session.opened import RestoredGuest, restore_guest
 
@@ -81,7 +81,7 @@ class _Builder:
     def __init__(self, opened: RestoredGuest) -> None:
         self.machine, self.view, self.agent = opened.machine, opened.view, opened.agent
         self.victim: Victim | None = None
-        self.agent_task = opened.view.current
+        self.agent_task, self.parent = opened.view.current, ParentWait()
 
     def agent_script(self) -> GuestScript:
         """Run by process 1."""
@@ -114,7 +114,7 @@ class _Builder:
         yield from must("read", READY[0], place, 1)
         agent.adopt_next_child(self.attacker_work(), ATTACKER_AREA)
         child = yield from clone_in_cgroup(ATTACKER, SIGCHLD)
-        yield from must("wait4", child, place, 0, 0)
+        yield from self.parent.wait(child, place, 0, 0)
 
     def _ints(self, place: int, count: int) -> tuple[int, ...]:
         data = self.agent.read(place, 4 * count)
@@ -156,6 +156,7 @@ class _Builder:
         yield from must("setresgid", ATTACKER_ID, ATTACKER_ID, ATTACKER_ID)
         yield from must("setresuid", ATTACKER_ID, ATTACKER_ID, ATTACKER_ID)
         yield from must("chdir", HOME)
+        yield from self.parent.come_to()
         yield from call("getpid")
         self.agent.write(self.agent.scratch, bytes(SCRATCH_BYTES))
         yield Park()

@@ -19,7 +19,7 @@ from thinbox.audit.neighbour import NEIGHBOUR, TENANT, start_neighbour
 from thinbox.guest.agent_channel import AgentChannel, GuestScript, Park, call, must
 from thinbox.guest.cgroups import clone_in_cgroup
 from thinbox.guest.charged_sockets import ChargedSockets
-from thinbox.harness.checkpoint import Checkpoint, freeze, run_to_park
+from thinbox.harness.checkpoint import Checkpoint, ParentWait, freeze, run_to_park
 from thinbox.harness.limits import Limits
 from thinbox.harness.process import AREA_BYTES, SIGCHLD, StepFailedError, Steps
 from thinbox.harness.runner import Ending, Runner, RunnerOptions, await_end
@@ -90,15 +90,16 @@ def make_checkpoint(guest: "ReadyGuest", *, tenants: bool = False) -> CaseCheckp
 def _prepare(agent: AgentChannel, *, tenants: bool) -> GuestScript:
     if tenants:
         yield from start_neighbour(agent, _NEIGHBOUR_AREA, SIGCHLD)
-    agent.adopt_next_child(_first_process(agent), 0)
+    parent = ParentWait()
+    agent.adopt_next_child(_first_process(agent, parent), 0)
     if tenants:
         child = yield from clone_in_cgroup(TENANT, SIGCHLD)
     else:
         child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
-    yield from must("wait4", child, agent.scratch + _STATUS_AREA, 0, 0)
+    yield from parent.wait(child, agent.scratch + _STATUS_AREA, 0, 0)
 
 
-def _first_process(agent: AgentChannel) -> GuestScript:
+def _first_process(agent: AgentChannel, parent: ParentWait) -> GuestScript:
     yield from must("mkdir", FOLDER, 0o755)
     yield from must("chdir", FOLDER)
     yield from must("mkdir", "dir", 0o755)
@@ -111,6 +112,7 @@ def _first_process(agent: AgentChannel) -> GuestScript:
     yield from must("symlink", "file", "link")
     yield from must("symlink", "nothing", "dangling")
     yield from must("mknod", "fifo", _S_IFIFO | 0o644, 0)
+    yield from parent.come_to()
     yield from call("getpid")
     agent.write(agent.scratch, bytes(1 << 20))
     yield Park()

@@ -1,18 +1,23 @@
 """`thinbox kernel`: find, fetch and describe kernels."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from thinbox.errors import InputError
 from thinbox.image import KernelFacts, KernelFile, KernelImage, list_kernels, load_facts, resolve_kernel
 
+if TYPE_CHECKING:
+    from thinbox.kernel.doctor import Diagnosis
+
 SCHEMA = "thinbox.kernel/1"
 
-_SPEC_HELP = """KERNEL is a bzImage, a vmlinux, a Debian package file, or a release such as
-6.1.0-56-cloud-amd64. Without it the newest Debian cloud kernel is meant, fetched once without
+_SPEC_HELP = """KERNEL is a bzImage, a vmlinux, a Debian package file, a build folder, or a release such as
+6.1.0-56-cloud-amd64; with ,symbols=FILE and ,types=FILE behind it, where those are.
+Without it the newest Debian cloud kernel is meant, fetched once without
 root and cached."""
 
 _json_option = click.option(
@@ -71,6 +76,60 @@ def info(spec: str | None = None, json_file: str | None = None) -> None:
     result = describe_kernel(found, image, facts)
     if not _wrote_json(result, json_file):
         click.echo(render_kernel(result))
+
+
+@kernel.command(help=f"Say all that a kernel lacks, what that disables, and what to do about it.\n\n{_SPEC_HELP}")
+@click.argument("spec", metavar="[KERNEL]", required=False)
+@_json_option
+def doctor(spec: str | None = None, json_file: str | None = None) -> None:
+    """Print the findings; exit status 1 if the kernel can not be booted and isolated."""
+    from thinbox.image.companions import load_symbols, load_types
+    from thinbox.image.kernel import load_kernel_image
+    from thinbox.kernel.doctor import diagnose
+
+    found = resolve_kernel(spec, _say)
+    image, beside = load_kernel_image(found.path), found.companions
+    diagnosis = diagnose(
+        image,
+        None if beside.symbols is None else load_symbols(beside.symbols, image),
+        None if beside.types is None else load_types(beside.types),
+    )
+    if not _wrote_json(describe_diagnosis(found, diagnosis), json_file):
+        click.echo(render_diagnosis(diagnosis))
+    if not (diagnosis.is_usable_for("boot") and diagnosis.is_usable_for("isolation")):
+        raise SystemExit(1)
+
+
+def describe_diagnosis(found: KernelFile, diagnosis: "Diagnosis") -> dict[str, Any]:
+    """Return what `doctor --json` writes."""
+    from thinbox.kernel.doctor import USES
+
+    return {
+        "schema": SCHEMA,
+        "release": diagnosis.release or found.label,
+        "path": str(found.path),
+        "sha256": found.data_sha256,
+        "uses": {use: diagnosis.is_usable_for(use) for use in USES},
+        "findings": [asdict(finding) for finding in diagnosis.findings],
+    }
+
+
+def render_diagnosis(diagnosis: "Diagnosis") -> str:
+    """Return a line for each use, and a paragraph for each thing that is missing."""
+    from thinbox.kernel.doctor import USES
+
+    lines = [f"kernel {diagnosis.release or 'without a banner'}"]
+    for use in USES:
+        lacking = [f.feature for f in diagnosis.findings if use in f.uses and not f.is_fine]
+        lines.append(f"{use:15}{'no: ' + ', '.join(lacking) if lacking else 'yes'}")
+    for finding in diagnosis.findings:
+        if not finding.is_fine:
+            lines += [
+                f"{finding.feature}: no {', no '.join(finding.missing)}",
+                f"  so {finding.disables}",
+                f"  {finding.advice}",
+            ]
+    return "\n".join(lines)
 
 
 def describe_kernel(found: KernelFile, image: KernelImage, facts: KernelFacts) -> dict[str, Any]:

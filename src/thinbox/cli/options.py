@@ -55,7 +55,8 @@ def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--kernel",
             "kernel_spec",
             metavar="K",
-            help="A bzImage, a vmlinux, a Debian package file, or a release. [default: Debian's newest cloud kernel]",
+            help="A bzImage, a vmlinux, a Debian package file, a build folder, or a release; with ,symbols=FILE and "
+            ",types=FILE behind it, where those are. [default: Debian's newest cloud kernel]",
         ),
     ):
         command = option(command)

@@ -84,7 +84,9 @@ class CallPath:
         for entry, name in self._target.sites.entries.items():
             found[entry] = self._enter if name == "do_syscall_64" else self._enter_compat
         found |= dict.fromkeys(self._target.sites.returns, self._leave)
-        found |= dict.fromkeys(self._dispatch.tracers, self._traced)
+        found |= dict.fromkeys(self._dispatch.tracers, self._traced) | dict.fromkeys(
+            self._dispatch.switches, self._dispatches
+        )
         found[self._view.symbols.address_of("do_exit")] = self._exits
         return found
 
@@ -116,7 +118,9 @@ class CallPath:
         state.pid = self._view.pid_of(state.task, self._view.kernel_root)
         record = CallRecord(len(calls), isolation.tenant, state.pid, nr, name, args)
         calls.append(record)
-        regs = self._memory.tables.translate(self._view.kernel_root, to_signed(self._cpu.regs[registers.RDI]))
+        regs = self._memory.tables.translate(
+            self._view.kernel_root, to_signed(self._cpu.regs[self._regs_register(compat=compat)])
+        )
         wanted, is_answered = isolation.isolates_compat if compat else isolation.isolates(nr), False
         planned, state.planned = state.planned, None
         if planned is None and state.tenant.gate is not None:
@@ -128,7 +132,7 @@ class CallPath:
                 self._action.end_as_planned(state, record, planned.death)
                 return
             if planned.result is not None:
-                self._dispatch.answer(regs, planned.result, at_entry=True)
+                self._dispatch.answer(regs, planned.result, at_entry=True, compat=compat)
                 is_answered = True
         isolated, user_ip = wanted and not state.killed, self._memory.words[(regs + self._view.ip_offset) >> 3]
         call = OpenCall(record, regs, self._slot[slots.CLOCK], time.perf_counter(), isolated, user_ip)
@@ -140,6 +144,10 @@ class CallPath:
         if isolated and not self._isolate(state, call):
             return
         self._watch.opened(state, call)
+
+    def _regs_register(self, *, compat: bool) -> int:
+        """Return which argument of the entry is its `struct pt_regs *`."""
+        return registers.RSI if self._target.sites.regs_second and not compat else registers.RDI
 
     @staticmethod
     def _note_plan(record: CallRecord, planned: "PlannedEntry") -> bool:
@@ -167,6 +175,8 @@ class CallPath:
         if state is None or state.call is None:
             return
         call = state.call
+        if self._dispatch.switches and not (call.is_dispatched or call.is_answered or call.is_exit):
+            self._note_undispatched(call)
         call.record.ret = self._view.result_of(call.regs_paddr, call.user_ip, call.record.name)
         seen = None if self._switch.views is None else self._switch.views.ends(state, call)
         if seen is not None:
@@ -191,12 +201,12 @@ class CallPath:
             self._cpu.add_code_hook(behind, self._dispatches)
 
     def _dispatches(self) -> None:
-        """Behind `syscall_trace_enter`: decide and record again if this is another call than the one that began."""
+        """Behind a tracer, or at a switch: decide and record again if this is another call than the one that began."""
         state = self._running()
-        if state is None or state.call is None or not state.call.is_traced:
+        if state is None or state.call is None or not (state.call.is_traced or self._dispatch.switches):
             return
         call, nr = state.call, self._dispatch.number()
-        call.is_traced, record = False, call.record
+        call.is_traced, call.is_dispatched, record = False, True, call.record
         if nr == NOTHING:
             if not call.is_answered:
                 record.requested, record.name, record.nr = record.requested or record.name, SKIPPED, NOTHING
@@ -219,9 +229,15 @@ class CallPath:
                 self._action.end_as_planned(state, record, planned.death)
                 return
             if planned.result is not None:
-                self._dispatch.answer(call.regs_paddr, planned.result, at_entry=False)
+                self._dispatch.answer(call.regs_paddr, planned.result, at_entry=False, compat=compat)
         if wanted and not call.isolated and not state.killed and self._isolate(state, call):
             self._faults.admit_here(state)
+
+    def _note_undispatched(self, call: OpenCall) -> None:
+        """No switch was called: the number is none the kernel has a function for, or the call was taken away."""
+        record, nr = call.record, self._dispatch.wanted(call.regs_paddr)
+        if NOTHING <= nr < len(self._view.facts.sys_call_table):
+            record.requested, record.name, record.nr = record.requested or record.name, SKIPPED, NOTHING
 
     # -- the end of a task --------------------------------------------------------------------------------
     def _exits(self) -> None:

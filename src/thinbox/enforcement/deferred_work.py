@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thinbox.address import U64, to_signed
+from thinbox.kernel.reclaim import find_reclaim
+from thinbox.kernel.softirq import find_softirq
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 
@@ -50,18 +52,18 @@ class DeferredWork:
     def __init__(self, target: "Target", tasks: "TaskList") -> None:
         self._target, self._tasks = target, tasks
         self._cpu, self._slot, self._view = target.cpu, target.slot, target.view
+        self._softirqs, self._reclaim = find_softirq(target.view.facts), find_reclaim(target.view.facts)
         self._spans, self._irq_rsp = self._find_spans(), self._find_irq_rsp()
         checks: dict[str, Callable[[], bool]] = {
-            "__do_softirq": lambda: True,
             "try_to_free_pages": self._may_free_pages,
             "node_reclaim": lambda: self._is_start(registers.RDI, self._spans.nodes),
-            "compact_node": lambda: self._argument(registers.RDI) & 0xFFFFFFFF < len(self._spans.nodes),
+            "compact_node": self._may_compact_node,
             "compact_zone_order": self._may_compact_zone,
         }
         self._checks: dict[int, Callable[[], bool]] = {
             vaddr: check for name, check in checks.items() if (vaddr := self._view.symbols.find(name))
         }
-        self._softirq = self._view.symbols.find("__do_softirq")
+        self._checks |= dict.fromkeys(self._softirqs.functions, self._may_run_softirqs)
         self._callers = self._find_callers(tuple(self._checks))
 
     @property
@@ -77,34 +79,23 @@ class DeferredWork:
     # -- what the kernel would pass ---------------------------------------------------------------------
     def _find_spans(self) -> _Spans:
         """Read `node_data` once: what a corrupted kernel makes of it later is not believed."""
-        types, symbols, root = self._view.facts.types, self._view.symbols, self._target.kernel_root
-        array = symbols.find("node_data")
-        nodes: list[int] = []
-        if array is not None:
-            id_at = types.offset_of("pglist_data", "node_id")
-            while (node := self._view.read_u64(array + 8 * len(nodes), root)) and (
-                self._view.read_u32(node + id_at, root) == len(nodes)
-            ):
-                nodes.append(node)
-        elif (only := symbols.find("contig_page_data")) is not None:
-            nodes.append(only)
+        shape, root = self._reclaim, self._target.kernel_root
+        nodes: list[int] = [shape.only_node_at] if shape.only_node_at else []
+        while shape.nodes_at and (node := self._view.read_u64(shape.nodes_at + 8 * len(nodes), root)):
+            if self._view.read_u32(node + shape.node_id_at, root) != len(nodes):
+                break
+            nodes.append(node)
 
-        def part(member: str) -> tuple[tuple[int, int], ...]:
-            at, size = types.offset_of("pglist_data", member), types.member_size("pglist_data", member)
-            return tuple((node + at, node + at + size) for node in nodes)
+        def part(start: int, end: int) -> tuple[tuple[int, int], ...]:
+            return tuple((node + start, node + end) for node in nodes)
 
-        size = types.size_of("pglist_data")
-        return _Spans(tuple((node, node + size) for node in nodes), part("node_zones"), part("node_zonelists"))
+        return _Spans(part(0, shape.node_bytes), part(*shape.zones), part(*shape.zone_lists))
 
     def _find_irq_rsp(self) -> int:
         """Return RSP at the first instruction of what `call_on_irqstack` calls (asm/irq_stack.h): below the word
         `hardirq_stack_ptr` points to, which holds the stack it came from. 0 if this kernel has no such stack."""
-        types, symbols, root = self._view.facts.types, self._view.symbols, self._target.kernel_root
-        hot, own = symbols.find("pcpu_hot"), symbols.find("hardirq_stack_ptr")
-        per_cpu = self._view.read_u64(symbols.address_of("__per_cpu_offset"), root)
-        if hot is not None and types.has_member("pcpu_hot", "hardirq_stack_ptr"):
-            return self._word(per_cpu + hot + types.offset_of("pcpu_hot", "hardirq_stack_ptr")) - 8
-        return 0 if own is None else self._word(per_cpu + own) - 8
+        at = self._softirqs.stack_at
+        return self._word(self._view.per_cpu + at) - 8 if at else 0
 
     def _word(self, vaddr: int) -> int:
         return self._target.memory.word_at(self._target.kernel_root, vaddr)
@@ -126,23 +117,31 @@ class DeferredWork:
         value = self._argument(register)
         return any(start <= value < end and (value - start) % size == 0 for start, end in spans)
 
+    def _may_run_softirqs(self) -> bool:
+        """`__do_softirq()`, `handle_softirqs(ksirqd)`: the argument chooses between two ways of waiting."""
+        return True
+
     def _may_free_pages(self) -> bool:
         """`try_to_free_pages(zonelist, order, gfp_mask, nodemask)`: the mask is none, or the task's own."""
-        types = self._view.facts.types
-        own = self._view.current + types.offset_of("task_struct", "mems_allowed")
+        shape = self._reclaim
+        own = self._view.current + shape.task_nodes_at if shape.task_nodes_at else 0
         mask = self._argument(registers.RCX)
-        return mask in (0, own) and self._is_element(registers.RDI, self._spans.zone_lists, types.size_of("zonelist"))
+        return mask in (0, own) and self._is_element(registers.RDI, self._spans.zone_lists, shape.zone_list_bytes)
+
+    def _may_compact_node(self) -> bool:
+        """`compact_node(pgdat, proactive)`, before 6.10 `compact_node(nid)`."""
+        if self._reclaim.compacts_by_number:
+            return self._argument(registers.RDI) & 0xFFFFFFFF < len(self._spans.nodes)
+        return self._is_start(registers.RDI, self._spans.nodes)
 
     def _may_compact_zone(self) -> bool:
         """`compact_zone_order(zone, order, gfp_mask, prio, alloc_flags, highest_zoneidx, capture)`: order and index
         choose words to read, the last argument, on the stack, is written through."""
-        types = self._view.facts.types
-        orders = types.member_size("zone", "free_area") // types.size_of("free_area")
-        indices = types.member_size("zone", "lowmem_reserve") // 8
+        shape = self._reclaim
         return (
-            self._is_element(registers.RDI, self._spans.zones, types.size_of("zone"))
-            and self._argument(registers.RSI) & 0xFFFFFFFF < orders
-            and self._argument(registers.R9) & 0xFFFFFFFF < indices
+            self._is_element(registers.RDI, self._spans.zones, shape.zone_bytes)
+            and self._argument(registers.RSI) & 0xFFFFFFFF < shape.order_count
+            and self._argument(registers.R9) & 0xFFFFFFFF < shape.zone_count
             and self._is_on_stack(self._word(self._argument(registers.RSP) + 8))
         )
 
@@ -175,7 +174,7 @@ class DeferredWork:
         if state is None or state.call is None or self._slot[slots.ACTIVE] != slots.ON_SCI:
             return None
         rsp = self._argument(registers.RSP)
-        if not self._is_on_stack(rsp) and (rsp != self._irq_rsp or function != self._softirq):
+        if not self._is_on_stack(rsp) and (rsp != self._irq_rsp or function not in self._softirqs.functions):
             return None
         if self._word(rsp) not in self._callers[function] or not self._checks[function]():
             return None

@@ -167,6 +167,8 @@ class Enforcer:
         cpu.add_code_hook(sites.new_task, self._new_task)
         for vaddr in sites.range_teardowns:
             cpu.add_code_hook(vaddr, partial(self._drop, self._shootdown.of_range))
+        for vaddr in sites.sized_teardowns:
+            cpu.add_code_hook(vaddr, partial(self._drop, self._shootdown.of_sized_range))
         for vaddr in sites.whole_teardowns:
             cpu.add_code_hook(vaddr, partial(self._drop, self._shootdown.of_changes))
         cpu.add_code_hook(sites.user_teardown, self._sync_user_half)

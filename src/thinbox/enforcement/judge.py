@@ -23,6 +23,7 @@ from thinbox.isolation import fault, stack
 from thinbox.isolation.assembly import ONE_FUNCTION
 from thinbox.isolation.transfers import Frame, Source, Stack
 from thinbox.isolation.verdict import Access, AccessKind, Verdict, kind_of
+from thinbox.kernel.text import find_text_patchers
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 
@@ -38,8 +39,6 @@ APPROVED_SLOTS = 1 << 18
 """Room for four times the 60,000 text symbols of a kernel, so that a probe is short."""
 ROW_COUNT = 1 << 17
 """Room for four times the approvals by block, and frames, that a script of 300 lines leaves."""
-TEXT_PATCHERS = ("__text_poke", "text_poke_sync", "do_sync_core", "text_poke_early")
-"""arch/x86/kernel/alternative.c: before and after each step in which the kernel writes into its text."""
 COMPAT_KEY = 1 << 40
 """Added to the number of a 32-bit call, so that its approvals are not those of the 64-bit call of that number."""
 
@@ -89,6 +88,12 @@ class SeenCall:
     def symbol_at(self, vaddr: int) -> "Symbol | LiveSymbol | None":
         judge = self._judge
         return judge.view.symbols.text_symbol_at(vaddr) or judge.live.symbol_at(vaddr, judge.slot[slots.KERNEL_ROOT])
+
+    def starts_of(self, name: str, near: int) -> Sequence[int]:
+        judge = self._judge
+        if judge.view.symbols.is_text(near):
+            return judge.view.symbols.addresses_of(name)
+        return judge.live.starts_of(name, near, judge.slot[slots.KERNEL_ROOT])
 
     def is_fixup(self, vaddr: int) -> bool:
         return vaddr in self._judge.fixups
@@ -151,9 +156,8 @@ class Judge:
 
     def install(self) -> None:
         """Watch the kernel patching its own text: what was approved by looking at it goes."""
-        for name in TEXT_PATCHERS:
-            for vaddr in self.view.symbols.addresses_with_variants(name):
-                self.cpu.add_code_hook(vaddr, self.forget_text)
+        for vaddr in find_text_patchers(self.view.facts):
+            self.cpu.add_code_hook(vaddr, self.forget_text)
 
     def forget_text(self) -> None:
         """Forget everything that was read from text."""

@@ -100,6 +100,8 @@ class OpenCall:
     """Not a system call: the end of a task, judged as one (`enforcement.enforcer`)."""
     is_traced: bool = False
     """A tracer or a filter may be putting another call in its place."""
+    is_dispatched: bool = False
+    """The function of its number was about to be called (seen only where `Dispatch.switches` are)."""
     is_answered: bool = False
     """A plan answered it at its entry: nothing is to be dispatched for it."""
     state: CallState = CallState.RUNNING

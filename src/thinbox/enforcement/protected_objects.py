@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.isolation.policies.guard import ProtectedObject
+from thinbox.kernel.cred import find_cred_shape
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
@@ -19,7 +20,6 @@ HELPERS = {"modprobe_path": 256, "poweroff_cmd": 256, "core_pattern": 128, "ueve
 (POWEROFF_CMD_PATH_LEN), fs/coredump.c (CORENAME_MAX_SIZE), lib/kobject_uevent.c (UEVENT_HELPER_PATH_LEN)."""
 _PATH_BYTES = 256
 """Longer than any path the kernel starts; a longer one is none of them."""
-_FIRST, _LAST = "uid", "cap_ambient"
 _MOST_USERS = 1 << 24
 """References to one set of credentials; more, or none, and it is no such set any longer."""
 
@@ -29,14 +29,11 @@ class ProtectedObjectReader:
 
     def __init__(self, view: "KernelView", memory: "Memory") -> None:
         self._view, self._memory = view, memory
-        types, symbols = view.facts.types, view.symbols
-        self._cred_at = types.offset_of("task_struct", "cred")
-        self._real_cred_at = types.offset_of("task_struct", "real_cred")
-        self._usage_at = types.offset_of("cred", "usage")
-        self._first = types.offset_of("cred", _FIRST)
-        self._bytes = types.offset_of("cred", _LAST) + types.member_size("cred", _LAST) - self._first
-        self._program_at = types.offset_of("subprocess_info", "path")
-        self._namespace_at = types.offset_of("cred", "user_ns")
+        symbols, cred = view.symbols, find_cred_shape(view.facts)
+        self._cred_at, self._namespace_at = cred.task_cred_at, cred.namespace_at
+        self._first, self._bytes = cred.run_at, cred.run_bytes
+        self._program_at = view.facts.types.offset_of("subprocess_info", "path")
+        self._real_cred_at, self._usage_at = cred.task_real_cred_at, cred.usage_at
         self._sizes: dict[int, int] = {
             vaddr: size for name, size in HELPERS.items() if (vaddr := symbols.find(name)) is not None
         }

@@ -32,7 +32,15 @@ class Shootdown:
     def of_range(self) -> "Iterator[np.ndarray]":
         """`(start, end)` of kernel mappings goes away: yield the rows of grants to be dropped."""
         regs = self._target.cpu.regs
-        start, end = to_signed(regs[registers.RDI]), to_signed(regs[registers.RSI])
+        return self._between(to_signed(regs[registers.RDI]), to_signed(regs[registers.RSI]))
+
+    def of_sized_range(self) -> "Iterator[np.ndarray]":
+        """`(start, bytes)` of kernel mappings goes away: yield the rows of grants to be dropped."""
+        regs = self._target.cpu.regs
+        start = to_signed(regs[registers.RDI])
+        return self._between(start, start + to_signed(regs[registers.RSI]))
+
+    def _between(self, start: int, end: int) -> "Iterator[np.ndarray]":
         return self._rows(lambda rows: (rows[:, fault.LOG_VADDR] >= start & ~0xFFF) & (rows[:, fault.LOG_VADDR] < end))
 
     def of_changes(self) -> "Iterator[np.ndarray]":

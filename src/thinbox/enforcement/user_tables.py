@@ -32,6 +32,8 @@ from thinbox.isolation.page_ownership import (
     check_lower_table,
     check_mapping,
 )
+from thinbox.kernel.open_files import find_file_shape
+from thinbox.kernel.user_pages import find_user_pages
 
 if TYPE_CHECKING:
     from thinbox.enforcement.grants import Grants
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from thinbox.guest.memory_cgroups import MemoryCgroups
 
 _MOST_TABLES = 1 << 14
-_VDSO_IMAGES = ("vdso_image_64", "vdso_image_x32", "vdso_image_32")
 _KERNEL_HALF = slice(paging.KERNEL_HALF_FIRST, paging.ENTRIES_PER_TABLE)
 _LEGACY_END = 1 << 20
 """Below lie a PC's BIOS and video memory, which root may map (drivers/char/mem.c)."""
@@ -55,8 +56,8 @@ class UserTables:
     def __init__(self, target: "Target", tasks: "TaskList", grants: "Grants", cgroups: "MemoryCgroups") -> None:
         self._target, self._task_list, self._grants, self._cgroups = target, tasks, grants, cgroups
         self._memory, self._cpu, self._kernel = target.memory, target.cpu, target.view
-        types, root = target.view.facts.types, target.kernel_root
-        self._mm_at, self._pgd_at = types.offset_of("task_struct", "mm"), types.offset_of("mm_struct", "pgd")
+        types, files, root = target.view.facts.types, find_file_shape(target.view.facts), target.kernel_root
+        self._mm_at, self._pgd_at = files.task_mm_at, files.mm_pgd_at
         self._flags_at, self._kernel_top = types.offset_of("task_struct", "flags"), self._find_kernel_top(root)
         self._shared = self._find_shared(root)
         self._roots: dict[str, dict[int, int]] = {}
@@ -73,15 +74,8 @@ class UserTables:
 
     def _find_shared(self, root: int) -> frozenset[int]:
         """Return the frames of the kernel's own that every process may map: zeros, the vDSO and its data."""
-        symbols, types, read = self._kernel.symbols, self._kernel.facts.types, self._kernel.read_u64
-        vaddrs: list[int] = [
-            vaddr for name in ("empty_zero_page", "__vvar_page") if (vaddr := symbols.find(name)) is not None
-        ]
-        for name in _VDSO_IMAGES:
-            image = symbols.find(name)
-            if image is not None:
-                start = read(image + types.offset_of("vdso_image", "data"), root)
-                vaddrs += range(start, start + read(image + types.offset_of("vdso_image", "size"), root), PAGE_BYTES)
+        pages = find_user_pages(self._kernel.facts)
+        vaddrs = pages.addresses(lambda vaddr: self._kernel.read_u64(vaddr, root))
         return frozenset(self._memory.tables.translate(root, to_signed(vaddr)) for vaddr in vaddrs)
 
     # -- one call ------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from thinbox.address import U64
+from thinbox.kernel.cred import find_cred_shape
+from thinbox.kernel.open_files import find_file_shape
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
@@ -26,28 +28,15 @@ class HeldFiles:
 
     def __init__(self, kernel: "KernelView", read: Callable[[int, int], int]) -> None:
         self._kernel, self._read = kernel, read
-        offset = kernel.facts.types.offset_of
-        self._mm_at, self._files_at = offset("task_struct", "mm"), offset("task_struct", "files")
-        self._table_at = offset("files_struct", "fdt")
-        self._count_at, self._array_at = offset("fdtable", "max_fds"), offset("fdtable", "fd")
-        self._mapping_at = offset("file", "f_mapping")
-        self._tree_at = offset("address_space", "i_mmap")
-        self._left_at, self._right_at = offset("rb_node", "rb_left"), offset("rb_node", "rb_right")
-        node_at = offset("vm_area_struct", "shared")
-        self._f_mode_at, self._cred_at = offset("file", "f_mode"), offset("task_struct", "cred")
-        self._ids_at = offset("cred", "fsuid"), offset("cred", "fsgid")
-        self._effective_at, self._namespace_at = offset("cred", "cap_effective"), offset("cred", "user_ns")
-        self._owners_at = offset("inode", "i_uid"), offset("inode", "i_gid")
-        self._first_namespace = int(kernel.symbols.address_of("init_user_ns"))
-        self._vma_mm_at = offset("vm_area_struct", "vm_mm") - node_at
+        self._shape, self._cred = find_file_shape(kernel.facts), find_cred_shape(kernel.facts)
 
     def holds(self, mapping: int, root: int) -> bool:
         """Tell whether the running task has a file of the address_space `mapping` mapped or open."""
         task = self._kernel.current
-        mm = self._read(task + self._mm_at, root)
+        mm = self._read(task + self._shape.task_mm_at, root)
         if mm and mm in self._mappers(mapping, root):
             return True
-        return any(self._read(file + self._mapping_at, root) == mapping for file in self._files(task, root))
+        return any(self._read(file + self._shape.file_mapping_at, root) == mapping for file in self._files(task, root))
 
     def may_write(self, mapping: int, inode: int, mode: int, root: int) -> bool:
         """Tell whether the running task may write the file: it has it open for that, or its ids, and the `mode`, let it
@@ -55,15 +44,15 @@ class HeldFiles:
         task = self._kernel.current
         for file in self._files(task, root):
             if (
-                self._read(file + self._mapping_at, root) == mapping
-                and self._u32(file + self._f_mode_at, root) & _FMODE_WRITE
+                self._read(file + self._shape.file_mapping_at, root) == mapping
+                and self._u32(file + self._shape.file_mode_at, root) & _FMODE_WRITE
             ):
                 return True
-        cred = self._read(task + self._cred_at, root)
-        user, group = (self._u32(cred + at, root) for at in self._ids_at)
-        owner, owning_group = (self._u32(inode + at, root) for at in self._owners_at)
-        capable = self._u32(cred + self._effective_at, root) >> _CAP_DAC_OVERRIDE & 1
-        if capable and self._read(cred + self._namespace_at, root) == self._first_namespace:
+        cred = self._read(task + self._cred.task_cred_at, root)
+        user, group = (self._u32(cred + at, root) for at in self._cred.file_ids_at)
+        owner, owning_group = (self._u32(inode + at, root) for at in self._shape.inode_owners_at)
+        capable = self._u32(cred + self._cred.effective_at, root) >> _CAP_DAC_OVERRIDE & 1
+        if capable and self._read(cred + self._cred.namespace_at, root) == self._cred.first_namespace_at:
             return True
         if user == owner:
             return bool(mode & 0o200)
@@ -74,22 +63,22 @@ class HeldFiles:
 
     def _mappers(self, mapping: int, root: int) -> Iterator[int]:
         """Yield the mm_struct of each mapping of the file (its interval tree, in any order)."""
-        todo = [self._read(mapping + self._tree_at, root)]
+        todo = [self._read(mapping + self._shape.mapping_tree_at, root)]
         for _ in range(_MOST_MAPPINGS):
             if not todo:
                 return
             node = todo.pop()
             if node:
-                yield self._read((node + self._vma_mm_at) & U64, root)
-                todo += (self._read(node + self._left_at, root), self._read(node + self._right_at, root))
+                yield self._read((node + self._shape.vma_mm_at) & U64, root)
+                todo += (self._read(node + self._shape.left_at, root), self._read(node + self._shape.right_at, root))
 
     def _files(self, task: int, root: int) -> Iterator[int]:
-        files = self._read(task + self._files_at, root)
-        table = self._read(files + self._table_at, root) if files else 0
+        files = self._read(task + self._shape.task_files_at, root)
+        table = self._read(files + self._shape.table_at, root) if files else 0
         if not table:
             return
-        count = self._read(table + self._count_at, root) & 0xFFFFFFFF
-        array = self._read(table + self._array_at, root)
+        count = self._read(table + self._shape.table_count_at, root) & 0xFFFFFFFF
+        array = self._read(table + self._shape.table_array_at, root)
         for number in range(min(count, _MOST_FILES)):
             file = self._read(array + 8 * number, root)
             if file:

@@ -9,9 +9,11 @@ Rules of this file: features are probed for, versions never compared.
 from typing import TYPE_CHECKING
 
 from thinbox import paging
-from thinbox.address import PAGE_BYTES, U64, page_align_up
+from thinbox.address import PAGE_BYTES, U64, page_align_up, to_signed
 from thinbox.errors import MachineError
 from thinbox.isolation.baseline import CPU_ENTRY_AREA
+from thinbox.kernel.current import find_current
+from thinbox.kernel.pti import USER_TABLE_BIT, WITNESS, measure_pti
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from thinbox.image.facts import KernelFacts
     from thinbox.machine.machine import Machine
 
-_PTI_USER_BIT = 1 << 12
-"""The user's table is the second page of the pair (arch/x86/include/asm/pgtable.h, PTI_PGTABLE_SWITCH_BIT)."""
 _NEW_PROGRAM = ("execve", "execveat", "rt_sigreturn")
 """Calls that return somewhere else without a signal."""
 _TASK_DEAD = 0x80
@@ -42,18 +42,17 @@ class KernelView:
     def __init__(self, machine: "Machine", facts: "KernelFacts") -> None:
         self._machine = machine
         self._memory = machine.memory
-        self._uses_pti = bool(machine.cpu.cr3 & _PTI_USER_BIT) and machine.cpu.privilege == 3
+        delta = self._find_slide(facts)
+        self._uses_pti = machine.cpu.privilege == 3 and self._measure_pti(facts.symbols.address_of(WITNESS) + delta)
         root = self.kernel_root
-        self.facts = facts = facts.slid(self._find_slide(facts, root))
-        self.symbols = symbols = facts.symbols
+        self._check_banner(facts, delta, root)
+        self.facts = facts = facts.slid(delta)
+        self.symbols = facts.symbols
         types = facts.types
-        per_cpu = self.read_u64(symbols.address_of("__per_cpu_offset"), root)
-        hot = symbols.find("pcpu_hot")
-        if hot is not None:
-            current = hot + types.offset_of("pcpu_hot", "current_task")
-        else:
-            current = symbols.address_of("current_task")
-        self.current_paddr = self._paddr((per_cpu + current) & U64, root)
+        current = find_current(facts)
+        self.per_cpu = self.read_u64(current.offsets_at, root) if current.offsets_at else 0
+        """What is added to the symbol of a per-CPU variable."""
+        self.current_paddr = self._paddr((self.per_cpu + current.task_at) & U64, root)
         self.pid_offset = types.offset_of("task_struct", "pid")
         self.tgid_offset = types.offset_of("task_struct", "tgid")
         self.stack_offset = types.offset_of("task_struct", "stack")
@@ -67,18 +66,29 @@ class KernelView:
         self.regs_bytes = types.size_of("pt_regs")
         self.flags_offset = types.offset_of("pt_regs", "flags")
         self.dead_state = _TASK_DEAD
-        self.stack_bytes = self._find_stack_bytes(root)
+        self.stack_bytes = self._find_stack_bytes((self.per_cpu + current.stack_end_at) & U64, root)
 
-    def _find_slide(self, facts: "KernelFacts", root: int) -> int:
-        """Return how far the running kernel lies above `facts.symbols`; the banner there must be its own.
+    def _measure_pti(self, witness: int) -> bool:
+        def is_mapped(root: int, vaddr: int) -> bool:
+            return self._memory.tables.translate(root, to_signed(vaddr & U64)) >= 0
+
+        return measure_pti(self._machine.cpu.cr3, witness, is_mapped)
+
+    def _find_slide(self, facts: "KernelFacts") -> int:
+        """Return how far the running kernel lies above `facts.symbols`.
 
         Raises:
             MachineError: it is no kernel of these facts.
         """
-        entry, banner = facts.symbols.find(_SYSCALL_ENTRY), facts.symbols.find("linux_banner")
+        entry = facts.symbols.find(_SYSCALL_ENTRY)
         delta = -1 if entry is None else self._machine.cpu.syscall_entry - entry
         if delta % _SLIDE_STEP or not 0 <= facts.slide + delta < _MOST_SLIDE:
             raise MachineError("the CPU's entry for system calls is not this kernel's; it does not match its symbols")
+        return delta
+
+    def _check_banner(self, facts: "KernelFacts", delta: int, root: int) -> None:
+        """Raise `MachineError` unless the banner that far above its symbol is the kernel's own."""
+        banner = facts.symbols.find("linux_banner")
         if banner is not None:
             expected = f"Linux version {facts.release} ".encode()
             try:
@@ -87,7 +97,6 @@ class KernelView:
                 found = b""
             if found != expected:
                 raise MachineError(f"the kernel's banner is not {delta:#x} bytes above where its symbols say")
-        return delta
 
     @property
     def entry_areas(self) -> tuple[tuple[int, int], ...]:
@@ -108,7 +117,7 @@ class KernelView:
         if slot[slots.ACTIVE]:
             return int(slot[slots.KERNEL_ROOT]) & paging.FRAME_MASK
         cr3 = self._machine.cpu.cr3 & paging.FRAME_MASK
-        return cr3 & ~_PTI_USER_BIT if self._uses_pti else cr3
+        return cr3 & ~USER_TABLE_BIT if self._uses_pti else cr3
 
     @property
     def uses_pti(self) -> bool:
@@ -164,16 +173,8 @@ class KernelView:
         """Return a task's thread id, as the kernel's first pid namespace counts."""
         return self.read_u32(task + self.pid_offset, root)
 
-    def _find_stack_bytes(self, root: int) -> int:
+    def _find_stack_bytes(self, end_at: int, root: int) -> int:
         """THREAD_SIZE, from where the kernel itself says the running task's stack ends."""
-        types, symbols = self.facts.types, self.symbols
-        hot = symbols.find("pcpu_hot")
-        if hot is not None:
-            top_at = hot + types.offset_of("pcpu_hot", "top_of_stack")
-        else:
-            top_at = symbols.address_of("cpu_current_top_of_stack")
-        per_cpu = self.read_u64(symbols.address_of("__per_cpu_offset"), root)
-        top = self.read_u64((per_cpu + top_at) & U64, root)
-        size = top - self.stack_of(self.current, root)
+        size = self.read_u64(end_at, root) - self.stack_of(self.current, root)
         # TOP_OF_KERNEL_STACK_PADDING is 0 on x86-64 until FRED, then 16 bytes.
         return (size + 4095) & ~4095

@@ -70,6 +70,18 @@ class LiveSymbols:
         except LookupError:
             return None
 
+    def starts_of(self, name: str, near: int, root: int) -> tuple[int, ...]:
+        """Return where the functions called exactly `name` start in the module whose text holds `near`."""
+        try:
+            found = self._module_of(near, root)
+            if found is None:
+                return ()
+            module, start, end = found
+            strtab, rows = self._module_functions(module, start, end, root)
+            return tuple(value for name_at, value in rows if self._text(strtab + name_at, root) == name)
+        except LookupError:
+            return ()
+
     # -- reading ------------------------------------------------------------------------------------
     def _word(self, vaddr: int, root: int) -> int:
         (value,) = struct.unpack("<Q", self._memory.read_virtual(root, vaddr & U64, 8))
@@ -99,10 +111,15 @@ class LiveSymbols:
 
     # -- modules ------------------------------------------------------------------------------------
     def _module_symbol(self, vaddr: int, root: int) -> LiveSymbol | None:
+        found = self._module_of(vaddr, root)
+        return None if found is None else self._symbol_in_module(found[0], vaddr, found[1], found[2], root)
+
+    def _module_of(self, vaddr: int, root: int) -> tuple[int, int, int] | None:
+        """Return the module that has `vaddr` in its text, and that part of its text (start, exclusive end)."""
         for module in self._list("modules", "module", "list", root):
             for start, size in self._module_text(module, root):
                 if start <= vaddr < start + size:
-                    return self._symbol_in_module(module, vaddr, start, start + size, root)
+                    return module, start, start + size
         return None
 
     def _module_text(self, module: int, root: int) -> Iterator[tuple[int, int]]:
@@ -126,25 +143,9 @@ class LiveSymbols:
                 yield base, size
 
     def _symbol_in_module(self, module: int, vaddr: int, start: int, end: int, root: int) -> LiveSymbol | None:
-        types = self._types
-        table = self._word(module + types.offset_of("module", "kallsyms"), root)
-        if not table:
-            return None
-        symtab = self._word(table + types.offset_of("mod_kallsyms", "symtab"), root)
-        strtab = self._word(table + types.offset_of("mod_kallsyms", "strtab"), root)
-        count = self._word(table + types.offset_of("mod_kallsyms", "num_symtab"), root) & 0xFFFFFFFF
-        if count > _MOST_SYMBOLS:
-            return None
-        kinds = self._memory.read_virtual(
-            root, self._word(table + types.offset_of("mod_kallsyms", "typetab"), root), count
-        )
-        raw = self._memory.read_virtual(root, symtab, _ELF_SYMBOL.size * count)
+        strtab, rows = self._module_functions(module, start, end, root)
         best, best_name, after = 0, 0, end
-        for kind, (name, _info, _other, _section, value, _size) in zip(
-            kinds, _ELF_SYMBOL.iter_unpack(raw), strict=True
-        ):
-            if kind not in _TEXT_KINDS or not start <= value < end:
-                continue
+        for name, value in rows:
             if best < value <= vaddr:
                 best, best_name = value, name
             elif vaddr < value < after:
@@ -152,6 +153,30 @@ class LiveSymbols:
         if not best:
             return None
         return LiveSymbol(self._text(strtab + best_name, root), best, after, Origin.MODULE)
+
+    def _module_functions(self, module: int, start: int, end: int, root: int) -> tuple[int, list[tuple[int, int]]]:
+        """Return where the names of a module's symbols lie, and (place of the name, address) of each function that
+        starts in `start` to `end`."""
+        types = self._types
+        table = self._word(module + types.offset_of("module", "kallsyms"), root)
+        if not table:
+            return 0, []
+        symtab = self._word(table + types.offset_of("mod_kallsyms", "symtab"), root)
+        strtab = self._word(table + types.offset_of("mod_kallsyms", "strtab"), root)
+        count = self._word(table + types.offset_of("mod_kallsyms", "num_symtab"), root) & 0xFFFFFFFF
+        if count > _MOST_SYMBOLS:
+            return 0, []
+        kinds = self._memory.read_virtual(
+            root, self._word(table + types.offset_of("mod_kallsyms", "typetab"), root), count
+        )
+        raw = self._memory.read_virtual(root, symtab, _ELF_SYMBOL.size * count)
+        return strtab, [
+            (name, value)
+            for kind, (name, _info, _other, _section, value, _size) in zip(
+                kinds, _ELF_SYMBOL.iter_unpack(raw), strict=True
+            )
+            if kind in _TEXT_KINDS and start <= value < end
+        ]
 
     # -- generated code ---------------------------------------------------------------------------------
     def _bpf(self, root: int) -> Iterator[LiveSymbol]:

@@ -15,6 +15,8 @@ from thinbox.address import U64
 from thinbox.errors import MachineError
 from thinbox.guest.page_facts import PageReader
 from thinbox.isolation.page_ownership import PageFacts
+from thinbox.kernel.memcg import find_memcg_shape
+from thinbox.kernel.task import find_task_shape
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
@@ -28,25 +30,14 @@ class MemoryCgroups:
 
     def __init__(self, kernel: "KernelView", memory: "Memory") -> None:
         self._kernel, self._memory = kernel, memory
-        types = kernel.facts.types
         self.pages = PageReader(kernel, memory)
-        try:
-            memory_id = types.enum_value("memory_cgrp_id")
-            self._cgroups_at = types.offset_of("task_struct", "cgroups")
-            self._css_at = types.offset_of("css_set", "subsys") + 8 * memory_id
-            self._memcg_css_at = types.offset_of("mem_cgroup", "css")
-            self._tasks_at = types.offset_of("task_struct", "tasks")
-            self._node_at = types.offset_of("task_struct", "thread_node")
-            self._signal_at = types.offset_of("task_struct", "signal")
-            self._threads_at = types.offset_of("signal_struct", "thread_head")
-        except KeyError as error:
-            raise MachineError(f"this kernel has no memory cgroups as a view needs them: {error}") from error
+        self._memcg, self._tasks = find_memcg_shape(kernel.facts), find_task_shape(kernel.facts)
         self.owners: dict[int, str] = {}
 
     def memcg_of(self, task: int, root: int) -> int:
         """Return the memory cgroup a task is in (`task->cgroups->subsys[memory_cgrp_id]`)."""
-        css_set = self._kernel.read_u64(task + self._cgroups_at, root)
-        return (self._kernel.read_u64(css_set + self._css_at, root) - self._memcg_css_at) & U64
+        css_set = self._kernel.read_u64(task + self._memcg.task_cgroups_at, root)
+        return (self._kernel.read_u64(css_set + self._memcg.set_css_at, root) - self._memcg.memcg_css_at) & U64
 
     def owner_of(self, memcg: int, root: int) -> str | None:
         """Return the tenant whose cgroup `memcg` is, or lies under; None for the kernel's and others'."""
@@ -69,15 +60,15 @@ class MemoryCgroups:
 
     def _all_tasks(self, root: int) -> Iterator[int]:
         """Walk processes from init_task, and the threads of each (include/linux/sched/signal.h)."""
-        read, first = self._kernel.read_u64, self._kernel.symbols.address_of("init_task")
+        read, first = self._kernel.read_u64, self._tasks.first_at
         leader = int(first)
         for _ in range(_MOST_TASKS):
-            head = read(leader + self._signal_at, root) + self._threads_at
+            head = read(leader + self._tasks.signal_at, root) + self._tasks.threads_at
             link = read(head, root)
             while link != head:
-                yield link - self._node_at
+                yield link - self._tasks.node_at
                 link = read(link, root)
-            leader = read(leader + self._tasks_at, root) - self._tasks_at
+            leader = read(leader + self._tasks.tasks_at, root) - self._tasks.tasks_at
             if leader == first:
                 return
         raise MachineError("the guest's list of tasks does not end")

@@ -13,23 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from thinbox.errors import MachineError
 from thinbox.isolation.baseline import Baseline
+from thinbox.kernel.entry import CALL_ENTRIES, find_entry, takes_regs_second
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.machine.memory import Memory
 
-CALL_ENTRIES = ("do_syscall_64", "do_int80_syscall_32", "do_fast_syscall_32", "do_int80_emulation")
-"""64-bit `syscall`; `int $0x80`, 32-bit `syscall` and `sysenter`, where the kernel has them."""
-CALL_STUBS = {"int80_emulation": "do_int80_emulation", "do_SYSENTER_32": "do_fast_syscall_32"}
-"""What the entry text calls instead of an entry, and jumps on to it (the first since the BHI mitigation, 6.1.85)."""
-RANGE_TEARDOWNS = ("__vunmap_range_noflush", "vunmap_range_noflush")
-"""Called before the entries are cleared."""
-WHOLE_TEARDOWNS = ("flush_tlb_all", "flush_tlb_kernel_range", "flush_tlb_one_kernel", "cpa_flush", "__flush_tlb_all")
-"""Called after the entries were changed. The range of a lazy flush is no help: it joins what was unmapped here and
-there (mm/vmalloc.c, `__purge_vmap_area_lazy`) and may span the whole text of the kernel."""
-UNDONE_DEATH = "do_group_exit"
-"""What a fatal signal ends in (kernel/exit.c); a call that was rolled back to its entry holds nothing it could keep."""
-DEATHS = ("rewind_stack_and_make_dead", "rewind_stack_do_exit")
 _CR3_WRITE = re.compile(rb"\x0f\x22[\xd8-\xdf]")
 _CR3_READ = re.compile(rb"\x0f\x20[\xd8-\xdf]")
 _INVLPG = re.compile(rb"\x0f\x01[\x38-\x3b\x3e\x3f]")
@@ -56,6 +45,7 @@ class Sites:
     switch_in: tuple[int, ...]
     new_task: int
     range_teardowns: tuple[int, ...]
+    sized_teardowns: tuple[int, ...]
     whole_teardowns: tuple[int, ...]
     user_teardown: int
     cr3_switches: tuple[int, ...]
@@ -66,6 +56,8 @@ class Sites:
     undone_death: int
     entry_areas: tuple[tuple[int, int], ...]
     entry_text: tuple[int, int]
+    regs_second: bool
+    """Whether the 64-bit entry takes its `struct pt_regs *` second."""
 
     @property
     def baseline(self) -> Baseline:
@@ -93,28 +85,21 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
     symbols, root = view.symbols, view.kernel_root
     text_start, text_end = symbols.text_start, symbols.text_end
     text = memory.read_virtual(root, text_start, text_end - text_start)
-    entry_text = (symbols.address_of("__entry_text_start"), symbols.address_of("__irqentry_text_end"))
-    entries: dict[int, str] = {vaddr: name for name in CALL_ENTRIES if (vaddr := symbols.find(name)) is not None}
-    if "do_syscall_64" not in entries.values():
-        raise MachineError("this kernel has no do_syscall_64; isolated calls cannot be entered")
+    names = find_entry(view.facts)
+    entry_text, entries = names.text, names.entries
     # The 32-bit entries lie behind the part of the entry text that the baseline maps.
-    entry_end = max(entry_text[1], symbols.find("__entry_text_end") or 0)
-    targets = {vaddr: vaddr for vaddr in entries}
-    for stub, name in CALL_STUBS.items():
-        place, entry = symbols.find(stub), symbols.find(name)
-        if place is not None and entry is not None:
-            targets[place] = entry
+    entry_end = max(names.text[1], names.text_end)
+    targets = {vaddr: vaddr for vaddr in entries} | names.stubs
     behind_calls = _calls_to(text, text_start, (entry_text[0], entry_end), targets)
     returns = tuple(sorted(behind_calls))
     for unseen in set(entries) - set(behind_calls.values()):
         raise MachineError(f"the call of {entries[unseen]} is not in this kernel's entry text; its end would be missed")
-    iretq = symbols.address_of("native_irq_return_iret")
+    iretq = names.iretq
     if text[iretq - text_start : iretq - text_start + 2] != _IRETQ:
         raise MachineError("native_irq_return_iret is not an iretq in this kernel")
     outside: list[tuple[int, int]] = [(text_start, entry_text[0]), (entry_text[1], text_end)]
-    switches = symbols.addresses_with_variants("finish_task_switch")
-    if not returns or not switches:
-        raise MachineError("this kernel's entry code or finish_task_switch was not found")
+    if not returns:
+        raise MachineError("this kernel's entry code was not found")
     cr3_writes = _control_moves(view, text, text_start, outside, _CR3_WRITE)
     return Sites(
         entries=entries,
@@ -122,34 +107,36 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
         iretq=iretq,
         cr3_written=tuple(end for _start, end, _r in cr3_writes),
         cr3_read=tuple((end, r) for _start, end, r in _control_moves(view, text, text_start, outside, _CR3_READ)),
-        switch_out=symbols.address_of("__switch_to_asm"),
-        switch_in=tuple(switches),
-        new_task=symbols.address_of("wake_up_new_task"),
-        range_teardowns=_present(view, RANGE_TEARDOWNS),
-        whole_teardowns=_present(view, WHOLE_TEARDOWNS),
-        user_teardown=symbols.address_of("flush_tlb_mm_range"),
+        switch_out=names.switch_out,
+        switch_in=names.switches_in,
+        new_task=names.new_task,
+        range_teardowns=names.range_teardowns,
+        sized_teardowns=names.sized_teardowns,
+        whole_teardowns=names.whole_teardowns,
+        user_teardown=names.user_teardown,
         cr3_switches=tuple(
             start for start, _end, _r in cr3_writes if not view.symbols.describe(start).startswith(_ENTRY_NAMES)
         ),
         invlpg=tuple(start for start, _end, _r in _control_moves(view, text, text_start, outside, _INVLPG)),
         flush_all=_absent_or_present(view, ("native_flush_tlb_global",)),
         flush_local=_absent_or_present(view, ("native_flush_tlb_local",)),
-        death=_present(view, DEATHS)[0],
-        undone_death=symbols.address_of(UNDONE_DEATH),
+        death=names.death,
+        undone_death=names.undone_death,
         entry_areas=view.entry_areas,
         entry_text=entry_text,
+        regs_second=_takes_regs_second(symbols.address_of("entry_SYSCALL_64") - text_start, text, text_start, entries),
     )
+
+
+def _takes_regs_second(start: int, text: bytes, text_start: int, entries: dict[int, str]) -> bool:
+    """Look at the 64-bit entry code, which begins at `start` in the text, up to its first call of `do_syscall_64`."""
+    wanted = {vaddr: vaddr for vaddr, name in entries.items() if name == CALL_ENTRIES[0]}
+    behind = min(_calls_to(text, text_start, (text_start + start, text_start + len(text)), wanted), default=text_start)
+    return takes_regs_second(text[start : behind - text_start])
 
 
 def _absent_or_present(view: "KernelView", names: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(vaddr for name in names for vaddr in view.symbols.addresses_with_variants(name))
-
-
-def _present(view: "KernelView", names: tuple[str, ...]) -> tuple[int, ...]:
-    found = tuple(vaddr for name in names for vaddr in view.symbols.addresses_with_variants(name))
-    if not found:
-        raise MachineError(f"this kernel has none of {', '.join(names)}")
-    return found
 
 
 def _calls_to(text: bytes, text_start: int, span: tuple[int, int], targets: dict[int, int]) -> dict[int, int]:

@@ -6,8 +6,8 @@ reads it where the kernel does, in memory, sorted by then.
 Source: arch/x86/include/asm/orc_types.h, arch/x86/kernel/unwind_orc.c (`unwind_init`);
 arch/x86/include/asm/extable.h.
 
-Rules of this file: layouts come from BTF; a kernel without ORC (CONFIG_UNWINDER_FRAME_POINTER) is refused by
-name, for a stack that cannot be walked would have to be trusted.
+Rules of this file: layouts come from `thinbox.kernel.unwind`; a kernel without ORC (CONFIG_UNWINDER_FRAME_POINTER) is
+refused by name, for a stack that cannot be walked would have to be trusted.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from thinbox.errors import MachineError
+from thinbox.kernel.unwind import ORC_BYTES, find_unwind
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.machine.memory import Memory
 
-_ORC_BYTES = 6
 _FIXUP_BYTES = 12
 _FUNCTION_START = 8 | 5 << 32
 """sp_offset 8 from ORC_REG_SP: the caller's stack begins behind the return address."""
@@ -40,27 +39,19 @@ def load_unwind_table(view: "KernelView", memory: "Memory") -> UnwindTable:
     """Load the ORC entries of the kernel's own text.
 
     Raises:
-        MachineError: the kernel has none, or of another layout.
+        MissingFactError: the kernel has none, or of another layout.
     """
-    symbols, types = view.symbols, view.facts.types
-    names = ("__start_orc_unwind_ip", "__stop_orc_unwind_ip", "__start_orc_unwind", "__stop_orc_unwind")
-    if any(symbols.find(name) is None for name in names):
-        raise MachineError("this kernel has no ORC unwind tables; policies that judge the stack need them")
-    ip_start, ip_end, start, end = (symbols.address_of(name) for name in names)
+    symbols, shape = view.symbols, find_unwind(view.facts)
+    (ip_start, ip_end), (start, _end) = shape.ips, shape.entries
     count = (ip_end - ip_start) // 4
-    if types.size_of("orc_entry") != _ORC_BYTES or (end - start) // _ORC_BYTES != count:
-        raise MachineError("this kernel's ORC unwind tables have a layout thinbox does not know")
     distances = np.frombuffer(memory.read_virtual(view.kernel_root, ip_start, 4 * count), np.int32)
     places = np.int64(ip_start - (1 << 64)) + 4 * np.arange(count, dtype=np.int64)
     ips = places + distances
-    raw = np.frombuffer(memory.read_virtual(view.kernel_root, start, _ORC_BYTES * count), np.uint16).reshape(-1, 3)
+    raw = np.frombuffer(memory.read_virtual(view.kernel_root, start, ORC_BYTES * count), np.uint16).reshape(-1, 3)
     fields = raw.astype(np.int64)
     registers = fields[:, 2]
-    # Before 6.4 (x86/unwind/orc: "Add ELF section with ORC version identifier" and its series) a call frame has
-    # type 0 in two bits, and `end` exists; since then it has type 2 in three bits.
-    has_end = types.has_member("orc_entry", "end")
-    kind = registers >> 8 & (3 if has_end else 7)
-    is_call = kind == (0 if has_end else 2)
+    kind = registers >> 8 & (3 if shape.has_end else 7)
+    is_call = kind == (0 if shape.has_end else 2)
     sp_reg = np.where(is_call, registers & 15, 0)
     entries = fields[:, 0] | fields[:, 1] << 16 | sp_reg << 32 | (registers >> 4 & 15) << 48
     keep = (ips >= symbols.text_start - (1 << 64)) & (ips < symbols.text_end - (1 << 64))

@@ -7,11 +7,12 @@ Rules of this file: what comes back is the same machine state, to the byte. What
 (enforcer, generators) is the runner's business.
 """
 
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from thinbox.errors import MachineError
-from thinbox.guest.agent_channel import GuestScript
+from thinbox.guest.agent_channel import GuestScript, call, must
 from thinbox.harness.limits import Budget, Limits
 from thinbox.machine.machine import Machine
 from thinbox.session.opened import RestoredGuest, restore_guest
@@ -19,6 +20,8 @@ from thinbox.session.opened import RestoredGuest, restore_guest
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
 
+_MOMENT = struct.pack("<qq", 0, 1000)
+"""A microsecond: long enough for the CPU to go to another process."""
 _PREPARING = Limits(virtual_ns=30 * 1_000_000_000)
 
 
@@ -32,6 +35,27 @@ class Checkpoint:
     devices: dict[str, Any]
     agent: dict[str, Any]
     agent_task: int
+
+
+class ParentWait:
+    """Lets a child stand ready only when its parent waits for it: what a frozen parent's next result is, is then known.
+
+    Which of the two runs first is the scheduler's: on most kernels the parent, whose clone has returned; on Linux 6.16
+    the child.
+    """
+
+    def __init__(self) -> None:
+        self._is_in_wait = False
+
+    def wait(self, *args: int) -> GuestScript:
+        """Make the parent's wait4, its last call."""
+        self._is_in_wait = True
+        yield from must("wait4", *args)
+
+    def come_to(self) -> GuestScript:
+        """Let the child give way until the parent is in its wait."""
+        while not self._is_in_wait:
+            yield from call("nanosleep", _MOMENT, 0)
 
 
 def run_to_park(opened: RestoredGuest, script: GuestScript) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from thinbox.errors import KernelImageError
+from thinbox.errors import KernelImageError, MissingFactError
 from thinbox.image.kernel import KernelImage
 from thinbox.image.symbols import SymbolTable
 
@@ -89,7 +89,7 @@ class TypeTable:
         """
         place = self._find_place(type_name, member)
         if place.bit_offset % 8 or place.bitfield_bits:
-            raise KeyError(f"{type_name}.{member} is a bit field; it has no byte offset")
+            raise MissingFactError(f"{type_name}.{member} is a bit field; it has no byte offset")
         return place.bit_offset // 8
 
     def bits_of(self, type_name: str, member: str) -> tuple[int, int]:
@@ -108,7 +108,9 @@ class TypeTable:
         """Return the size of a struct, union or typedef in bytes; raises as `offset_of` does."""
         sizes = {self._size(type_id) for type_id in self._named(type_name)}
         if len(sizes) != 1:
-            raise KeyError(f"the kernel has {len(sizes) or 'no'} definitions of {type_name} that differ in size")
+            raise MissingFactError(
+                f"the kernel has {len(sizes) or 'no'} definitions of {type_name} that differ in size"
+            )
         return sizes.pop()
 
     def has_type(self, type_name: str) -> bool:
@@ -123,6 +125,29 @@ class TypeTable:
             return False
         return True
 
+    def parameters_of(self, function: str) -> tuple[str, ...]:
+        """Return the names of a function's parameters.
+
+        Raises:
+            KeyError: the kernel describes no such function, or several that differ.
+        """
+        found = {self._parameters(type_id) for type_id in self._functions(function)}
+        if len(found) != 1:
+            raise MissingFactError(f"the kernel describes {len(found) or 'no'} functions {function} that differ")
+        return found.pop()
+
+    def _functions(self, name: str) -> list[int]:
+        hits = np.flatnonzero(np.isin(self._name_offsets, self._string_offsets(name)))
+        return [int(index) + 1 for index in hits if self._kinds[index] == FUNC]
+
+    def _parameters(self, type_id: int) -> tuple[str, ...]:
+        proto = int(self._words[int(self.type_starts[type_id - 1]) + 2])
+        if self._kind(proto) != FUNC_PROTO:
+            raise _damaged("a function has no prototype")
+        start, (count, _flag) = int(self.type_starts[proto - 1]), self._info(proto)
+        names = self._words[start + 3 : start + 3 + 2 * count : 2].tolist()
+        return tuple(self._string(name).decode("ascii", "replace") for name in names)
+
     def enum_value(self, name: str) -> int:
         """Return the value of the enumerator `name`.
 
@@ -131,9 +156,9 @@ class TypeTable:
         """
         values = set(self._enum_values(name))
         if not values:
-            raise KeyError(f"the kernel has no enumerator {name}")
+            raise MissingFactError(f"the kernel has no enumerator {name}")
         if len(values) > 1:
-            raise KeyError(f"the kernel has {len(values)} enumerators {name} with different values")
+            raise MissingFactError(f"the kernel has {len(values)} enumerators {name} with different values")
         return values.pop()
 
     def _enum_values(self, name: str) -> Iterator[int]:
@@ -180,12 +205,12 @@ class TypeTable:
             return known
         ids = self._named(type_name)
         if not ids:
-            raise KeyError(f"the kernel has no struct {type_name}")
+            raise MissingFactError(f"the kernel has no struct {type_name}")
         found = {place for type_id in ids if (place := self._walk_path(type_id, member)) is not None}
         if not found:
-            raise KeyError(f"the kernel's {type_name} has no member {member}")
+            raise MissingFactError(f"the kernel's {type_name} has no member {member}")
         if len({(place.bit_offset, place.bitfield_bits) for place in found}) > 1:
-            raise KeyError(f"the kernel has several definitions of {type_name} that differ in {member}")
+            raise MissingFactError(f"the kernel has several definitions of {type_name} that differ in {member}")
         place = min(found, key=lambda candidate: candidate.type_id)
         self._places[type_name, member] = place
         return place
@@ -237,7 +262,7 @@ class TypeTable:
             return self._size(int(self._words[start + 3]), depth - 1) * int(self._words[start + 5])
         if kind in (INT, STRUCT, UNION, ENUM, ENUM64, FLOAT, DATASEC):
             return int(self._words[start + 2])
-        raise KeyError("a function, a forward declaration or void has no size")
+        raise MissingFactError("a function, a forward declaration or void has no size")
 
     def _resolve(self, type_id: int) -> int:
         """Follow typedefs and qualifiers to the type that has a layout."""
@@ -263,6 +288,11 @@ class TypeTable:
         if end < 0:
             raise _damaged("a name lies outside it")
         return self._strings[offset:end]
+
+
+def empty_types() -> TypeTable:
+    """Return the types of a kernel that describes none."""
+    return TypeTable(_HEADER.pack(_MAGIC, 1, 0, _HEADER.size, 0, 0, 0, 1) + b"\0")
 
 
 def locate_btf(image: KernelImage, symbols: SymbolTable | None = None) -> tuple[int, int]:

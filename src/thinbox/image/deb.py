@@ -33,6 +33,10 @@ _PIECE_BYTES = 1 << 20
 DEB_MAGIC = b"!<arch>\n"
 
 
+class NoMemberError(KernelImageError):
+    """The package does not hold the file that was looked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class DebEntry:
     """A file in a package: `path` is relative, without "./"; `mode` as in stat(2), file type included.
@@ -61,7 +65,7 @@ def deb_member(deb: Path, predicate: Callable[[str], bool]) -> bytes:
     """Return the first regular file of a package whose path (relative, without "./") satisfies `predicate`.
 
     Raises:
-        KernelImageError: as `iter_deb_files`, or no file satisfies it.
+        KernelImageError: as `iter_deb_files`; `NoMemberError`: no file satisfies it.
     """
     return find_deb_member(deb, predicate)[1]
 
@@ -71,7 +75,7 @@ def find_deb_member(deb: Path, predicate: Callable[[str], bool]) -> tuple[str, b
     for entry in _walk_entries(deb, predicate):
         if stat.S_ISREG(entry.mode) and not entry.is_hard_link:
             return entry.path, entry.data
-    raise KernelImageError(f"{deb} does not hold the file that was looked for; give another package")
+    raise NoMemberError(f"{deb} does not hold the file that was looked for; give another package")
 
 
 def _walk_entries(deb: Path, predicate: Callable[[str], bool]) -> Iterator[DebEntry]:

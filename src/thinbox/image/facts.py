@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from thinbox.errors import KernelImageError
-from thinbox.image.btf import TypeTable, parse_types
+from thinbox.image.btf import TypeTable, locate_btf, parse_types
 from thinbox.image.cache import lock
+from thinbox.image.companions import NONE, Companions, load_symbols, load_types
 from thinbox.image.elf import ELF_MAGIC
 from thinbox.image.facts_file import StoredFacts, read_facts, write_facts
 from thinbox.image.kallsyms import parse_symbols
@@ -76,7 +77,10 @@ def load_facts(kernel: KernelFile | Path | str, progress: Progress | None = None
     sha256 = hashlib.sha256(data).hexdigest()
     if isinstance(kernel, KernelFile) and kernel.data_sha256 != sha256:
         raise KernelImageError(f"{path} changed while it was being read; try again")
+    companions = kernel.companions if isinstance(kernel, KernelFile) else NONE
     try:
+        if companions:
+            return _build_with(data, companions, say)
         return _load_cached(data, sha256) or _build(data, sha256, say)
     except KernelImageError as error:
         raise KernelImageError(f"{path}: {error}") from error
@@ -118,16 +122,32 @@ def _build(data: bytes, sha256: str, say: Callable[[str], None]) -> tuple[Kernel
     return image, facts
 
 
-def parse_facts(image: KernelImage) -> KernelFacts:
-    """Work out the facts of an unpacked kernel; takes seconds, `load_facts` remembers the result.
+def _build_with(data: bytes, companions: Companions, say: Callable[[str], None]) -> tuple[KernelImage, KernelFacts]:
+    """Work out the facts of a kernel whose symbols or types lie elsewhere: each time, for those files may change.
+
+    Its hash is of all of the files: whoever has other symbols has another kernel.
+    """
+    say("reading the kernel, and what lies beside it")
+    image = parse_kernel_image(data)
+    symbols = None if companions.symbols is None else load_symbols(companions.symbols, image)
+    types = None if companions.types is None else load_types(companions.types)
+    digest = hashlib.sha256(data)
+    for path in (companions.symbols, companions.types):
+        digest.update(b"" if path is None else hashlib.sha256(read_kernel_file(path)).digest())
+    return image, replace(parse_facts(image, symbols, types), sha256=digest.hexdigest())
+
+
+def parse_facts(image: KernelImage, symbols: SymbolTable | None = None, types: TypeTable | None = None) -> KernelFacts:
+    """Work out the facts of an unpacked kernel; takes seconds, `load_facts` remembers the result. `symbols` and `types`
+    are used in place of its own, if given.
 
     Raises:
         KernelImageError: no banner, no symbols, no types or no system call table is found.
     """
-    symbols = parse_symbols(image)
-    types = parse_types(image, symbols)
-    release, banner = _find_banner(image, symbols)
-    table, unimplemented = _read_call_table(image, symbols)
+    symbols = parse_symbols(image) if symbols is None else symbols
+    types = parse_types(image, symbols) if types is None else types
+    release, banner = find_banner(image, symbols)
+    table, unimplemented = read_call_table(image, symbols)
     return KernelFacts(
         release=release,
         banner=banner,
@@ -141,9 +161,13 @@ def parse_facts(image: KernelImage) -> KernelFacts:
     )
 
 
-def _find_banner(image: KernelImage, symbols: SymbolTable) -> tuple[str, str]:
-    """Return release and banner: `linux_banner` (init/version-timestamp.c), or the first such string."""
-    vaddr = symbols.find("linux_banner")
+def find_banner(image: KernelImage, symbols: SymbolTable | None) -> tuple[str, str]:
+    """Return release and banner: `linux_banner` (init/version-timestamp.c), or the first such string.
+
+    Raises:
+        KernelImageError: there is none.
+    """
+    vaddr = symbols.find("linux_banner") if symbols is not None else None
     found = _BANNER.match(image.read_vaddr(vaddr, 1024)) if vaddr is not None else None
     # A string that is repeated a million times would be matched, nearly, a million times.
     start = image.vmlinux.find(_BANNER_START) if found is None else -1
@@ -153,11 +177,14 @@ def _find_banner(image: KernelImage, symbols: SymbolTable) -> tuple[str, str]:
     return found[1].decode("ascii", "replace"), found[0].decode("utf-8", "replace").rstrip("\n")
 
 
-def _read_call_table(image: KernelImage, symbols: SymbolTable) -> tuple[tuple[str, ...], frozenset[int]]:
+def read_call_table(image: KernelImage, symbols: SymbolTable) -> tuple[tuple[str, ...], frozenset[int]]:
     """Read `sys_call_table` (arch/x86/entry/syscall_64.c): link-time addresses, one word for each number.
 
     It has no length of its own; it ends where the next symbol begins, or at the first word that is no
     function (padding).
+
+    Raises:
+        KernelImageError: there is none, or it holds no functions.
     """
     start = symbols.find("sys_call_table")
     if start is None:
@@ -194,12 +221,17 @@ def _infer_config(image: KernelImage, symbols: SymbolTable, banner: str) -> Conf
         "pti": "pti_init" in symbols,  # CONFIG_PAGE_TABLE_ISOLATION, arch/x86/mm/pti.c
         "kaslr": "kernel_randomize_memory" in symbols,  # CONFIG_RANDOMIZE_MEMORY needs RANDOMIZE_BASE
         "relocatable": relocatable,
-        "btf": True,  # parse_types refuses a kernel without
-        "kallsyms_all": True,  # _read_call_table refuses a kernel without
+        "btf": locate_btf(image, symbols)[1] > 0,
+        "kallsyms_all": has_data_symbols(symbols),
         "smp": " SMP " in banner,
         "modules": "load_module" in symbols,
         "preempt": _preempt_model(banner),
     }
+
+
+def has_data_symbols(symbols: SymbolTable) -> bool:
+    """Tell whether the kernel names its data, too (CONFIG_KALLSYMS_ALL): without, kernel/kallsyms.c has text alone."""
+    return bool(set("dDbBrR") & set(symbols.kinds))
 
 
 def _preempt_model(banner: str) -> str:

@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from thinbox.errors import CacheError, InputError, KernelImageError, SourceError
@@ -26,8 +26,10 @@ from thinbox.image.cache import (
     sha256_of_file,
     store_bytes,
 )
-from thinbox.image.deb import DEB_MAGIC, deb_member, find_deb_member, iter_deb_files
+from thinbox.image.companions import NONE, Companions, find_build, split_spec
+from thinbox.image.deb import DEB_MAGIC, NoMemberError, deb_member, find_deb_member, iter_deb_files
 from thinbox.image.kernel import read_kernel_file
+from thinbox.image.kernel_package import IMAGE_PREFIX, is_kernel_name, release_of, with_kernel
 
 __all__ = [
     "DEFAULT_META",
@@ -46,7 +48,6 @@ Progress = Callable[[str], None]
 DEFAULT_META = ("linux-image-cloud-amd64", "linux-image-virtual")
 """Packages that depend on the newest kernel: Debian's for clouds, Ubuntu's for virtual machines."""
 
-_KERNEL_PREFIX = "linux-image-"
 _RELEASE = re.compile(r"[0-9]+\.[0-9]+[0-9A-Za-z.+~_-]*")
 _RETRY_S = 3600.0  # how soon an archive that did not answer is asked again
 _BOOT = Path("/boot")
@@ -54,11 +55,13 @@ _BOOT = Path("/boot")
 
 @dataclass(frozen=True, slots=True)
 class KernelFile:
-    """A kernel on disk: a bzImage or vmlinux, the hash of its bytes, and what to call it (its release, if known)."""
+    """A kernel on disk: a bzImage or vmlinux, the hash of its bytes, and what to call it (its release, if known); the
+    files that have its symbols and types, if they are not its own."""
 
     path: Path
     data_sha256: str
     label: str
+    companions: Companions = NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,8 @@ class _Record:
 
 
 def resolve_kernel(spec: str | None, progress: Progress | None = None, *, refresh: bool = False) -> KernelFile:
-    """Return the kernel `spec` means: None for the newest cloud kernel, a file (bzImage, vmlinux, .deb), or a release.
+    """Return the kernel `spec` means: None for the newest cloud kernel, a file (bzImage, vmlinux, .deb), a folder it
+    was built in, or a release; with `,symbols=FILE` and `,types=FILE` behind it, where those are.
 
     A release is looked for in /boot, in the cache, and in the archive. `refresh` asks the archive even if
     what it said last is recent.
@@ -90,7 +94,13 @@ def resolve_kernel(spec: str | None, progress: Progress | None = None, *, refres
     say = progress or _silent
     if spec is None:
         return _default_kernel(say, refresh=refresh)
+    spec, companions = split_spec(spec)
+    if companions:
+        return replace(resolve_kernel(spec, progress, refresh=refresh), companions=companions)
     path = Path(spec)
+    if path.is_dir():
+        image, companions = find_build(path)
+        return replace(_kernel_at(image), companions=companions)
     if path.exists() or "/" in spec or path.suffix == ".deb":
         return _kernel_at(path)
     if not _RELEASE.fullmatch(spec):
@@ -99,7 +109,7 @@ def resolve_kernel(spec: str | None, progress: Progress | None = None, *, refres
         for known in list_kernels():
             if known.label == spec:
                 return known
-    return _package_kernel(_KERNEL_PREFIX + spec, None, say, refresh=refresh)
+    return _package_kernel(IMAGE_PREFIX + spec, None, say, refresh=refresh)
 
 
 def fetch_package(
@@ -112,7 +122,8 @@ def fetch_package(
     """Return the .deb of the newest version of package `name` for amd64, from the cache if it is fresh.
 
     With `follow_dependency_prefix` the package is a meta package, and the first dependency whose name starts
-    so is meant. If the archive does not answer, an older cached file will do, unless `refresh` is set.
+    so is meant. Of a kernel's package, the one that holds the kernel is taken (`image.kernel_package`). If the archive
+    does not answer, an older cached file will do, unless `refresh` is set.
 
     Raises:
         SourceError: no such package, or the archive cannot be reached and nothing is cached.
@@ -162,7 +173,7 @@ def _default_kernel(say: Progress, *, refresh: bool) -> KernelFile:
     known = [name for name in DEFAULT_META if _read_record(name) is not None]
     for name in known or DEFAULT_META:
         with contextlib.suppress(PackageNotFoundError):
-            return _package_kernel(name, _KERNEL_PREFIX, say, refresh=refresh)
+            return _package_kernel(name, IMAGE_PREFIX, say, refresh=refresh)
     raise SourceError(f"the archive has none of {', '.join(DEFAULT_META)}; give a kernel with --kernel FILE")
 
 
@@ -194,15 +205,20 @@ def _extract_kernel(deb: Path, deb_sha256: str) -> KernelFile:
     known = _extracted_kernel(deb_sha256)
     if known is not None:
         return known
-    member, data = find_deb_member(deb, _is_kernel_name)
-    release = member.rsplit("vmlinuz-", 1)[-1] if "vmlinuz-" in member else deb.stem
+    member, data = _find_kernel(deb)
+    release = release_of(member) or deb.stem
     path = _kernel_folder(deb_sha256) / f"vmlinuz-{release}"
     _store_hashed(path, data)
     return KernelFile(path, _stored_hash(path) or "", release)
 
 
-def _is_kernel_name(path: str) -> bool:
-    return Path(path).name.startswith("vmlinuz") or Path(path).name == "bzImage"
+def _find_kernel(deb: Path) -> tuple[str, bytes]:
+    try:
+        return find_deb_member(deb, is_kernel_name)
+    except NoMemberError as error:
+        raise KernelImageError(
+            f"{deb} holds no kernel; if it is a meta package, give the package it depends on (linux-binary-…)"
+        ) from error
 
 
 def _extracted_kernel(deb_sha256: str) -> KernelFile | None:
@@ -242,6 +258,7 @@ def _fetch_from(archive: AptArchive, name: str, prefix: str | None, say: Progres
     if package is not None and prefix is not None:
         target = next((depend for depend in package.depends if depend.startswith(prefix)), None)
         package = archive.show(target) if target is not None else None
+    package = with_kernel(package, archive.show)
     if package is None and complete:
         raise PackageNotFoundError(f"the package archive has no {name} for amd64; {_other_way(name)}")
     if package is None:
@@ -275,7 +292,7 @@ def _download(archive: AptArchive, package: PackageVersion, name: str, say: Prog
 
 
 def _other_way(name: str) -> str:
-    return "give a kernel with --kernel FILE" if name.startswith(_KERNEL_PREFIX) else "check the machine's apt sources"
+    return "give a kernel with --kernel FILE" if name.startswith(IMAGE_PREFIX) else "check the machine's apt sources"
 
 
 def _packages() -> Path:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thinbox.address import VAddr
-from thinbox.errors import KernelImageError
+from thinbox.errors import KernelImageError, MissingFactError
 
 KERNEL_IMAGE_BASE = 0xFFFF_FFFF_8000_0000
 """__START_KERNEL_map (arch/x86/include/asm/page_64_types.h): symbols from here on move under KASLR."""
@@ -161,7 +161,7 @@ class SymbolTable:
         """
         found = self.find(name)
         if found is None:
-            raise KeyError(f"the kernel has no symbol {name}")
+            raise MissingFactError(f"the kernel has no symbol {name}")
         return found
 
     def addresses_of(self, name: str) -> tuple[VAddr, ...]:

@@ -10,6 +10,7 @@ Rules of this file:
 """
 
 import enum
+import re
 from dataclasses import dataclass
 
 from thinbox.isolation import view_rules
@@ -67,14 +68,21 @@ LINKING = (
     "timerqueue_add",
     "timerqueue_del",
     "timerqueue_iterate_next",
+    "timerqueue_linked_add",  # 7.1
+    "rb_erase_linked",  # 7.1
     "__hrtimer_next_event_base",
     "__hrtimer_get_next_event",
     "__remove_hrtimer",
+    "__hrtimer_start_range_ns",  # 7.1: what orders the timers is inline
+    "hrtimer_bases_first",
+    "hrtimer_bases_next_event_without",
     "enqueue_timer",
     "detach_if_pending",
     "__run_timers",
     "__list_add_valid",
     "__list_del_entry_valid",
+    "__list_add_valid_or_report",  # 6.6
+    "__list_del_entry_valid_or_report",
     # Mappings of a file, and of shared anonymous memory: one interval tree for all address spaces.
     "vma_interval_tree_insert",
     "vma_interval_tree_insert_after",
@@ -89,8 +97,24 @@ LINKING = (
     "anon_vma_interval_tree_iter_next",
     "__anon_vma_interval_tree_subtree_search",
     "__anon_vma_interval_tree_augment_rotate",
+    "mapping_rmap_tree_insert",  # 7.2, as the ones above
+    "mapping_rmap_tree_insert_after",
+    "mapping_rmap_tree_remove",
+    "mapping_rmap_tree_iter_first",
+    "mapping_rmap_tree_iter_next",
+    "__mapping_rmap_tree_augment_rotate",
+    "__mapping_rmap_tree_subtree_search",
+    "anon_rmap_tree_insert",
+    "anon_rmap_tree_remove",
+    "anon_rmap_tree_iter_first",
+    "anon_rmap_tree_iter_next",
+    "__anon_rmap_tree_augment_rotate",
+    "__anon_rmap_tree_subtree_search",
     "__rb_insert_augmented",
     "__rb_erase_color",
+    # Counters of each CPU: one list for all, which a CPU that goes is taken out of.
+    "__percpu_counter_init_many",  # 6.6
+    "percpu_counter_destroy_many",
     # Freed objects that wait for a grace period: one list for all.
     "rcu_segcblist_pend_cbs",
     "rcu_segcblist_enqueue",
@@ -116,9 +140,13 @@ LINKING = (
     "wake_q_add_safe",
     "rwsem_mark_wake",
     "rwsem_wake",
+    "rwsem_down_read_slowpath",
+    "rwsem_down_write_slowpath",
     "mutex_unlock",
     "__mutex_unlock_slowpath",
     "__mutex_lock",
+    "__mutex_add_waiter",
+    "__mutex_remove_waiter",
     "rt_mutex_slowunlock",
     "up",
     "__up",
@@ -147,6 +175,9 @@ LINKING = (
     "release_posix_timer",
     "do_timer_create",
     "__lock_timer",
+    "lock_timer",  # 6.15, "posix-timers: Rework timer removal" and its series
+    "posix_timer_add_at",
+    "posix_timer_unhash_and_free",
     # A signal to another tenant's task, where it may be sent: AppArmor compares the labels that creds point to.
     "aa_get_task_label",
 )
@@ -174,8 +205,13 @@ LINKED_CACHES = frozenset(
 """Caches whose objects the kernel chains across tenants. See docs/views.md for what that leaves."""
 
 
-CLEARING = frozenset({"clear_page_erms", "clear_page_rep", "clear_page_orig"})
-"""They fill a page with zeros before anyone may have it: then the later pages of a large one look like nobody's."""
+CLEARING = frozenset({"clear_page_erms", "clear_page_rep", "clear_page_orig", "__clear_pages_unrolled"})
+"""The last since 7.0 (arch/x86/lib/clear_page_64.S). They fill a page with zeros before anyone may have it: then the
+later pages of a large one look like nobody's."""
+
+
+_COPY = re.compile(r"(\.(constprop|isra|part)\.\d+)+$")
+"""What a compiler adds to the name of a copy it makes of a function (gcc, -fipa-cp, -fipa-sra, -fpartial-inlining)."""
 
 
 def _grant(rule: str, reason: str) -> Verdict:
@@ -194,6 +230,7 @@ def _refused(rule: str, reason: str, owner: str | None, function: str | None) ->
 def check_page(rule: int, own: str, facts: PageFacts, function: str | None, *, is_write: bool = False) -> ViewVerdict:
     """Judge a data access of tenant `own` by an instruction of kernel function `function` to the page of `facts`."""
     kind = facts.kind
+    function = None if function is None else _COPY.sub("", function)
     others = sorted(owner for owner in facts.owners if owner not in (None, own))
     other = others[0] if others else None
     if kind is PageKind.STATIC:

@@ -77,6 +77,11 @@ class CallView(Protocol):
         """The function around an address of kernel text."""
         ...
 
+    def starts_of(self, name: str, near: int) -> Sequence[int]:
+        """Where the functions called exactly `name` start: in the module that holds the address `near`, else in the
+        kernel's text. Static functions share names."""
+        ...
+
     def is_fixup(self, vaddr: int) -> bool:
         """Whether the kernel's exception table sends a faulting instruction there."""
         ...

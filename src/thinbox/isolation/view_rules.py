@@ -8,8 +8,9 @@ Rules of this file:
 - The subset of Python that Numba compiles.
 - False whenever in doubt: then `isolation.page_ownership` judges, in Python, with the page's facts. True grants.
 
-Source: Linux 6.1 include/linux/memcontrol.h (page_memcg_check, slab_objcgs, enum page_memcg_data_flags),
-include/linux/page-flags.h (compound_head), mm/slab.h (struct slab), include/asm-generic/memory_model.h.
+Source: Linux 6.1 and 7.3 include/linux/memcontrol.h (page_memcg_check, slab_objcgs, enum page_memcg_data_flags),
+include/linux/page-flags.h (compound_head), mm/slab.h (struct slab, slab_obj_ext), include/asm-generic/memory_model.h;
+what each kernel has of it: `thinbox.kernel.page`, `slab` and `memcg`.
 """
 
 from thinbox.errors import InputError
@@ -30,23 +31,33 @@ from thinbox.paging import Words, translate
     OBJECTS_SHIFT,
     OBJECTS_MASK,
     RESERVED,  # mask of PG_reserved: the kernel's image and what was allocated before there were pages
-    SLAB,  # mask of PG_slab
+    SLAB_AT,  # the aligned word that says whether a page is a slab's
+    SLAB_MASK,
+    SLAB_VALUE,  # of a slab, what that word is under the mask
     OBJCG_MEMCG_AT,
     CACHE_AT,  # slab.slab_cache
     CACHE_SIZE_AT,  # the aligned word that holds kmem_cache.size
     CACHE_SIZE_SHIFT,
     MAPPING_AT,  # page->mapping: of page cache the address_space, low bits 0
-) = range(20)
-"""Words of the array `view`, the kernel's layout by its BTF; addresses are signed."""
-WORD_COUNT = 20
+    POINTER_MASK,  # of memcg_data, without its flags
+    OWNER_BYTES,  # from one owner of a vector to the next
+    OWNER_AT,  # where in an element of the vector the pointer to the obj_cgroup lies
+    IN_OBJECT,  # mask in the word at OBJECTS_AT: the owners lie in the objects themselves; 0 where they never do
+    OWNED,  # mask in that word: the slab's objects have owners; 0 where a vector says so
+    BY_OBJCG,  # 1: user pages, too, are charged by way of an obj_cgroup
+) = range(28)
+"""Words of the array `view`, the kernel's layout (`thinbox.kernel`); addresses are signed."""
+WORD_COUNT = 28
 
 NONE, PERMISSIVE, STRICT = range(3)
 NAMES = ("none", "permissive", "strict")
 
 DATA_OBJCGS, DATA_KMEM = 1, 2
 DATA_FLAGS = 3
-MAPPING_FLAGS = 3
 """Low bits of memcg_data: a vector of owners, one for each slab object; a kernel page's obj_cgroup."""
+MAPPING_FLAGS = 3
+_MASKS_FROM = -(1 << 32)
+"""A tail page's word for its head, signed, is the head's address, below this, or (7.3) a mask for its own, above."""
 
 
 def memcg_of_objcg(words: Words, frame_end: int, root: int, view: Words, objcg: int) -> int:
@@ -57,34 +68,77 @@ def memcg_of_objcg(words: Words, frame_end: int, root: int, view: Words, objcg: 
     return words[paddr >> 3]
 
 
+def memcg_of_page(words: Words, frame_end: int, root: int, view: Words, data: int) -> int:
+    """Return the memory cgroup that a page with the flagless memcg_data `data` is charged to; 0 for none."""
+    if view[BY_OBJCG] and data != 0:
+        return memcg_of_objcg(words, frame_end, root, view, data & view[POINTER_MASK])
+    return data & view[POINTER_MASK]
+
+
+def head_of(words: Words, view: Words, page: int, at: int) -> int:
+    """Return the kernel address of the head of the compound page that `page`, a struct page at `at`, belongs to."""
+    head = words[(at + view[HEAD_AT]) >> 3]
+    if not head & 1:
+        return page
+    return page & head if head > _MASKS_FROM else head - 1
+
+
 def find_page(words: Words, frame_end: int, root: int, view: Words, paddr: int) -> int:
     """Return the guest-physical address of the struct page (of the compound page's head) of `paddr`, or -1."""
-    at = translate(words, frame_end, root, view[VMEMMAP] + (paddr >> 12) * view[PAGE_BYTES])
+    page = view[VMEMMAP] + (paddr >> 12) * view[PAGE_BYTES]
+    at = translate(words, frame_end, root, page)
     if at < 0 or at & 7 or at + view[PAGE_BYTES] > frame_end:
         return -1
-    head = words[(at + view[HEAD_AT]) >> 3]
-    if head & 1:
-        at = translate(words, frame_end, root, head - 1)
+    head = head_of(words, view, page, at)
+    if head != page:
+        at = translate(words, frame_end, root, head)
         if at < 0 or at & 7 or at + view[PAGE_BYTES] > frame_end:
             return -1
     return at
 
 
+def is_slab(words: Words, view: Words, at: int) -> bool:
+    """Tell whether the page (a head) whose struct page lies at `at` is a slab's."""
+    return bool(words[(at + view[SLAB_AT]) >> 3] & view[SLAB_MASK] == view[SLAB_VALUE])
+
+
+def object_size(words: Words, frame_end: int, root: int, view: Words, at: int) -> int:
+    """Return the bytes from one object of a slab to the next; 0 if that cannot be read."""
+    cache = words[(at + view[CACHE_AT]) >> 3] + view[CACHE_SIZE_AT]
+    size_at = translate(words, frame_end, root, cache)
+    if size_at < 0 or size_at & 7 or size_at + 8 > frame_end:
+        return 0
+    return (words[size_at >> 3] >> view[CACHE_SIZE_SHIFT]) & 0xFFFFFFFF
+
+
+def owner_stride(words: Words, frame_end: int, root: int, view: Words, at: int) -> int:
+    """Return the bytes from one owner of a slab's objects to the next; 0 if the slab keeps none, or it is not known."""
+    bits = words[(at + view[OBJECTS_AT]) >> 3]
+    if view[OWNED] and not bits & view[OWNED]:
+        return 0
+    if bits & view[IN_OBJECT]:
+        return object_size(words, frame_end, root, view, at)
+    return view[OWNER_BYTES]
+
+
 def holds_only_own(words: Words, frame_end: int, root: int, view: Words, at: int, vector: int) -> bool:
     """Tell whether no object of a slab is charged to anyone but the tenant."""
     count = (words[(at + view[OBJECTS_AT]) >> 3] >> view[OBJECTS_SHIFT]) & view[OBJECTS_MASK]
+    stride = owner_stride(words, frame_end, root, view, at)
+    if stride <= 0 or stride & 7:
+        return False
     own = 0
     place = 0
     for i in range(count):
-        vaddr = vector + 8 * i
-        if i == 0 or vaddr & 0xFFF == 0:
+        vaddr = vector + view[OWNER_AT] + stride * i
+        if i == 0 or vaddr & 0xFFF < stride:
             place = translate(words, frame_end, root, vaddr)
             if place < 0 or place & 7:
                 return False
         if place + 8 > frame_end:
             return False
         objcg = words[place >> 3]
-        place += 8
+        place += stride
         if objcg != 0 and objcg != own:
             if memcg_of_objcg(words, frame_end, root, view, objcg) != view[OWN]:
                 return False
@@ -98,25 +152,22 @@ def is_object_own(words: Words, frame_end: int, root: int, view: Words, paddr: i
     Under `permissive` that is enough (rule V2). False for what is no slab with owners.
     """
     at = find_page(words, frame_end, root, view, paddr)
-    if at < 0 or not words[(at + view[FLAGS_AT]) >> 3] & view[SLAB]:
+    if at < 0 or not is_slab(words, view, at):
         return False
     data = words[(at + view[MEMCG_AT]) >> 3]
-    if not data & DATA_OBJCGS:
+    if not data & DATA_OBJCGS or data & view[POINTER_MASK] == 0:
         return False
-    place = view[VMEMMAP] + (paddr >> 12) * view[PAGE_BYTES]
-    own = translate(words, frame_end, root, place)
-    head = words[(own + view[HEAD_AT]) >> 3] if own >= 0 and own + view[PAGE_BYTES] <= frame_end else 0
-    first = (head - 1 - view[VMEMMAP]) // view[PAGE_BYTES] if head & 1 else paddr >> 12
-    cache = words[(at + view[CACHE_AT]) >> 3] + view[CACHE_SIZE_AT]
-    size_at = translate(words, frame_end, root, cache)
-    if size_at < 0 or size_at & 7 or size_at + 8 > frame_end:
+    page = view[VMEMMAP] + (paddr >> 12) * view[PAGE_BYTES]
+    first = (head_of(words, view, page, translate(words, frame_end, root, page)) - view[VMEMMAP]) // view[PAGE_BYTES]
+    size = object_size(words, frame_end, root, view, at)
+    stride = owner_stride(words, frame_end, root, view, at)
+    if stride <= 0:
         return False
-    size = (words[size_at >> 3] >> view[CACHE_SIZE_SHIFT]) & 0xFFFFFFFF
     count = (words[(at + view[OBJECTS_AT]) >> 3] >> view[OBJECTS_SHIFT]) & view[OBJECTS_MASK]
     index = (paddr - (first << 12)) // size if size > 0 else count
     if index < 0 or index >= count:
         return False
-    owner_at = translate(words, frame_end, root, (data & ~DATA_FLAGS) + 8 * index)
+    owner_at = translate(words, frame_end, root, (data & view[POINTER_MASK]) + view[OWNER_AT] + stride * index)
     if owner_at < 0 or owner_at & 7 or owner_at + 8 > frame_end:
         return False
     owner = words[owner_at >> 3]
@@ -127,7 +178,7 @@ def is_plainly_visible(words: Words, frame_end: int, root: int, view: Words, pad
     """Tell whether the page of `paddr` is charged to the tenant alone, or is the kernel's and charged to nobody.
 
     `root` is the kernel's table, `view` the array of the words above. A page without references is not: it is
-    free, or a later page of a larger allocation.
+    free, or a later page of a larger allocation; or a slab's, of a kernel that does not count those.
     """
     at = find_page(words, frame_end, root, view, paddr)
     if at < 0:
@@ -136,37 +187,43 @@ def is_plainly_visible(words: Words, frame_end: int, root: int, view: Words, pad
     if flags & view[RESERVED]:
         return True
     data = words[(at + view[MEMCG_AT]) >> 3]
+    pointer = data & view[POINTER_MASK]
+    if is_slab(words, view, at) and pointer == 0:
+        return True
     if data == 0:
         return bool((words[(at + view[COUNT_AT]) >> 3] >> view[COUNT_SHIFT]) & 0xFFFFFFFF)
-    pointer = data & ~DATA_FLAGS
     if data & DATA_OBJCGS:
-        return bool(flags & view[SLAB]) and holds_only_own(words, frame_end, root, view, at, pointer)
+        return is_slab(words, view, at) and holds_only_own(words, frame_end, root, view, at, pointer)
     if data & DATA_KMEM:
         return bool(memcg_of_objcg(words, frame_end, root, view, pointer) == view[OWN])
-    return bool(pointer == view[OWN]) or (bool(pointer == view[ROOT]) and view[RULE] == PERMISSIVE)
+    memcg = memcg_of_page(words, frame_end, root, view, data)
+    return bool(memcg == view[OWN]) or (bool(memcg == view[ROOT]) and view[RULE] == PERMISSIVE)
 
 
 def is_plain_mapping(words: Words, frame_end: int, root: int, view: Words, paddr: int) -> bool:
     """Tell whether the page of `paddr` is user memory or page cache charged to the tenant, or user memory (under
     `permissive` page cache, too) charged to no tenant: what a user page table may plainly map (rule V7)."""
     at = find_page(words, frame_end, root, view, paddr)
-    if at < 0 or words[(at + view[FLAGS_AT]) >> 3] & (view[RESERVED] | view[SLAB]):
+    if at < 0 or words[(at + view[FLAGS_AT]) >> 3] & view[RESERVED] or is_slab(words, view, at):
         return False
     data = words[(at + view[MEMCG_AT]) >> 3]
     if data == 0 or data & DATA_FLAGS:
         return False
+    memcg = memcg_of_page(words, frame_end, root, view, data)
     is_memory = words[(at + view[MAPPING_AT]) >> 3] & MAPPING_FLAGS
-    return bool(data == view[OWN]) or bool(data == view[ROOT] and (view[RULE] == PERMISSIVE or is_memory))
+    return bool(memcg == view[OWN]) or bool(memcg == view[ROOT] and (view[RULE] == PERMISSIVE or is_memory))
 
 
 def is_foreign_file(words: Words, frame_end: int, root: int, view: Words, paddr: int) -> bool:
     """Tell whether the page of `paddr` is page cache that is not charged to the tenant: read, it may be its to see;
     written, that must be judged (rule V8), so it is granted read-only at first."""
     at = find_page(words, frame_end, root, view, paddr)
-    if at < 0 or words[(at + view[FLAGS_AT]) >> 3] & (view[RESERVED] | view[SLAB]):
+    if at < 0 or words[(at + view[FLAGS_AT]) >> 3] & view[RESERVED] or is_slab(words, view, at):
         return False
     data, mapping = words[(at + view[MEMCG_AT]) >> 3], words[(at + view[MAPPING_AT]) >> 3]
-    return bool(mapping != 0 and not mapping & MAPPING_FLAGS and not data & DATA_FLAGS and data != view[OWN])
+    if mapping == 0 or mapping & MAPPING_FLAGS or data & DATA_FLAGS:
+        return False
+    return bool(memcg_of_page(words, frame_end, root, view, data) != view[OWN])
 
 
 def view_rule(name: str) -> int:

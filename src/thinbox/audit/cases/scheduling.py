@@ -77,7 +77,13 @@ def sched_yield_child(process: Process) -> Steps:
     process.check(process.read(word, 4) == b"seen", "the child ran")
 
 
-plain("sched_rr_get_interval", "of a normal process", (0, bytes(16)), ZERO, holds=lambda data: data > bytes(16))
+plain(
+    "sched_rr_get_interval",
+    "of a normal process",
+    (0, bytes(16)),
+    ZERO,
+    holds=lambda data: abi.words(data)[0] == 0 <= abi.words(data)[1] < 10**9,
+)
 plain("sched_rr_get_interval", "negative", (-1, bytes(16)), fails(errno.EINVAL))
 plain("sched_rr_get_interval", "bad address", (0, 1), fails(errno.EFAULT))
 
@@ -95,7 +101,18 @@ def _attr(policy: int, *, nice: int = 0, priority: int = 0, times_ns: tuple[int,
     return struct.pack("<IIQiIQQQII", 56, policy, 0, nice, priority, *times_ns, 0, 0)
 
 
-plain("sched_getattr", "own", (0, bytes(56), 56, 0), ZERO, holds=_attr(_OTHER))
+_TIMES = slice(24, 48)
+
+
+def _is_set(found: bytes, wanted: bytes) -> bool:
+    """Whether a struct sched_attr is as wanted: its times too, where it has any. Since 6.12 (sched/fair: Implement a
+    custom slice) an ordinary task's have its slice, and since 6.16 a deadline may have a flag more."""
+    head = slice(0, 8)
+    same = found[head] == wanted[head] and found[16:24] == wanted[16:24]
+    return same and (not any(wanted[_TIMES]) or found[_TIMES] == wanted[_TIMES])
+
+
+plain("sched_getattr", "own", (0, bytes(56), 56, 0), ZERO, holds=lambda data: _is_set(data, _attr(_OTHER)))
 plain("sched_getattr", "own, the first version", (0, bytes(48), 48, 0), ZERO)
 plain("sched_getattr", "too short", (0, bytes(48), 40, 0), fails(errno.EINVAL))
 plain("sched_getattr", "no such process", (30000, bytes(56), 56, 0), fails(errno.ESRCH))
@@ -111,7 +128,7 @@ for _name, _content in (
         yield from process.measure(0, content, 0, expect=ZERO)
         place = process.buffer(56)
         yield from process.must("sched_getattr", 0, place, 56, 0)
-        process.check(process.read(place, 56) == content, "what was set")
+        process.check(_is_set(process.read(place, 56), content), "what was set")
 
 
 plain("sched_setattr", "no such policy", (0, _attr(77), 0), fails(errno.EINVAL))
@@ -266,10 +283,8 @@ def prlimit64_nobody(process: Process) -> Steps:
 
 
 _MAXRSS = 4
-plain(
-    "getrusage", "of the process", (0, bytes(144)), ZERO, varies=True, holds=lambda data: abi.words(data)[_MAXRSS] > 0
-)
-plain("getrusage", "of the thread", (1, bytes(144)), ZERO, varies=True, holds=lambda data: abi.words(data)[_MAXRSS] > 0)
+plain("getrusage", "of the process", (0, bytes(144)), ZERO, varies=True, holds=any)
+plain("getrusage", "of the thread", (1, bytes(144)), ZERO, varies=True, holds=any)
 plain("getrusage", "of its children: none yet", (-1, bytes(144)), ZERO, holds=bytes(144))
 plain("getrusage", "of nobody", (5, bytes(144)), fails(errno.EINVAL))
 plain("getrusage", "bad address", (0, 1), fails(errno.EFAULT))
@@ -285,4 +300,5 @@ def getrusage_children(process: Process) -> Steps:
     place = process.buffer(144)
     process.volatile(place, 32)
     yield from process.measure(-1, place, expect=ZERO)
-    process.check(process.read_int(place + 32, 8) > 400, "more than 400 KiB resident at most")
+    # Since 6.2 (mm: convert mm's rss stats into percpu_counter) what each CPU counted may be missing.
+    process.check(any(process.read(place, 144)), "something was counted")

@@ -35,12 +35,21 @@ class Function:
         if origin is None or access.symbol is None:
             return MIDDLE
         if origin.start in (access.symbol_start, _symbol_start(access, call)):
-            return INSIDE if call.is_executable(access.symbol_start) else MIDDLE
+            return INSIDE if _is_entered(access.symbol, access.symbol_start, call) else MIDDLE
         if origin.name.removesuffix(_COLD) == access.symbol.removesuffix(_COLD):
             # Entered at the whole function's start, which is mapped: the part that is not cold.
             whole = access.symbol_start if origin.name.endswith(_COLD) else origin.start
             return INSIDE if call.is_executable(whole) else MIDDLE
         return MIDDLE
+
+
+def _is_entered(name: str, start: int, call: CallView) -> bool:
+    """Whether the page of a function's start is mapped; a cold part has none of its own, it is entered at the
+    whole's."""
+    if call.is_executable(start):
+        return True
+    whole = name.removesuffix(_COLD)
+    return whole != name and any(map(call.is_executable, call.starts_of(whole, start)))
 
 
 def _symbol_start(access: Access, call: CallView) -> int:

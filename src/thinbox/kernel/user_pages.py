@@ -1,0 +1,71 @@
+"""Pages of the kernel's own that every process may map: zeros, the vDSO, and the vDSO's data.
+
+Shapes, newest first:
+- the vDSO's images are `vdso64_image` and its like (6.19, "x86/vdso: Rename vdso_image_* to vdso*_image"); before,
+  `vdso_image_64`.
+- its data are pages that pointers lead to, `vdso_k_time_data` and its like (6.15, lib/vdso/datastore.c); before,
+  `__vvar_page` (arch/x86/kernel/vmlinux.lds.S).
+- the page of zeros is `empty_zero_page` in all of them.
+
+Source: arch/x86/entry/vdso/vma.c (`vdso_fault`), arch/x86/include/asm/vdso.h (struct vdso_image).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from thinbox.address import PAGE_BYTES
+from thinbox.kernel.probe import Probe
+
+if TYPE_CHECKING:
+    from thinbox.image.facts import KernelFacts
+
+DISABLES = "views cannot tell the kernel's pages that all may map from others"
+_IMAGES = (("vdso64_image", "vdso_image_64"), ("vdsox32_image", "vdso_image_x32"), ("vdso32_image", "vdso_image_32"))
+_DATA_POINTERS = ("vdso_k_time_data", "vdso_k_rng_data", "vdso_k_arch_data")
+
+
+@dataclass(frozen=True, slots=True)
+class UserPages:
+    """`pages` lie there; `pointers` lead to one each; `images` are the vDSO's, each a run of pages."""
+
+    pages: tuple[int, ...]
+    pointers: tuple[int, ...]
+    images: tuple[int, ...]
+    image_data_at: int
+    image_size_at: int
+
+    def addresses(self, read: Callable[[int], int]) -> Iterator[int]:
+        """Yield the address of every such page; `read` returns a word of the kernel's."""
+        yield from self.pages
+        for pointer in self.pointers:
+            yield read(pointer) & -PAGE_BYTES
+        for image in self.images:
+            start = read(image + self.image_data_at)
+            yield from range(start, start + read(image + self.image_size_at), PAGE_BYTES)
+
+
+def probe_user_pages(probe: Probe) -> UserPages:
+    """Find them; what is missing is noted in `probe`."""
+    probe.symbol(*_IMAGES[0])
+    pages, pointers = [probe.symbol("empty_zero_page")], []
+    if probe.has_symbol("__vvar_page"):
+        pages.append(probe.symbol("__vvar_page"))
+    else:
+        probe.symbol(_DATA_POINTERS[0], "__vvar_page")
+        pointers = [probe.symbol(name) for name in _DATA_POINTERS if probe.has_symbol(name)]
+    return UserPages(
+        pages=tuple(pages),
+        pointers=tuple(pointers),
+        images=tuple(probe.symbol(name) for names in _IMAGES for name in names if probe.has_symbol(name)),
+        image_data_at=probe.offset("vdso_image.data"),
+        image_size_at=probe.offset("vdso_image.size"),
+    )
+
+
+def find_user_pages(facts: "KernelFacts") -> UserPages:
+    """Return them; `MissingFactError` if this kernel has them in another way."""
+    probe = Probe(facts, "pages for all to map", DISABLES)
+    found = probe_user_pages(probe)
+    probe.check()
+    return found
