@@ -1,7 +1,7 @@
 """`make kernels`, or `python -m benchmarks.kernels [KERNEL…]`: what works on which kernel, as docs/kernels.md has it.
 
 Every cell is a `thinbox` command that was run. What is known is kept in benchmarks/kernels.json, by kernel and cell,
-and not run again (`--redo CELL,…` does): a run that was broken off goes on where it was. Without KERNEL the table is
+and not run again (`--redo CELL` does): a run that was broken off goes on where it was. Without KERNEL the table is
 written of what is known. KERNEL is a file or a release; Debian's mirrors have packages for all of the table.
 """
 
@@ -163,10 +163,10 @@ def main() -> None:
     """Measure the kernels named, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
     parser.add_argument("kernels", nargs="*", metavar="KERNEL")
-    parser.add_argument("--redo", default="", metavar="CELL,…", help="run these cells again")
+    parser.add_argument("--redo", action="append", default=[], metavar="CELL", help="run this cell again; repeatable")
     options = parser.parse_args()
     state = json.loads(STATE.read_text(encoding="utf-8")) if STATE.exists() else {}
-    measure(options.kernels, set(filter(None, options.redo.split(","))), state)
+    measure(options.kernels, set(options.redo), state)
     write_page(state)
 
 

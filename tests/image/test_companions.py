@@ -36,6 +36,8 @@ def test_a_build_folder_has_the_kernel_and_what_is_beside_it(tmp_path: Path) -> 
     assert find_build(tmp_path) == (boot / "bzImage", Companions())
     (tmp_path / "vmlinux").write_bytes(b"v")
     assert find_build(tmp_path) == (boot / "bzImage", Companions(tmp_path / "vmlinux", tmp_path / "vmlinux"))
+    (tmp_path / "types.btf").write_bytes(b"t")
+    assert find_build(tmp_path)[1].types == tmp_path / "types.btf"
     (boot / "bzImage").unlink()
     assert find_build(tmp_path)[0] == tmp_path / "vmlinux"
 

@@ -30,6 +30,7 @@ def test_what_maps_it_in_neither_is_refused(cr3):
 
 
 @pytest.mark.parametrize("append", ["pti=off", "pti=on"])
+@pytest.mark.guest
 def test_a_kernel_told_so_runs_a_tenant(append):
     guest = prepare(params=BootParams(append=append))
     assert guest.snapshot.notes["pti"] is (append == "pti=on")

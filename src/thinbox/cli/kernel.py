@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thinbox.errors import InputError
+from thinbox.errors import InputError, KernelImageError
 from thinbox.image import KernelFacts, KernelFile, KernelImage, list_kernels, load_facts, resolve_kernel
 
 if TYPE_CHECKING:
@@ -89,11 +89,13 @@ def doctor(spec: str | None = None, json_file: str | None = None) -> None:
 
     found = resolve_kernel(spec, _say)
     image, beside = load_kernel_image(found.path), found.companions
-    diagnosis = diagnose(
-        image,
-        None if beside.symbols is None else load_symbols(beside.symbols, image),
-        None if beside.types is None else load_types(beside.types),
-    )
+    types = None
+    if beside.types is not None:
+        try:
+            types = load_types(beside.types)
+        except KernelImageError as error:
+            _say(str(error))  # it is a finding, among all others
+    diagnosis = diagnose(image, None if beside.symbols is None else load_symbols(beside.symbols, image), types)
     if not _wrote_json(describe_diagnosis(found, diagnosis), json_file):
         click.echo(render_diagnosis(diagnosis))
     if not (diagnosis.is_usable_for("boot") and diagnosis.is_usable_for("isolation")):

@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING
 
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
+from thinbox.kernel.sock import find_sock
 from thinbox.machine import cpu as registers
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.machine.machine import Machine
 
-_MADE = "security_socket_post_create"
-"""`(sock, family, type, protocol, kern)`, called by `__sock_create` with the socket made."""
 _INITIALISERS = ("sock_init_data_uid", "sock_init_data")
 _STORES = (b"\xc7\x80", b"\xc7\x81", b"\xc7\x82", b"\xc7\x83", b"\xc7\x85", b"\xc7\x86", b"\xc7\x87")
 """`movl $imm32, disp32(%reg)` of the registers that need no prefix (SDM vol. 2A, 2.1.3, and MOV: C7 /0)."""
@@ -53,16 +52,15 @@ class ChargedSockets:
         self._view, self._before_write, self._may_write = view, before_write, may_write
         types = view.facts.types
         try:
-            made = view.symbols.address_of(_MADE)
-            self._sock_at = types.offset_of("socket", "sk")
-            self._flags_at = types.offset_of("sock", "sk_allocation")
+            shape = find_sock(view.facts)
+            made, self._sock_at, self._flags_at = shape.made_at, shape.sock_at, shape.flags_at
             self._cgroups_at = types.offset_of("task_struct", "cgroups")
             self._css_at = types.offset_of("css_set", "subsys") + 8 * types.enum_value("memory_cgrp_id")
             self._parent_at = types.offset_of("cgroup_subsys_state", "parent")
             plain = next(f for name in _INITIALISERS if (f := self._stored(name)) is not None)
             accounted = self._stored("unix_create1")
         except (KeyError, StopIteration) as error:
-            raise MachineError(f"this kernel's sockets cannot be charged to tenants: {error!r}") from error
+            raise MachineError(f"this kernel's sockets cannot be charged to tenants: {error}") from error
         self.flag = (accounted or 0) & ~plain
         if accounted is None or plain & ~accounted or self.flag.bit_count() != 1:
             raise MachineError("this kernel's sockets cannot be charged to tenants: unix_create1 asks for it otherwise")

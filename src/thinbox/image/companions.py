@@ -59,15 +59,18 @@ def split_spec(spec: str) -> tuple[str, Companions]:
 
 
 def find_build(folder: Path) -> tuple[Path, Companions]:
-    """Return the kernel that was built in a folder, and its vmlinux as where its symbols and types are.
+    """Return the kernel that was built in a folder, and its vmlinux as where its symbols and types are; its types, if a
+    file `types.btf` is there, are that.
 
     Raises:
         KernelImageError: none was built there.
     """
-    vmlinux = folder / "vmlinux"
+    vmlinux, types = folder / "vmlinux", folder / "types.btf"
     for name in _IMAGE_IN_BUILD:
         if (folder / name).is_file():
-            return folder / name, Companions(vmlinux, vmlinux) if vmlinux.is_file() else NONE
+            return folder / name, (
+                Companions(vmlinux, types if types.is_file() else vmlinux) if vmlinux.is_file() else NONE
+            )
     raise KernelImageError(f"{folder} has no {' and no '.join(_IMAGE_IN_BUILD)}; build the kernel there (make bzImage)")
 
 

@@ -27,6 +27,7 @@ from thinbox.kernel import (
     pti,
     reclaim,
     slab,
+    sock,
     softirq,
     task,
     text,
@@ -101,6 +102,7 @@ FEATURES = (
     Feature("open files", open_files.probe_files, ("views",), open_files.DISABLES),
     Feature("list of tasks", task.probe_task, ("views",), task.DISABLES),
     Feature("pages for all to map", user_pages.probe_user_pages, ("views",), user_pages.DISABLES),
+    Feature("sockets", sock.probe_sock, ("views",), sock.DISABLES),
     Feature("soft interrupts", softirq.probe_softirq, ("views",), softirq.DISABLES),
     Feature("memory nodes", reclaim.probe_reclaim, ("views",), reclaim.DISABLES),
     Feature("credentials", credentials.probe_cred, ("views", "guard"), credentials.DISABLES),
@@ -111,12 +113,15 @@ FEATURES = (
 _ADVICE = (
     (("orc", "ORC"), "build it with CONFIG_UNWINDER_ORC=y"),
     (("root_mem_cgroup", "memory_cgrp_id"), "build it with CONFIG_MEMCG=y"),
+    (("security_socket_post_create",), "build it with CONFIG_SECURITY_NETWORK=y"),
     (("vmemmap_base",), "build it with CONFIG_SPARSEMEM_VMEMMAP=y and CONFIG_RANDOMIZE_MEMORY=y"),
     (("allocation profiling",), "build it with CONFIG_MEM_ALLOC_PROFILING=n"),
 )
 _UNKNOWN = "this kernel keeps it in a way thinbox does not know; a newer thinbox may"
-NO_TYPES = "build it with CONFIG_DEBUG_INFO_BTF=y, or give the types of its vmlinux (--types FILE)"
-NO_SYMBOLS = "build it with CONFIG_KALLSYMS=y and CONFIG_KALLSYMS_ALL=y, or give its symbols (--symbols FILE)"
+NO_TYPES = "build it with CONFIG_DEBUG_INFO_BTF=y, or give the types of its vmlinux (--kernel KERNEL,types=FILE)"
+NO_SYMBOLS = (
+    "build it with CONFIG_KALLSYMS=y and CONFIG_KALLSYMS_ALL=y, or give its symbols (--kernel KERNEL,symbols=FILE)"
+)
 
 
 def diagnose(image: "KernelImage", symbols: "SymbolTable | None" = None, types: TypeTable | None = None) -> Diagnosis:
@@ -155,7 +160,14 @@ def _try(read: Callable[[], Any], findings: list[Finding], wanted: Finding) -> A
         found = read()
     except KernelImageError as error:
         findings.append(
-            Finding(wanted.feature, wanted.uses, (), (str(error).partition(";")[0],), _EVERYTHING, wanted.advice)
+            Finding(
+                wanted.feature,
+                wanted.uses,
+                (),
+                (f"{wanted.feature} ({str(error).partition(';')[0]})",),
+                _EVERYTHING,
+                wanted.advice,
+            )
         )
         return None
     findings.append(Finding(wanted.feature, wanted.uses, wanted.shapes))
