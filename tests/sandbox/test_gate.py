@@ -348,3 +348,16 @@ def test_a_process_that_ended_leaves_no_descriptors_in_the_host(guest):
     assert (result.exit_code, result.stdout) == (0, b"x" * 8)
     gate = kept["enforcer"].tenants["tenant"].gate
     assert len(gate._files._tables) <= 1 and gate._members == {}
+
+
+def test_a_program_that_cannot_be_executed_leaves_descriptors_as_they_are(run_steps):
+    """Those to be closed on exec are closed if there is one."""
+    plan = parse_plan(
+        f'{HEAD}[[file]]\npath = "/etc/conf"\ntext = "content"\n[calls]\n', "test.toml", lambda _path: b""
+    )
+    path = DATA + 512
+    text = b"/etc/conf\0".ljust(16, b"\0")
+    write = b"".join(b"\x48\xb8" + text[at : at + 8] + b"\x48\xa3" + (path + at).to_bytes(8, "little") for at in (0, 8))
+    steps = (write, Step("open", (path, 0o2000000)), Step("execve", (path, 0, 0)), Step("lseek", (1 << 30, 0, 0)))
+    _stored, number, executed, found = results(run_steps(steps, plan).stdout)
+    assert (number, executed, found) == (1 << 30, -errno.ENOENT, 0)

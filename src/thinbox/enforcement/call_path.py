@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _ARGUMENT_SLOTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
 _EXIT_GROUP = 231
+_NEW_PROGRAM = ("execve", "execveat")
 SKIPPED = "skipped"
 """The name in records of a call that a tracer or a filter took away: nothing was dispatched, whatever it returned."""
 _MOST_DISPATCHES = 16
@@ -178,6 +179,8 @@ class CallPath:
         if self._dispatch.switches and not (call.is_dispatched or call.is_answered or call.is_exit):
             self._note_undispatched(call)
         call.record.ret = self._view.result_of(call.regs_paddr, call.user_ip, call.record.name)
+        if state.tenant.gate is not None and call.record.name in _NEW_PROGRAM and call.record.ret == 0:
+            state.tenant.gate.executed(state.task)
         seen = None if self._switch.views is None else self._switch.views.ends(state, call)
         if seen is not None:
             hidden, vaddr = seen

@@ -55,6 +55,10 @@ class Gate(Protocol):
         dispatched as another than it began as."""
         ...
 
+    def executed(self, task: int) -> None:
+        """A task (task_struct) runs a new program: its execve returned 0."""
+        ...
+
     def refuses_operation(self, pid: int, operation: str) -> int:
         """Decide on an operation of io_uring: 0 to go on, else what it fails with (a positive errno)."""
         ...

@@ -53,6 +53,8 @@ _SAVED = (registers.RAX, registers.RDI, registers.RSI, registers.RDX)
 _MOST_WAITING = 32
 """Emulated calls of one task that wait for a page, one in the signal handler of the other; of more, the oldest are
 forgotten: a handler that never returns leaves one behind."""
+_MOST_TRIES = 64
+"""Times that one page is brought in for one call."""
 _MOST_PAGES = 4096
 """Pages brought in for one call; its buffers are at most 1 MiB or a path, so a handler that wants more runs in
 circles."""
@@ -68,6 +70,8 @@ class _Bringing:
     page: int
     refused: set[int] = field(default_factory=set)
     count: int = 0
+    again: int = 0
+    """How often the kernel said that it is there, and it was not: a fork takes the right to write it back."""
 
 
 class PlanGates:
@@ -118,7 +122,6 @@ class Gate:
         self._members: dict[int, int] = {}
         self._started = self._steady = False
         self._populate = call_number("madvise")
-        self._execve = {call_number("execve"), call_number("execveat")}
         tenant.record.plan, tenant.gate = plan.name, self
 
     def _load_handlers(self) -> dict[str, Handler]:
@@ -151,15 +154,13 @@ class Gate:
             try:
                 return self._answer(state, call, decision, self._run(handler, call))
             except PageWantedError as wanted:
-                if bringing and (wanted.vaddr == bringing.page or bringing.count >= _MOST_PAGES):
-                    # It was said to be there and is not (a filter or a tracer of the tenant's answered), or it is
-                    # wanted for ever: the tenant's affair.
+                if bringing and (bringing.again >= _MOST_TRIES or bringing.count >= _MOST_PAGES):
+                    # It is said to be there and is not, time and again (a filter or a tracer of the tenant's answers),
+                    # or pages are wanted for ever: the tenant's affair.
                     return self._answer(state, call, decision, -errno.EFAULT)
                 return self._bring(state, bringing, wanted, decision)
             except NotOursError:
                 decision = self._otherwise(decision)
-        if nr in self._execve:
-            self._files.executed(self._group(state.task))
         return self._act(state, nr, name, args, decision)
 
     def decide_entered(self, task: int, pid: int, nr: int, name: str, args: tuple[int, ...]) -> PlannedEntry:
@@ -168,8 +169,6 @@ class Gate:
         is_compat = name.startswith("i386#")
         if not is_compat:
             self._look_for_marker(nr, args)
-            if nr in self._execve:
-                self._files.executed(self._group(task))
         decision = self._plan.decide_compat() if is_compat else self._plan.decide(nr, args, steady=self._steady)
         handler = None if is_compat else self._handler(name, decision)
         if handler is not None:
@@ -313,6 +312,7 @@ class Gate:
         waiting = _Bringing(self._cpu.rip, regs[registers.RSP], saved, wanted.vaddr)
         if before:
             waiting.refused, waiting.count = before.refused, before.count + 1
+            waiting.again = before.again + 1 if before.page == wanted.vaddr else 0
         pending = self._bringing.setdefault(state.task, [])
         pending.append(waiting)
         del pending[:-_MOST_WAITING]
@@ -356,6 +356,10 @@ class Gate:
         return nr
 
     # -- tasks ------------------------------------------------------------------------------------
+    def executed(self, task: int) -> None:
+        """A task runs a new program."""
+        self._files.executed(self._group(task))
+
     def _group(self, task: int) -> int:
         view = self._enforcer.view
         return view.read_u32(task + view.tgid_offset, self._enforcer.kernel_root)
