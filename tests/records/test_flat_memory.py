@@ -16,6 +16,7 @@ from thinbox.records.row_store import CHUNK_ROWS
 from thinbox.records.run import CallRecord, RunRecord
 from thinbox.session.session import RunResult
 
+pytestmark = pytest.mark.slow
 MILLION = 1_000_000
 MEBIBYTES = 60
 """A million call objects are 560, their faults 200, their dictionaries 1,500: whoever holds one a call is found out."""
