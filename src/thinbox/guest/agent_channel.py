@@ -32,6 +32,7 @@ CHILD_AREA = 768 << 10
 """The agent itself uses the scratch below, a child that has not yet called execve the rest."""
 _ARGUMENTS = (registers.RDI, registers.RSI, registers.RDX, registers.R10, registers.R8, registers.R9)
 _LARGEST_ERRNO = 4095
+_PAGES_AT_ONCE = 4
 _MODE_NOAUDIT = 4
 """PTRACE_MODE_NOAUDIT (include/linux/ptrace.h): whoever asks so shows less if it is refused, as `ps` does."""
 
@@ -252,7 +253,15 @@ class AgentChannel:
 
     def read(self, vaddr: int, size: int) -> bytes:
         """Copy `size` bytes out of the scratch."""
-        return b"".join(self._machine.memory.read(paddr, count) for paddr, count in self._pieces(vaddr, size))
+        first = -vaddr % PAGE_BYTES
+        whole = max(0, size - first) // PAGE_BYTES
+        if whole < _PAGES_AT_ONCE:
+            return b"".join(self._machine.memory.read(paddr, count) for paddr, count in self._pieces(vaddr, size))
+        # An audit reads all of it around every call: whole pages in one go.
+        at = (vaddr + first - self.scratch) // PAGE_BYTES
+        middle = self._machine.memory.words.pages[[frame // PAGE_BYTES for frame in self._frames[at : at + whole]]]
+        done = first + whole * PAGE_BYTES
+        return self.read(vaddr, first) + middle.tobytes() + self.read(vaddr + done, size - done)
 
     # -- saving -----------------------------------------------------------------------------------------
     def save(self) -> dict[str, Any]:
