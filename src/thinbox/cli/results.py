@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thinbox.cli.output import write_json
+from thinbox.cli.output import one_line, write_json
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ def say_what_came(results: Results, surfaces: Surfaces, *, alone: bool, quiet: b
             click.echo(f"thinbox: {tenant}{result.not_started}", err=True)
         _say_what_was_refused(record, tenant)
         if result.exit_code == _ENDED_BY_SIGILL:
-            click.echo(f"thinbox: {tenant}{_illegal_instruction(result.console)}", err=True)
+            # The console is everybody's, and a program chooses its name.
+            said = _illegal_instruction(result.console if alone else "")
+            click.echo(f"thinbox: {tenant}{one_line(said)}", err=True)
         if record.stuck:
             said = "a lock that the killed task held is waited for; the guest was given up"
             click.echo(f"thinbox: {tenant}{said}", err=True)

@@ -235,6 +235,9 @@ class Enforcer:
                 (tenant,) = self.tenants.values()
                 self._helpers[self.cpu.regs[registers.RDI]] = tenant
                 self.outside.program(tenant, self.integrity.program())
+            else:
+                # One that never ran may have left this address behind.
+                self._helpers.pop(self.cpu.regs[registers.RDI], None)
             return
         self._helpers[self.cpu.regs[registers.RDI]] = state.tenant
         self.outside.program(state.tenant, self.integrity.program())

@@ -118,7 +118,7 @@ class Gate:
         self._bringing: dict[int, list[_Bringing]] = {}
         """By task, the innermost last."""
         self._groups: dict[int, int] = {}
-        """The process (thread group) of each task but the tenant's first, and how many tasks each process has."""
+        """The process (thread group) of each task, and how many tasks each process has."""
         self._members: dict[int, int] = {}
         self._started = self._steady = False
         self._populate = call_number("madvise")
@@ -133,6 +133,7 @@ class Gate:
         """Do what the plan says of the call that `state` is about to make; return what the CPU does next."""
         if not self._started:
             self._started = True
+            self._join(state.task)
             state.planned = PlannedEntry(self._isolated_by_default, "", 0)
             return slots.ENTER
         if is_compat:
@@ -191,7 +192,13 @@ class Gate:
         """Decide on an operation of io_uring: 0 to go on, else what it fails with (a positive errno)."""
         if self._plan.files and operation in BY_PATH:
             # The kernel would open its own file of that name.
-            decision = Decision(Answer(Disposition.DENY, errno.EPERM), 0, None, "", "the plan has files of its own")
+            decision = Decision(
+                Answer(Disposition.DENY, errno.EPERM),
+                self._plan.default_line,
+                None,
+                "",
+                "the plan has files of its own",
+            )
             self._refuse(pid, f"{operation} (io_uring)", decision)
             return errno.EPERM
         for name in calls_of_operation(operation):
@@ -368,9 +375,15 @@ class Gate:
         """A task has a child: it has what its parent has open, and returns where its parent does."""
         waiting = self._bringing.get(parent, [])
         self._bringing[child] = [replace(call, refused=set(call.refused)) for call in waiting]
-        group = self._group(child)
-        self._files.forked(self._group(parent), group)
-        self._groups[child] = group
+        self._join(parent)
+        self._files.forked(self._groups[parent], self._group(child))
+        self._join(child)
+
+    def _join(self, task: int) -> None:
+        """Count a task with its process, once."""
+        if task in self._groups:
+            return
+        self._groups[task] = group = self._group(task)
         self._members[group] = self._members.get(group, 0) + 1
 
     def gone(self, task: int) -> None:
