@@ -37,6 +37,7 @@ from thinbox.errors import InputError
 from thinbox.isolation import fault, pagetable
 from thinbox.isolation.policies.live import Live
 from thinbox.isolation.view_rules import view_rule
+from thinbox.kernel.watched import find_watched
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.native import hook_address
@@ -46,10 +47,6 @@ if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.guest.sites import Sites
     from thinbox.machine.machine import Machine
-
-
-RUNS = "call_usermodehelper_exec_async"
-"""What the task does that the kernel makes for a program it starts (kernel/umh.c)."""
 
 
 class Enforcer:
@@ -172,9 +169,10 @@ class Enforcer:
         for vaddr in sites.whole_teardowns:
             cpu.add_code_hook(vaddr, partial(self._drop, self._shootdown.of_changes))
         cpu.add_code_hook(sites.user_teardown, self._sync_user_half)
-        for vaddr in self.integrity.places:
+        watched = find_watched(self.view.facts)
+        for vaddr in watched.programs:
             cpu.add_code_hook(vaddr, self._program_starts)
-        for vaddr in self.view.symbols.addresses_with_variants(RUNS):
+        for vaddr in watched.programs_run:
             cpu.add_code_hook(vaddr, self._program_runs)
         cpu.uc.ctl_flush_tb()
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from thinbox.isolation.policies.guard import ProtectedObject
     from thinbox.isolation.verdict import Verdict
 
-STARTS = "call_usermodehelper_exec"
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -54,13 +52,8 @@ class Integrity:
         self._frames: dict[int, set[int]] = {}
         """Frames of tasks' credentials and of the words that point at them: which tasks (task_struct)."""
 
-    @property
-    def places(self) -> tuple[int, ...]:
-        """Where the kernel is about to start a program."""
-        return tuple(self._target.view.symbols.addresses_with_variants(STARTS))
-
     def program(self) -> bytes:
-        """At such a place: the path of the program; empty where it cannot be read."""
+        """Where the kernel is about to start a program: the path of the program; empty where it cannot be read."""
         if self._reader is None:
             self._reader = ProtectedObjectReader(self._target.view, self._target.memory)
         return self._reader.read_program(self._target.cpu.regs[registers.RDI], self._target.kernel_root)[1]

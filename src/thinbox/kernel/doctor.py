@@ -33,6 +33,7 @@ from thinbox.kernel import (
     text,
     unwind,
     user_pages,
+    watched,
 )
 from thinbox.kernel.probe import Probe
 
@@ -95,6 +96,7 @@ FEATURES = (
     Feature("entry code", entry.probe_entry, USES, entry.DISABLES),
     Feature("dispatch of calls", entry.probe_dispatchers, _ALL_BUT_BOOT, "no call can be isolated"),
     Feature("patching of text", text.probe_text_patchers, _ALL_BUT_BOOT, "no policy can judge"),
+    Feature("reach beyond calls", watched.probe_watched, _ALL_BUT_BOOT, watched.DISABLES),
     Feature("pages", page.probe_page, ("views",), page.DISABLES),
     Feature("slabs", slab.probe_slab, ("views",), slab.DISABLES),
     Feature("memory cgroups", memcg.probe_memcg, ("views",), memcg.DISABLES),

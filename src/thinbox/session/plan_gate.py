@@ -192,13 +192,8 @@ class Gate:
         """Decide on an operation of io_uring: 0 to go on, else what it fails with (a positive errno)."""
         if self._plan.files and operation in BY_PATH:
             # The kernel would open its own file of that name.
-            decision = Decision(
-                Answer(Disposition.DENY, errno.EPERM),
-                self._plan.default_line,
-                None,
-                "",
-                "the plan has files of its own",
-            )
+            line, why = self._plan.default_line, "the plan has files of its own"
+            decision = Decision(Answer(Disposition.DENY, errno.EPERM), line, None, "", why)
             self._refuse(pid, f"{operation} (io_uring)", decision)
             return errno.EPERM
         for name in calls_of_operation(operation):
