@@ -73,6 +73,7 @@ class Enforcer:
         self.outside = OutsideWork(target, tasks)
         self._helpers: dict[int, Tenant] = {}
         """For whom the kernel starts a program, by the address of its `struct subprocess_info`."""
+        self._mm_at = target.view.facts.types.offset_of("task_struct", "mm")
         self._shootdown = Shootdown(target, tasks)
         parts = (self.tables, self.grants, self.switch, self.faults, self.violation_action)
         self._path = CallPath(target, tasks, Parts(*parts, self.integrity, self.outside, self.watch))
@@ -253,7 +254,7 @@ class Enforcer:
         if tenant is None or task in self.tasks:
             return
         self.task_list.running = state = self._add_task(task, self.kernel_root, tenant)
-        state.is_helper = True
+        state.is_helper, state.has_program = True, False
         self.outside.begins()
 
     def _switch_out(self) -> None:
@@ -261,6 +262,9 @@ class Enforcer:
         state = self.running
         if state is None:
             return
+        if not state.has_program:
+            # Looked at before anybody else runs, who could take it away again.
+            state.has_program = bool(self.view.read_u64(state.task + self._mm_at, self.kernel_root))
         call = state.call
         if call is not None:
             if self.switch.views is not None and self._is_dead(state.task):

@@ -33,6 +33,8 @@ class TaskState:
     """It has entered `do_exit`."""
     is_helper: bool = False
     """The kernel started it for the tenant: its memory is charged to nobody, so no view holds."""
+    has_program: bool = True
+    """It has been on the CPU with an address space of its own. What the kernel starts begins without one."""
     planned: "PlannedEntry | None" = None
     """What a plan decided for the call that is about to enter the kernel."""
 

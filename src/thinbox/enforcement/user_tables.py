@@ -98,7 +98,7 @@ class UserTables:
         roots = [] if is_dead else [kernel_root]
         spaces = self._mms(state)
         for task in spaces.pop(0, ()):
-            if not self._is_exiting(task):
+            if self._task_list.tasks[task].has_program and not self._is_exiting(task):
                 return FORGED_SPACE, (task + self._mm_at) & U64
         # Of a tenant's address spaces only those that are there now are remembered: another may be made where one was.
         known, self._roots[own] = self._roots.get(own, {}), {}

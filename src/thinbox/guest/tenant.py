@@ -19,11 +19,12 @@ from thinbox.guest.cgroups import Limits, clone_in_cgroup, make_cgroup, mount_cg
 from thinbox.guest.identity import Identity, find_identity
 from thinbox.guest.in_root import O_PATH, open_in_root
 from thinbox.guest.pump import BUFFER_AT, Pump, TenantEnds, TenantIo
-from thinbox.guest.setup import SIGCHLD
+from thinbox.guest.setup import SIGCHLD, enter_root
 from thinbox.guest.terminal import Pty, Terminal, open_pty, take_terminal
 
 O_CLOEXEC, O_NONBLOCK = 0o2000000, 0o4000
 SIGKILL = 9
+_CLONE_NEWNS = 0x00020000
 _LAST_SWITCH_TRIES = 1000
 _S_IFMT, _S_IFDIR = 0o170000, 0o040000
 _STAT_MODE_AT = 24
@@ -83,7 +84,7 @@ class Start:
     stdio: Stdio
     identity: Identity | None = None
     is_apart: bool = False
-    """It is in a user namespace of its own, where what needs the guest's root has been done for it before."""
+    """It is in namespaces of its own, has its root, and what needs the guest's root has been done for it before."""
 
 
 def run_tenant(agent: AgentChannel, options: TenantOptions, io: TenantIo) -> GuestScript:
@@ -203,8 +204,9 @@ def become_tenant(agent: AgentChannel, start: Start, io: TenantIo) -> GuestScrip
     """In the new process: take root, folder, stdio and identity, become the program."""
     options, program = start.options, start.program
     yield from must("setsid")
-    if options.root != "/":
-        yield from must("chroot", options.root)
+    if options.root != "/" and not start.is_apart:
+        yield from must("unshare", _CLONE_NEWNS)
+        yield from enter_root(options.root)
     yield from must("chdir", options.workdir)
     yield from _take_stdio(start.stdio)
     if start.identity is not None:
@@ -239,7 +241,7 @@ def leave(agent: AgentChannel, status: int) -> GuestScript:
 
 def _take_stdio(stdio: Stdio) -> GuestScript:
     """In the child: make the three descriptors 0, 1 and 2. They may be among those already: by way of unused ones."""
-    # Behind chroot, so that the name the kernel knows the terminal by is the tenant's own.
+    # Behind `enter_root`, so that the name the kernel knows the terminal by is the tenant's own.
     slave = -1 if stdio.terminal is None else (yield from take_terminal(stdio.terminal.path))
     wanted = [slave if descriptor < 0 else descriptor for descriptor in stdio.child]
     aside: list[int] = []

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from thinbox.errors import InputError
 from thinbox.guest.agent_channel import CHILD_AREA, AgentChannel, GuestScript, must
 from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups, write_file
-from thinbox.guest.engine_mounts import hide_proc, open_low_ports
+from thinbox.guest.engine_mounts import MS_RDONLY, hide_proc, open_low_ports
 from thinbox.guest.pump import Pump, TenantEnds, TenantIo, run_pumps
 from thinbox.guest.relay import relay_stdio
-from thinbox.guest.setup import SIGCHLD, raise_loopback
+from thinbox.guest.setup import SIGCHLD, enter_root, raise_loopback, show_cgroups
 from thinbox.guest.tenant import (
     Start,
     TenantOptions,
@@ -139,9 +139,12 @@ def _be_process_1(agent: AgentChannel, plan: TenantPlan, start: Start, gate: tup
 def _mount_own(root: str, *, has_image: bool) -> GuestScript:
     prefix = "" if root == "/" else root
     yield from must("mount", "proc", f"{prefix}/proc", "proc", _NOSUID_NODEV | 8, "")
+    yield from show_cgroups(prefix, MS_RDONLY if has_image else 0)
     if has_image:
         # Before /proc/sys is read-only; an image's own /tmp stays.
         yield from open_low_ports(prefix)
         yield from hide_proc(prefix)
     for folder in ("/dev/shm",) if has_image else ("/tmp", "/dev/shm"):
         yield from must("mount", "tmpfs", f"{prefix}{folder}", "tmpfs", _NOSUID_NODEV, "mode=1777")
+    if prefix:
+        yield from enter_root(root)
