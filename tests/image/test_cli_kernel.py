@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from thinbox.cli import group as main_group
 from thinbox.cli.kernel import kernel
-from thinbox.errors import SourceError
+from thinbox.errors import KernelImageError, SourceError
 from thinbox.image import KernelFacts, KernelFile, KernelImage
 
 
@@ -44,3 +46,40 @@ def test_fetch_away_from_the_archive_is_an_error(fake_archive: Path) -> None:
 def test_every_command_explains_itself(command: list[str]) -> None:
     result = CliRunner().invoke(kernel, [*command, "--help"])
     assert result.exit_code == 0 and "Usage:" in result.stdout
+
+
+@pytest.mark.guest
+def test_every_command_with_a_kernel_takes_the_files_beside_it(tmp_path: Path) -> None:
+    junk = tmp_path / "junk"
+    junk.write_bytes(b"junk\n")
+    found = []
+    for name in main_group.list_commands(click.Context(main_group)):
+        command = main_group.get_command(click.Context(main_group), name)
+        if command is not None and any("--kernel" in param.opts for param in command.params):
+            assert {"--symbols", "--types"} <= {word for param in command.params for word in param.opts}, name
+            found.append(name)
+    assert {"boot", "run", "audit", "attack", "plan", "compare", "bench"} <= set(found)
+    for command in (["boot"], ["run", "-q"], ["kernel", "info"]):
+        for option in ("--symbols", "--types"):
+            words = [*command, option, str(junk), *(["true"] if command[0] == "run" else [])]
+            result = CliRunner().invoke(main_group, words)
+            assert isinstance(result.exception, KernelImageError), (command, option, result.output)
+            assert "neither" in str(result.exception) and "\n" not in str(result.exception)
+
+
+@pytest.mark.guest
+def test_files_that_are_not_there_are_one_line(tmp_path: Path) -> None:
+    for option in ("--symbols", "--types"):
+        result = CliRunner().invoke(main_group, ["kernel", "info", option, str(tmp_path / "nothing")])
+        assert isinstance(result.exception, KernelImageError) and "nothing" in str(result.exception)
+
+
+@pytest.mark.guest
+def test_what_is_wrong_with_files_beside_a_kernel_is_a_finding(tmp_path: Path) -> None:
+    junk = tmp_path / "junk"
+    junk.write_bytes(b"junk\n")
+    result = CliRunner().invoke(main_group, ["kernel", "doctor", "--types", str(junk), "--symbols", str(junk)])
+    assert result.exit_code == 1
+    assert "symbols: no symbols (" in result.stdout and "types: no types (" in result.stdout, "both at once"
+    result = CliRunner().invoke(main_group, ["kernel", "doctor", "k,types=a", "--types", str(junk)])
+    assert isinstance(result.exception, KernelImageError) and "leave --types out" in str(result.exception)
