@@ -11,6 +11,7 @@ from thinbox.cli import group as main_group
 from thinbox.cli.kernel import kernel
 from thinbox.errors import KernelImageError, SourceError
 from thinbox.image import KernelFacts, KernelFile, KernelImage
+from thinbox.image.types import find_types
 
 
 def test_info_is_the_default_and_names_the_release(default_facts: tuple[KernelImage, KernelFacts]) -> None:
@@ -75,11 +76,16 @@ def test_files_that_are_not_there_are_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.guest
-def test_what_is_wrong_with_files_beside_a_kernel_is_a_finding(tmp_path: Path) -> None:
+def test_what_is_wrong_with_files_beside_a_kernel_is_a_finding(
+    default_facts: tuple[KernelImage, KernelFacts], tmp_path: Path
+) -> None:
     junk = tmp_path / "junk"
     junk.write_bytes(b"junk\n")
     result = CliRunner().invoke(main_group, ["kernel", "doctor", "--types", str(junk), "--symbols", str(junk)])
     assert result.exit_code == 1
     assert "symbols: no symbols (" in result.stdout and "types: no types (" in result.stdout, "both at once"
+    junk.write_bytes(find_types(default_facts[0])[0].replace(b"\0tcp_", b"\0tcq_"))
+    result = CliRunner().invoke(main_group, ["kernel", "doctor", "--types", str(junk)])
+    assert result.exit_code == 1 and "not of this kernel" in result.stdout
     result = CliRunner().invoke(main_group, ["kernel", "doctor", "k,types=a", "--types", str(junk)])
     assert isinstance(result.exception, KernelImageError) and "leave --types out" in str(result.exception)

@@ -109,6 +109,9 @@ def test_types_of_another_kernel_are_refused(beside: tuple[Path, Path, Path], tm
     with pytest.raises(KernelImageError, match="not of this kernel: its first task") as caught:
         load_types(path, image, facts.symbols)
     assert "\n" not in str(caught.value)
+    path.write_bytes(beside[2].read_bytes().replace(b"\0tcp_", b"\0tcq_"))
+    with pytest.raises(KernelImageError, match="functions, and it lacks"):
+        load_types(path, image, facts.symbols)
     path.write_bytes(assemble(b"", b"\0"))
     with pytest.raises(KernelImageError, match="no kernel's types"):
         load_types(path, image, facts.symbols)

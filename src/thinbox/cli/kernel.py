@@ -1,5 +1,6 @@
 """`thinbox kernel`: find, fetch and describe kernels."""
 
+import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -101,6 +102,7 @@ def _read_beside(files: "Companions", image: KernelImage) -> "Beside":
     """Read the files beside a kernel; what is wrong with one is a finding, among all others."""
     from thinbox.image.btf import TypeTable
     from thinbox.image.companions import load_symbols, load_types
+    from thinbox.image.kallsyms import parse_symbols
     from thinbox.kernel.doctor import Beside
 
     symbols = types = symbols_error = types_error = None
@@ -108,6 +110,10 @@ def _read_beside(files: "Companions", image: KernelImage) -> "Beside":
         symbols = None if files.symbols is None else load_symbols(files.symbols, image)
     except KernelImageError as error:
         symbols_error = str(error)
+    if files.types is not None and files.symbols is None:
+        # Whose the types are, its own symbols say.
+        with contextlib.suppress(KernelImageError):
+            symbols = parse_symbols(image)
     try:
         types = None if files.types is None else TypeTable(load_types(files.types, image, symbols, _say)[0])
     except KernelImageError as error:

@@ -138,6 +138,11 @@ class TypeTable:
             raise MissingFactError(f"the kernel describes {len(found) or 'no'} functions {function} that differ")
         return found.pop()
 
+    def function_names(self) -> set[str]:
+        """Return the names of all functions that the kernel describes."""
+        found = self._name_offsets[self._kinds == FUNC].tolist()
+        return {self._string(offset).decode("ascii", "replace") for offset in found}
+
     def _functions(self, name: str) -> list[int]:
         hits = np.flatnonzero(np.isin(self._name_offsets, self._string_offsets(name)))
         return [int(index) + 1 for index in hits if self._kinds[index] == FUNC]

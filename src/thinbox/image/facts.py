@@ -126,15 +126,14 @@ def _build(
         say("unpacking the kernel")
         image = parse_kernel_image(data)
         say("reading the kernel's symbols and types")
-        symbols = parse_symbols(image) if companions.symbols is None else load_symbols(companions.symbols, image)
-        if companions.types is None:
-            btf, _kind = find_types(image, symbols, say)
-        else:
-            btf, _kind = load_types(companions.types, image, symbols, say)
+        try:
+            facts, btf = _read_facts(image, companions, say)
+        except KernelImageError as error:
+            raise KernelImageError(f"{error}; `thinbox kernel doctor` names all that a kernel lacks") from error
         if _key(sha256, companions) != key:
             raise KernelImageError("a file beside it changed while it was being read; try again")
-        is_own = companions.types is None and locate_btf(image, symbols)[1] > 0
-        facts = replace(parse_facts(image, symbols, TypeTable(btf)), sha256=key)
+        is_own = companions.types is None and locate_btf(image, facts.symbols)[1] > 0
+        facts = replace(facts, sha256=key)
         stored = StoredFacts(
             header=_to_json(facts),
             starts=facts.symbols.starts,
@@ -147,6 +146,16 @@ def _build(
         )
         write_facts(key, stored)
     return image, facts
+
+
+def _read_facts(image: KernelImage, companions: Companions, say: Callable[[str], None]) -> tuple[KernelFacts, bytes]:
+    """Return the facts of a kernel with what lies beside it, and its types as BTF."""
+    symbols = parse_symbols(image) if companions.symbols is None else load_symbols(companions.symbols, image)
+    if companions.types is None:
+        btf, _kind = find_types(image, symbols, say)
+    else:
+        btf, _kind = load_types(companions.types, image, symbols, say)
+    return parse_facts(image, symbols, TypeTable(btf)), btf
 
 
 def parse_facts(image: KernelImage, symbols: SymbolTable | None = None, types: TypeTable | None = None) -> KernelFacts:

@@ -156,7 +156,7 @@ def diagnose(
     findings: list[Finding] = []
     symbols = beside.symbols
     if symbols is not None:
-        findings.append(Finding("symbols", USES, ("from a file",)))
+        findings.append(Finding("symbols", USES, ("given",)))
     else:
         wanted = Finding("symbols", USES, disables=_BLIND, advice=NO_SYMBOLS)
         symbols = _try(lambda: _read_symbols(image, beside), findings, wanted)
