@@ -30,6 +30,7 @@ from thinbox.kernel import (
     slab,
     sock,
     softirq,
+    start,
     task,
     text,
     unwind,
@@ -55,6 +56,8 @@ class Feature:
     probe: Callable[[Probe], object]
     uses: tuple[str, ...]
     disables: str
+    is_text: bool = False
+    """Whether it asks for functions alone, which a kernel without CONFIG_KALLSYMS_ALL or types names as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +95,12 @@ def _probe_pti(probe: Probe) -> None:
 
 
 FEATURES = (
+    Feature("what a guest starts on", start.probe_start, USES, start.DISABLES, is_text=True),
     Feature("running task", current.probe_current, USES, current.DISABLES),
     Feature("page-table isolation", _probe_pti, USES, "no guest can be used"),
     Feature("entry code", entry.probe_entry, USES, entry.DISABLES),
-    Feature("dispatch of calls", entry.probe_dispatchers, _ALL_BUT_BOOT, "no call can be isolated"),
-    Feature("patching of text", text.probe_text_patchers, _ALL_BUT_BOOT, "no policy can judge"),
+    Feature("dispatch of calls", entry.probe_dispatchers, _ALL_BUT_BOOT, "no call can be isolated", is_text=True),
+    Feature("patching of text", text.probe_text_patchers, _ALL_BUT_BOOT, "no policy can judge", is_text=True),
     Feature("reach beyond calls", watched.probe_watched, _ALL_BUT_BOOT, watched.DISABLES),
     Feature("pages", page.probe_page, ("views",), page.DISABLES),
     Feature("slabs", slab.probe_slab, ("views",), slab.DISABLES),
@@ -113,13 +117,15 @@ FEATURES = (
     Feature("pipes", pipe.probe_pipe, ("attacks",), pipe.DISABLES),
 )
 
-_ADVICE = (
-    (("orc", "ORC"), "build it with CONFIG_UNWINDER_ORC=y"),
-    (("root_mem_cgroup", "memory_cgrp_id"), "build it with CONFIG_MEMCG=y"),
-    (("security_socket_post_create",), "build it with CONFIG_SECURITY_NETWORK=y"),
-    (("vmemmap_base",), "build it with CONFIG_SPARSEMEM_VMEMMAP=y and CONFIG_RANDOMIZE_MEMORY=y"),
-    (("allocation profiling",), "build it with CONFIG_MEM_ALLOC_PROFILING=n"),
+_OPTIONS = (
+    (("orc", "ORC"), "CONFIG_UNWINDER_ORC=y"),
+    (("root_mem_cgroup", "memory_cgrp_id"), "CONFIG_MEMCG=y"),
+    (("security_socket_post_create",), "CONFIG_SECURITY_NETWORK=y"),
+    (("vmemmap_base",), "CONFIG_SPARSEMEM_VMEMMAP=y and CONFIG_RANDOMIZE_MEMORY=y"),
+    (("allocation profiling",), "CONFIG_MEM_ALLOC_PROFILING=n"),
+    *start.PARTS,
 )
+"""What says, among the names that are missing, which option is."""
 _UNKNOWN = "this kernel keeps it in a way thinbox does not know; a newer thinbox may"
 NO_TYPES = (
     "build it with CONFIG_DEBUG_INFO_BTF=y, or give the vmlinux of its build, with BTF or DWARF "
@@ -241,16 +247,17 @@ def _ask(facts: SimpleNamespace, feature: Feature, has: _Has) -> Finding:
     if not probe.missing:
         return Finding(feature.name, feature.uses, tuple(probe.shapes))
     missing = tuple(probe.missing)
-    if not has.types:
+    if not has.types and not feature.is_text:
         # What types would say is not named one by one.
         missing = tuple(name for name in missing if "." not in name and not name.startswith("struct ")) or ("types",)
-    return Finding(feature.name, feature.uses, (), missing, feature.disables, _advise(missing, has))
+    return Finding(feature.name, feature.uses, (), missing, feature.disables, _advise(missing, has, feature))
 
 
-def _advise(missing: tuple[str, ...], has: _Has) -> str:
-    if not has.data:
+def _advise(missing: tuple[str, ...], has: _Has, feature: Feature) -> str:
+    if not has.data and not feature.is_text:
         return NEITHER if not has.types else NO_SYMBOLS
-    if not has.types:
+    if not has.types and not feature.is_text:
         return NO_TYPES
     text_of = " ".join(missing)
-    return next((advice for words, advice in _ADVICE if any(word in text_of for word in words)), _UNKNOWN)
+    options = [option for words, option in _OPTIONS if any(word in text_of for word in words)]
+    return f"build it with {' and '.join(options)}" if options else _UNKNOWN
