@@ -1,11 +1,13 @@
 """`thinbox kernel` prints its result on standard output and everything else elsewhere."""
 
+import gzip
 import json
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from tests.image.conftest import build_bzimage, build_elf
 
 from thinbox.cli import group as main_group
 from thinbox.cli.kernel import kernel
@@ -89,3 +91,33 @@ def test_what_is_wrong_with_files_beside_a_kernel_is_a_finding(
     assert result.exit_code == 1 and "not of this kernel" in result.stdout
     result = CliRunner().invoke(main_group, ["kernel", "doctor", "k,types=a", "--types", str(junk)])
     assert isinstance(result.exception, KernelImageError) and "leave --types out" in str(result.exception)
+
+
+ODD_FILES = {
+    "empty": b"",
+    "text": b"Linux version 6.1 \n" * 10,
+    "gzip of text": gzip.compress(b"hello" * 1000),
+    "a damaged archive": b"BZh" + bytes(range(256)) * 4,
+    "an object file": build_elf()[:16] + b"\x01\0" + build_elf()[18:],
+    "for another machine": build_elf(machine=183),
+    "without any name": build_elf(),
+    "with a banner alone": build_elf(b"Linux version 6.1.0-odd (x@y) (gcc) #1 SMP now\n".ljust(4096, b"\0")),
+    "cut short": build_bzimage(build_elf(), "gzip")[:-200],
+    "a bzImage of nothing": build_bzimage(build_elf(), "xz"),
+    "a library": build_elf()[:16] + b"\x03\0" + build_elf()[18:] + b"\0KERNEL_BUNDLE\0",
+    "half a header": build_elf()[:80],
+}
+
+
+@pytest.mark.parametrize("what", ODD_FILES)
+@pytest.mark.parametrize("command", ["doctor", "info"])
+def test_no_file_leads_to_anything_but_one_line_or_findings(what: str, command: str, tmp_path: Path) -> None:
+    path = tmp_path / "kernel"
+    path.write_bytes(ODD_FILES[what])
+    for words in ([], ["--types", str(path)], ["--symbols", str(path)]):
+        result = CliRunner().invoke(main_group, ["kernel", command, str(path), *words])
+        if isinstance(result.exception, KernelImageError):
+            assert "\n" not in str(result.exception) and str(result.exception)
+        else:
+            assert command == "doctor" and result.exit_code == 1, result.output
+            assert "boot           no" in result.stdout and result.stdout.count("\n  so ") >= 2, "all at once"
