@@ -1,4 +1,4 @@
-"""SMEP, which the emulated CPU model lacks, made as if it had it.
+"""SMEP on a CPU that was booted without it, made as if it had it.
 
 Why it exists: an exploit that clears CR4.SMEP shows nothing where the bit is not set. The engine enforces the bit
 whatever CPUID says; the kernel keeps two copies of CR4's bits, which must agree with it.

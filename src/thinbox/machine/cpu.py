@@ -126,6 +126,7 @@ class Cpu:
             (slots.OFF_LSTAR, layout.lstar),
             (slots.OFF_CSTAR, layout.cstar),
             (slots.OFF_FMASK, layout.fmask),
+            (slots.OFF_TSC_AUX, layout.tsc_aux),
             (slots.OFF_ERROR, layout.error),
             (slots.OFF_IS_INT, layout.is_int),
             (slots.OFF_OLD, layout.old),
@@ -141,6 +142,7 @@ class Cpu:
         self.add_hook(UC_HOOK_INSN_INVALID, hook_address("on_invalid"), core)
         self.add_hook(UC_HOOK_INSN, hook_address("on_syscall"), core, insn=x86_const.UC_X86_INS_SYSCALL)
         self.add_hook(UC_HOOK_INSN, hook_address("on_rdtsc"), core, insn=x86_const.UC_X86_INS_RDTSC)
+        self.add_hook(UC_HOOK_INSN, hook_address("on_rdtscp"), core, insn=x86_const.UC_X86_INS_RDTSCP)
         self._call_inject = self.exported(hook_address("inject"), None, 1)
 
     @staticmethod
