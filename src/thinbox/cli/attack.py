@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from thinbox.cli.output import write_output
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 from thinbox.host.files import load_json, read_file
+
+if TYPE_CHECKING:
+    from thinbox.image.companions import KernelSpec
 
 EXIT_BROKEN = 1
 _LARGEST_DOCUMENT_BYTES = 16 << 20
@@ -45,7 +49,7 @@ _LARGEST_DOCUMENT_BYTES = 16 << 20
 )
 @click.argument("names", nargs=-1, metavar="[NAME…]")
 def attack(
-    kernel_spec: str | None,
+    kernel_spec: "KernelSpec",
     cpu: str,
     memory: int,
     append: str,

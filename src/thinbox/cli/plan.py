@@ -10,6 +10,7 @@ from thinbox.cli.output import write_output
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
+    from thinbox.image.companions import KernelSpec
     from thinbox.planning.evidence import Evidence
     from thinbox.sandbox.plan import Plan
 
@@ -47,7 +48,7 @@ EXIT_FOUND = 1
 @workload_options
 @click.argument("inputs", nargs=-1, required=True, metavar="RUN.json…|PLAN")
 def plan(
-    inputs: tuple[str, ...], kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any
+    inputs: tuple[str, ...], kernel_spec: "KernelSpec", memory: int, append: str, quiet: bool, **options: Any
 ) -> None:
     """Make a plan from recorded runs: what the sandbox does with each call, and why.
 
