@@ -29,6 +29,7 @@ from tests.support.bare_machine import (
     slots,
 )
 from thinbox.errors import MachineError
+from thinbox.machine.machine import GuestResetError
 from thinbox.machine import cpu as registers
 from unicorn import x86_const
 
@@ -424,7 +425,7 @@ def test_any_fault_during_a_double_fault_ends_the_machine() -> None:
     bare = BareMachine(ring3=mov(RAX, HOLE) + LOAD)
     bare.set_gate(14, present=False)
     bare.set_gate(8, present=False)
-    with pytest.raises(MachineError, match="triple fault"):
+    with pytest.raises(GuestResetError, match="triple fault"):
         bare.run()
 
 
@@ -457,7 +458,7 @@ def test_an_interruption_of_a_handler_on_the_undo_table_leaves_the_way_back_to_t
 def test_a_triple_fault_is_reported() -> None:
     bare = BareMachine(ring3=UD2)
     bare.protect(STACK0 - 4096, 0)
-    with pytest.raises(MachineError, match="triple fault"):
+    with pytest.raises(GuestResetError, match="triple fault"):
         bare.run()
 
 

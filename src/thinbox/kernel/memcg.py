@@ -68,6 +68,15 @@ def find_memcg_shape(facts: "KernelFacts") -> MemcgShape:
     return found
 
 
+def find_page_owner(facts: "KernelFacts") -> int:
+    """Return the offset in `struct page` of the word that says whom a page is charged to: `memcg_data`, or before 5.11
+    `mem_cgroup`, which has no flags; `MissingFactError` if there is neither."""
+    probe = Probe(facts, "memory cgroups", "the owner of a page cannot be forged")
+    found = probe.offset("page.memcg_data", "page.mem_cgroup")
+    probe.check()
+    return found
+
+
 def charges_by_objcg(pointers: Iterable[int], own: Callable[[int], bool], memcg_of: Callable[[int], int]) -> bool:
     """Tell whether user pages are charged by way of an obj_cgroup.
 
