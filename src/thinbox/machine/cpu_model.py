@@ -28,6 +28,11 @@ class CpuModel:
     name: str
     adds: tuple[tuple[str, int], ...]
 
+    @property
+    def level(self) -> int:
+        """The level of the x86-64 ABI, from 1."""
+        return int(self.name.removeprefix("v"))
+
 
 MODELS = {
     model.name: model
