@@ -59,6 +59,11 @@ class CpuModel:
             words[feature.word] = words.get(feature.word, 0) | 1 << feature.bit
         return words
 
+    @property
+    def level(self) -> int:
+        """The level of the x86-64 ABI, from 1."""
+        return int(self.name.removeprefix("v"))
+
 
 MODELS = {model.name: model for model in (CpuModel("v1", ()), CpuModel("v2", tuple(FEATURES)))}
 DEFAULT_CPU = "v2"
