@@ -119,9 +119,3 @@ class Leak:
         piece = shared + self.offset("skb_shared_info", "frags")
         page, offset = self.member(piece, "bio_vec", "bv_page"), self.member(piece, "bio_vec", "bv_offset")
         return self.frame_of_struct(page) + offset
-
-    def memory_cgroup(self, task: int) -> int:
-        """Return the struct mem_cgroup that a task's memory is charged to (include/linux/cgroup-defs.h, css_set)."""
-        css_set = self.member(task, "task_struct", "cgroups")
-        css = self.word(css_set + self.offset("css_set", "subsys") + 8 * self._types.enum_value("memory_cgrp_id"))
-        return css - self.offset("mem_cgroup", "css")
