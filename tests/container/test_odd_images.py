@@ -206,6 +206,28 @@ def test_a_layer_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
     refuse(path, "does not have the SHA-256")
 
 
+def test_a_directory_that_no_layer_names_has_the_group_of_a_setgid_one_above(tmp_path: Path) -> None:
+    """As mkdir(2) makes it for an engine; so does what lies below that."""
+    above = member("d", kind=tarfile.DIRTYPE)
+    above[0].mode, above[0].gid = 0o2750, 7
+    found = contents(
+        load_image(str(write_docker_archive(tmp_path / "i", [tar_bytes(above, member("d/e/f/g"), member("x/y"))])))
+    )
+    assert {name: (found[name][0].mode, found[name][0].gid) for name in ("d", "d/e", "d/e/f", "x")} == {
+        "d": (0o2750, 7), "d/e": (0o2755, 7), "d/e/f": (0o2755, 7), "x": (0o755, 0),
+    }  # fmt: skip
+
+
+def test_only_the_specification_s_name_is_an_opaque_whiteout(tmp_path: Path) -> None:
+    for name, left in (
+        (".wh..wh..opq", {"d", "d/b"}),
+        (".wh..wh.opq", {"d", "d/a", "d/b"}),
+        (".wh..wh.plnk", {"d", "d/a", "d/b"}),
+    ):
+        layers = [layer_with({"d/a": b""}), layer_with({f"d/{name}": b"", "d/b": b""})]
+        assert set(files(write_docker_archive(tmp_path / "i", layers))) == left
+
+
 # -- as skopeo reads them -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("kind", ["layout", "dir"])

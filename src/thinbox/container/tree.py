@@ -214,7 +214,7 @@ class LayerTree:
             children = trail[-1].children
             node = children.get(name) if children is not None else None
             if children is not None and node is None and make:
-                node = children[name] = self._make(_directory(name, 0o755), -1)
+                node = children[name] = self._make(_implied(name, trail[-1].entry), -1)
             if node is None:
                 raise _MissingError
             if node.entry.kind is EntryKind.SYMLINK:
@@ -290,6 +290,15 @@ def _children(node: _Node) -> "dict[bytes, _Node]":
 
 def _directory(path: bytes, mode: int) -> RootfsEntry:
     return RootfsEntry(path, EntryKind.DIRECTORY, mode, 0, 0, 0)
+
+
+def _implied(name: bytes, parent: RootfsEntry) -> RootfsEntry:
+    """Return a directory that no layer names, as mkdir(2) makes it: below one with S_ISGID it has its group and bit.
+
+    Source: Linux fs/inode.c, `inode_init_owner`.
+    """
+    made = _directory(name, 0o755)
+    return replace(made, mode=0o2755, gid=parent.gid) if parent.mode & 0o2000 else made
 
 
 def _without_content(member: RootfsEntry) -> RootfsEntry:
