@@ -36,8 +36,8 @@ def boot(
 ) -> "Guest":
     """Return a guest that waits for programs: from the cache if it was booted before, by booting it if not.
 
-    `kernel` is a bzImage, a vmlinux, a Debian package file or a release; None is Debian's newest cloud kernel, fetched
-    without root. `cpu` is the CPU's level of the x86-64 ABI, "v1" or "v2". `append` are words for the kernel's command
+    `kernel` is what `thinbox run --kernel` takes, `,symbols=FILE,types=FILE` too; None is Debian's newest cloud kernel,
+    fetched without root. `cpu` is the CPU's level of the x86-64 ABI, "v1" or "v2". `append` are words for the kernel's command
     line. `progress` is told what takes time.
 
     Raises:
