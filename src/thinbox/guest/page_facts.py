@@ -22,9 +22,9 @@ from thinbox import paging
 from thinbox.address import PAGE_BYTES, U64, to_signed
 from thinbox.errors import MachineError, MissingFactError
 from thinbox.guest.held_files import HeldFiles
-from thinbox.guest.linked_caches import find_linked_caches
 from thinbox.isolation import view_rules
 from thinbox.isolation.page_ownership import PageFacts, PageKind
+from thinbox.kernel.linked_caches import find_linked_caches
 from thinbox.kernel.memcg import charges_by_objcg, find_memcg_shape
 from thinbox.kernel.mount import find_mount_shape
 from thinbox.kernel.open_files import find_file_shape
@@ -65,7 +65,7 @@ class PageReader:
         self._memcg, self._mounts = find_memcg_shape(facts), find_mount_shape(facts)
         self._files = find_file_shape(facts)
         self._held = HeldFiles(kernel, self._pointer)
-        self._linked = find_linked_caches(kernel, self._pointer)
+        self._linked = frozenset(map(self._pointer, find_linked_caches(facts))) - {0}
         self._direct_map = self._pointer(kernel.symbols.address_of("page_offset_base"))
         self.words = self._find_layout()
         root = kernel.kernel_root

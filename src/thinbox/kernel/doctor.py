@@ -20,7 +20,9 @@ from thinbox.kernel import cred as credentials
 from thinbox.kernel import (
     current,
     entry,
+    generated_code,
     memcg,
+    module,
     mount,
     open_files,
     page,
@@ -102,6 +104,8 @@ FEATURES = (
     Feature("dispatch of calls", entry.probe_dispatchers, _ALL_BUT_BOOT, "no call can be isolated", is_text=True),
     Feature("patching of text", text.probe_text_patchers, _ALL_BUT_BOOT, "no policy can judge", is_text=True),
     Feature("reach beyond calls", watched.probe_watched, _ALL_BUT_BOOT, watched.DISABLES),
+    Feature("modules", module.probe_module, _ALL_BUT_BOOT, module.DISABLES),
+    Feature("generated code", generated_code.probe_generated_code, _ALL_BUT_BOOT, generated_code.DISABLES),
     Feature("pages", page.probe_page, ("views",), page.DISABLES),
     Feature("slabs", slab.probe_slab, ("views",), slab.DISABLES),
     Feature("memory cgroups", memcg.probe_memcg, ("views",), memcg.DISABLES),
