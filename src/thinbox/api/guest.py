@@ -37,8 +37,8 @@ def boot(
     """Return a guest that waits for programs: from the cache if it was booted before, by booting it if not.
 
     `kernel` is what `thinbox run --kernel` takes, `,symbols=FILE,types=FILE` too; None is Debian's newest cloud kernel,
-    fetched without root. `cpu` is the CPU's level of the x86-64 ABI, "v1" or "v2". `append` are words for the kernel's command
-    line. `progress` is told what takes time.
+    fetched without root. `cpu` is the CPU's level of the x86-64 ABI, "v1" or "v2", with features behind it: "v2,-smap".
+    `append` are words for the kernel's command line. `progress` is told what takes time.
 
     Raises:
         InputError: there is no such kernel, or it cannot be used.
