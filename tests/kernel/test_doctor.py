@@ -8,6 +8,7 @@ from tests.support.fake_facts import fake_facts
 from thinbox.cli.kernel import kernel
 from thinbox.image.symbols import SymbolTable
 from thinbox.kernel import doctor
+from thinbox.kernel.sanitizer import probe_sanitizer
 from thinbox.kernel.doctor import FEATURES, USES, Beside, diagnose
 
 
@@ -16,7 +17,7 @@ def test_a_kernel_that_has_everything_is_fine(real_kernel):
     found = diagnose(image, Beside(facts.symbols, facts.types))
     assert found.release == facts.release
     assert found.is_usable_for("boot") and found.is_usable_for("isolation") and found.is_usable_for("guard")
-    assert found.is_usable_for("views") is facts.types.has_type("slab")
+    assert found.is_usable_for("views")
     assert len(found.findings) >= len(FEATURES) + 3
 
 
@@ -46,8 +47,11 @@ def test_without_data_symbols_it_says_kallsyms_all(default_kernel):
 
 
 def test_every_feature_of_the_room_is_asked():
-    facts = fake_facts()
+    # A kernel may have no modules and generate no code: then nothing is missing of them.
+    facts = fake_facts("modules", "bpf_kallsyms")
     for feature in FEATURES:
+        if feature.probe is probe_sanitizer:
+            continue  # asks for what must not be there
         found = doctor._ask(facts, feature, doctor._Has(data=True, types=True))
         assert found.missing and found.disables and found.advice and set(found.uses) <= set(USES), feature.name
 

@@ -84,7 +84,7 @@ def _boot_figure(runs: int, kernel: "str | KernelSpec | None", guest: ReadyGuest
     return Figure("boot / QEMU TCG boot", ratio, "ratio", wanted, note)
 
 
-_QEMU_CPU = "qemu64,+ssse3,+sse4.1,+sse4.2,+movbe,+popcnt,+aes,+pclmulqdq,+adx,+abm"
+_QEMU_CPU = "qemu64,+ssse3,+sse4.1,+sse4.2,+movbe,+popcnt,+aes,+pclmulqdq,+adx,+abm,+smep,+smap,+fsgsbase,+rdtscp"
 """The guest's CPU (`machine.cpu_model`), as QEMU spells it."""
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from thinbox.cli.options import machine_options
+from thinbox.cli.options import bare_machine_options
 from thinbox.cli.output import write_output
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
@@ -20,7 +20,7 @@ _LARGEST_DOCUMENT_BYTES = 16 << 20
 
 
 @click.command()
-@machine_options
+@bare_machine_options
 @click.option("--all", "everything", is_flag=True, help="The whole library, under every policy and view unless named.")
 @click.option(
     "--policy", metavar="NAME,…", help="Policies to try under; `profile` is learned in advance. [default: none,live]"

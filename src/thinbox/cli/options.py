@@ -9,7 +9,7 @@ import click
 
 from thinbox.boot.params import DEFAULT_MEMORY_MIB
 from thinbox.errors import InputError
-from thinbox.machine.cpu_model import DEFAULT_CPU, MODELS
+from thinbox.machine.cpu_model import BARE_CPU, DEFAULT_CPU
 
 if TYPE_CHECKING:
     from thinbox.image.companions import KernelSpec
@@ -95,17 +95,18 @@ def kernel_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("spec", metavar="[KERNEL]", required=False, callback=_join_spec)(kernel_files(command))
 
 
-def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def machine_options(command: Callable[..., Any], default_cpu: str = DEFAULT_CPU) -> Callable[..., Any]:
     """Add --kernel, --symbols, --types, --cpu, --memory, --append and --quiet."""
     for option in (
         click.option("--quiet", "-q", is_flag=True, help="Say nothing on stderr but errors."),
         click.option("--append", default="", metavar="WORDS", help="Words added to the kernel command line."),
         click.option(
             "--cpu",
-            type=click.Choice(tuple(MODELS)),
-            default=DEFAULT_CPU,
+            default=default_cpu,
             show_default=True,
-            help="Level of the CPU, as the x86-64 ABI counts them; v2 has SSE4.2 and AES too.",
+            metavar="LEVEL[,±FEATURE…]",
+            help="The CPU: v1 or v2, as the x86-64 ABI counts levels (v2 has AES, SMEP, SMAP too); features are added "
+            "or left out behind it: v2,-smap.",
         ),
         click.option(
             "--memory", default=DEFAULT_MEMORY_MIB, show_default=True, metavar="MIB", help="Guest memory in MiB."
@@ -113,6 +114,11 @@ def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return kernel_options(command)
+
+
+def bare_machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`machine_options` with a CPU that does not keep the kernel from user memory, as exploits presume."""
+    return machine_options(command, BARE_CPU)
 
 
 def kaslr_options(command: Callable[..., Any]) -> Callable[..., Any]:

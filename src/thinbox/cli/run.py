@@ -249,6 +249,7 @@ class _Several:
             "on_violation": options["on_violation"],
             "rootfs": options["rootfs"],
             "image": options["image"],
+            "cpu": options["cpu"],
             "entrypoint": options["entrypoint"],
             "user": options["user"],
             "env": options["environment"],

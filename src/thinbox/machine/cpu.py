@@ -126,6 +126,7 @@ class Cpu:
             (slots.OFF_LSTAR, layout.lstar),
             (slots.OFF_CSTAR, layout.cstar),
             (slots.OFF_FMASK, layout.fmask),
+            (slots.OFF_TSC_AUX, layout.tsc_aux),
             (slots.OFF_ERROR, layout.error),
             (slots.OFF_IS_INT, layout.is_int),
             (slots.OFF_OLD, layout.old),
@@ -141,6 +142,7 @@ class Cpu:
         self.add_hook(UC_HOOK_INSN_INVALID, hook_address("on_invalid"), core)
         self.add_hook(UC_HOOK_INSN, hook_address("on_syscall"), core, insn=x86_const.UC_X86_INS_SYSCALL)
         self.add_hook(UC_HOOK_INSN, hook_address("on_rdtsc"), core, insn=x86_const.UC_X86_INS_RDTSC)
+        self.add_hook(UC_HOOK_INSN, hook_address("on_rdtscp"), core, insn=x86_const.UC_X86_INS_RDTSCP)
         self._call_inject = self.exported(hook_address("inject"), None, 1)
 
     @staticmethod
@@ -188,14 +190,23 @@ class Cpu:
 
     def add_code_hook(self, vaddr: int, function: Callable[[], None]) -> Callable[[], None]:
         """Call `function` before the instruction at `vaddr`; return a function that takes the hook away."""
+        return self._add_python_hook(UC_HOOK_CODE, lambda _vaddr, _size: function(), begin=vaddr, end=vaddr)
 
-        def run(_uc: int, _vaddr: int, _size: int, _data: int) -> None:
-            self._guarded(function)
+    def add_block_hook(self, function: Callable[[int, int], None]) -> None:
+        """Call `function(vaddr, size_bytes)` before each block from now on, vaddr unsigned."""
+        # It stays: without one of two block hooks, the engine no longer calls the other where it did.
+        self._add_python_hook(UC_HOOK_BLOCK, function)
+
+    def _add_python_hook(
+        self, kind: int, function: Callable[[int, int], None], *, begin: int = 1, end: int = 0
+    ) -> Callable[[], None]:
+        def run(_uc: int, vaddr: int, size: int, _data: int) -> None:
+            self._guarded(function, vaddr, size)
 
         callback = _CodeHook(run)
         self._kept.append(callback)
         address = ctypes.cast(callback, ctypes.c_void_p).value or 0
-        hook = self.add_hook(UC_HOOK_CODE, address, 0, begin=vaddr, end=vaddr)
+        hook = self.add_hook(kind, address, 0, begin=begin, end=end)
         self.uc.ctl_flush_tb()
         return lambda: binding.uclib.uc_hook_del(self.uc._uch, hook)
 

@@ -178,12 +178,27 @@ def on_syscall(uc, core):
     store64(env + core[slots.OFF_EIP], entry - (core[slots.BLOCK_END] - here))
 
 
-@cfunc(types.int32(types.int64, types.CPointer(types.int64)))
-def on_rdtsc(_uc, core):
-    """UC_HOOK_INSN for `rdtsc`: virtual time, one tick a nanosecond. This CPU model has no `rdtscp`."""
+@native
+def read_clock(core):
+    """Put virtual time into EDX:EAX."""
     env = core[slots.ENV]
     store64(env + RAX, core[slots.CLOCK] & 0xFFFFFFFF)
     store64(env + RDX, (core[slots.CLOCK] >> 32) & 0xFFFFFFFF)
+
+
+@cfunc(types.int32(types.int64, types.CPointer(types.int64)))
+def on_rdtsc(_uc, core):
+    """UC_HOOK_INSN for `rdtsc`: virtual time, one tick a nanosecond."""
+    read_clock(core)
+    return 1
+
+
+@cfunc(types.int32(types.int64, types.CPointer(types.int64)))
+def on_rdtscp(_uc, core):
+    """UC_HOOK_INSN for `rdtscp`: as `rdtsc`, and the low half of MSR TSC_AUX (SDM vol. 2B, RDTSCP)."""
+    read_clock(core)
+    env = core[slots.ENV]
+    store64(env + RCX, load32(env + core[slots.OFF_TSC_AUX]) & 0xFFFFFFFF)
     return 1
 
 

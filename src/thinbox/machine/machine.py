@@ -39,7 +39,7 @@ _CONSOLE_KEPT_BYTES = 1 << 20
 
 
 class GuestResetError(MachineError):
-    """The guest asked for a reset (after a panic, or by reboot)."""
+    """The guest asked for a reset (after a panic, or by reboot), or a triple fault reset the CPU."""
 
 
 class Machine:
@@ -166,7 +166,7 @@ class Machine:
             reason = self.cpu.run()
             self.on_stop()
             if reason == slots.STOP_TRIPLE_FAULT:
-                raise MachineError(f"triple fault at {self.cpu.rip:#x} (vector {self.slot[slots.STOP_DETAIL]})")
+                raise GuestResetError(f"triple fault at {self.cpu.rip:#x} (vector {self.slot[slots.STOP_DETAIL]})")
             if reason == slots.STOP_NONE:
                 self._halt()
 

@@ -26,6 +26,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     OFF_LSTAR,
     OFF_CSTAR,
     OFF_FMASK,
+    OFF_TSC_AUX,
     OFF_ERROR,
     OFF_IS_INT,
     OFF_OLD,
@@ -120,7 +121,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     FAULT_VADDR,
     FAULT_ERROR,
     FRAME,  # eight words: the exception frame being built
-) = range(103)
+) = range(104)
 
 SLOT_COUNT = FRAME + 8
 
