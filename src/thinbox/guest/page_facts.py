@@ -189,10 +189,16 @@ class PageReader:
             css = self._pointer(memcg + self._memcg.memcg_css_at + self._memcg.css_parent_at, root)
             memcg = css - self._memcg.memcg_css_at if css else 0
 
-    def facts(self, paddr: int, root: int, owner_of: "Callable[[int], str | None]") -> PageFacts:
+    def facts(
+        self,
+        paddr: int,
+        root: int,
+        owner_of: "Callable[[int], str | None]",
+        spaces: frozenset[int] = frozenset(),
+    ) -> PageFacts:
         """Return the facts of the page of `paddr` (the very address touched); `owner_of` names a cgroup's tenant.
 
-        `root` is the kernel's table.
+        `root` is the kernel's table; what the mm_structs `spaces` have mapped counts as held.
         """
         page = self._find(paddr, root)
         if page is None:
@@ -213,7 +219,7 @@ class PageReader:
             owners = frozenset({owner_of(memcg) if memcg else None})
             if mapping & _ANON or not mapping & ~_MAPPING_FLAGS:
                 return PageFacts(PageKind.MEMORY, owners)
-            return self._file_facts(mapping & ~_MAPPING_FLAGS, owners, root)
+            return self._file_facts(mapping & ~_MAPPING_FLAGS, owners, root, spaces)
         if (self._word(head + words[view_rules.COUNT_AT]) >> words[view_rules.COUNT_SHIFT]) & 0xFFFFFFFF == 0:
             return self._unreferenced_facts(page, paddr, root, owner_of)
         return PageFacts(PageKind.KERNEL)
@@ -265,13 +271,13 @@ class PageReader:
             return ""
         return raw.split(b"\0")[0].decode("ascii", "replace")
 
-    def _file_facts(self, mapping: int, owners: frozenset[str | None], root: int) -> PageFacts:
+    def _file_facts(self, mapping: int, owners: frozenset[str | None], root: int, spaces: frozenset[int]) -> PageFacts:
         files = self._files
         inode = self._pointer(mapping + files.mapping_host_at, root)
         mode = self._pointer(inode + (files.inode_mode_at & ~7), root) >> 8 * (files.inode_mode_at & 7) & 0xFFFF
         superblock = self._pointer(inode + files.inode_super_at, root)
         public = bool(mode & _OTHERS_READ) and superblock in self._mounted(root)
-        held = self._held.holds(mapping, root)
+        held = self._held.holds(mapping, root, spaces)
         may_write = self._held.may_write(mapping, inode, mode, root)
         return PageFacts(PageKind.FILE, owners, is_public=public, is_held=held, is_writable=may_write)
 
