@@ -143,6 +143,7 @@ class Cpu:
         self.add_hook(UC_HOOK_INSN, hook_address("on_syscall"), core, insn=x86_const.UC_X86_INS_SYSCALL)
         self.add_hook(UC_HOOK_INSN, hook_address("on_rdtsc"), core, insn=x86_const.UC_X86_INS_RDTSC)
         self.add_hook(UC_HOOK_INSN, hook_address("on_rdtscp"), core, insn=x86_const.UC_X86_INS_RDTSCP)
+        self._call_report = self.exported(hook_address("report_breakpoints"), None, 0)
         self._call_inject = self.exported(hook_address("inject"), None, 1)
 
     @staticmethod
@@ -339,6 +340,25 @@ class Cpu:
     def inject(self, vector: int) -> None:
         """Deliver an external interrupt; between two runs only."""
         self._call_inject(self.handle, self.core.ctypes.data, vector)
+
+    @property
+    def watches_data(self) -> bool:
+        """Whether DR7 has a breakpoint on data switched on (SDM vol. 3B, 17.2.4)."""
+        dr7 = self._debug[DR7]
+        return any(dr7 >> 2 * number & 3 and dr7 >> 16 + 4 * number & 1 for number in range(4))
+
+    def report_breakpoints(self) -> None:
+        """Deliver the #DB of data breakpoints that were hit, which goes before interrupts; between two runs only."""
+        if self.slot[slots.WATCH_HIT]:
+            self._call_report(self.handle, self.core.ctypes.data)
+
+    def add_watch_hooks(self) -> None:
+        """Look at every access to memory and at every instruction, from now on."""
+        # They stay: behind a hook on all instructions that is taken away the engine stops at some, for no reason given.
+        data = self.core.ctypes.data
+        self.add_hook(UC_HOOK_MEM_READ | UC_HOOK_MEM_WRITE, hook_address("on_watch_memory"), data)
+        self.add_hook(UC_HOOK_CODE, hook_address("on_watch_code"), data)
+        self.uc.ctl_flush_tb()
 
     # -- saving -----------------------------------------------------------------------------------
     def save(self) -> bytes:

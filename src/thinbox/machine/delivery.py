@@ -32,6 +32,7 @@ from thinbox.machine.state_bits import (
 )
 
 REG_CR3 = int(x86_const.UC_X86_REG_CR3)
+REG_RIP = int(x86_const.UC_X86_REG_RIP)
 REG_EFLAGS = int(x86_const.UC_X86_REG_EFLAGS)
 
 CODE64 = 0x00AF9B00
@@ -53,7 +54,7 @@ STACK_FAULT = 12
 GENERAL_PROTECTION = 13
 CONTRIBUTORY = (1 << 0) | (1 << 10) | (1 << 11) | (1 << 12) | (1 << 13) | (1 << 21)
 """Vectors of contributory exceptions (SDM vol. 3A, table 6-4; #CP by its later editions)."""
-BREAKPOINT = 3
+DEBUG, BREAKPOINT = 1, 3
 INT3 = 0xCC
 EXTERNAL = 1
 """EXT of an error code: what could not be delivered was no `int n` (SDM vol. 3A, 6.13)."""

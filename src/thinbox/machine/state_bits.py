@@ -13,3 +13,7 @@ RF, NT, TF, IF, VM, AC = 1 << 16, 1 << 14, 1 << 8, 1 << 9, 1 << 17, 1 << 18
 
 CR4_SMAP = 1 << 21
 """A bit of CR4 (SDM vol. 3A, 2.5)."""
+
+DEBUG_WORDS = 12
+"""DR0 to DR7, and four pointers of the engine's, in front of `old_exception` (target/i386/cpu.h)."""
+DR6, DR7 = 6, 7
