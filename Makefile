@@ -8,7 +8,7 @@ PARALLEL := -n 2 --dist worksteal
 # A cache in which no kernel ever is, and no way to fetch one: a test that needs one fails here, and is to be marked.
 NO_KERNEL := THINBOX_CACHE=$(CURDIR)/.pytest_cache/no-kernel http_proxy=http://127.0.0.1:9 https_proxy=http://127.0.0.1:9
 
-.PHONY: help setup demo test test-fast check bench mutants attacks study kernels rounds docs docs-commands clean
+.PHONY: help setup demo test test-fast test-newest check bench mutants attacks study kernels rounds docs docs-commands clean
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
@@ -28,6 +28,9 @@ test: $(STAMP) ## run all tests, on two cores (fetches a kernel if there is none
 
 test-fast: $(STAMP) ## run the tests that need no kernel, in a minute; nothing is fetched
 	$(NO_KERNEL) $(BIN)/python -m pytest $(PARALLEL) -m 'not guest and not slow'
+
+test-newest: $(STAMP) ## a short run on the newest kernel of Debian's archive, which is fetched; three minutes
+	$(BIN)/python -m pytest -m newest tests/kernel/test_newest.py
 
 check: $(STAMP) ## lint and types
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ ENGINE_EXCEPTIONS = {
     "thinbox.boot.sequence": {"unicorn"},  # register numbers (x86_const) for the entry state of the boot protocol
     "thinbox.boot.ready": {"unicorn"},  # its version is part of a snapshot's key, for the CPU state is its own
 }
-PURE_ROOMS = ("thinbox.isolation", "thinbox.paging", "thinbox.address", "thinbox.foreign_text")
+PURE_ROOMS = ("thinbox.isolation", "thinbox.paging", "thinbox.address", "thinbox.foreign_text", "thinbox.foreign_yaml")
 PURE_FORBIDDEN = ENGINE | {
     "time", "os", "pathlib", "io", "sys", "random", "socket", "subprocess", "shutil", "tempfile", "threading", "ctypes",
 }  # fmt: skip
@@ -24,7 +24,7 @@ PURE_ALLOWED_ROOMS = {
 }  # fmt: skip
 
 LAYERS = (
-    {"thinbox.address", "thinbox.errors", "thinbox", "thinbox.paging", "thinbox.foreign_text"},
+    {"thinbox.address", "thinbox.errors", "thinbox", "thinbox.paging", "thinbox.foreign_text", "thinbox.foreign_yaml"},
     {"thinbox.host"},
     {"thinbox.syscalls", "thinbox.image", "thinbox.isolation"},
     {"thinbox.kernel"},

@@ -20,9 +20,10 @@ from thinbox.cost.sound_trace import require_sound
 from thinbox.cost.workload import load_workload
 from thinbox.errors import InputError
 from thinbox.isolation.policies.profile import Profile, build_profile
-from thinbox.planning import profile_import
 from thinbox.planning.evidence import ATTACK_SCHEMA, RUN_SCHEMA, gather_evidence, load_object
 from thinbox.planning.make_plan import PlanOptions, make_plan
+from thinbox.planning.profile_file import load_profile as load_seccomp
+from thinbox.planning.profile_import import compare_profile
 from thinbox.sandbox.plan_text import render_plan
 from thinbox.records.events import PageTrace
 from thinbox.records.profile import KnownPages
@@ -39,7 +40,7 @@ SECCOMP = {
         {
             "name": "open",
             "action": "SCMP_ACT_ALLOW",
-            "args": [{"index": 0}],
+            "args": [{"index": 0, "op": "SCMP_CMP_EQ"}],
             "excludes": {"arches": ["arm"], "caps": ["Y"]},
         },
     ],
@@ -113,11 +114,11 @@ READERS = {
     "plan, attacks": (ATTACK, attack_evidence),
     "import": (
         SECCOMP,
-        lambda path: profile_import.compare_profile(profile_import.load_profile(path), ["read"]).render(),
+        lambda path: compare_profile(load_seccomp(path), {"read": [(0,) * 6]}).render(),
     ),
     "import of a config.json": (
         {"linux": {"seccomp": SECCOMP}},
-        lambda path: profile_import.compare_profile(profile_import.load_profile(path), ["read"]).render(),
+        lambda path: compare_profile(load_seccomp(path), {"read": [(0,) * 6]}).render(),
     ),
     "image": (CONFIG, lambda path: parse_config(path.read_bytes(), "config")),
     "policy profile": (PROFILE, lambda path: Profile.from_json(path.read_bytes())),

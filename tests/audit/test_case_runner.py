@@ -91,6 +91,15 @@ def test_a_result_that_is_not_expected_fails_the_case(runner):
     assert not entry.exercised and entry.reason == "close returned EBADF, expected 0"
 
 
+def test_what_a_kernel_cannot_do_is_not_exercised_and_says_why(runner):
+    def body(process):
+        process.needs((yield from process.call("getpid")) < 0, "this kernel has processes")
+        yield from process.measure(77, expect=fails(errno.EBADF))
+
+    entry = audit_case(runner, Case("close", "needs", False, body))
+    assert not entry.exercised and not entry.same and entry.reason == "this kernel has processes"
+
+
 def test_a_case_without_or_with_two_measured_calls_fails(runner):
     def none(process):
         yield from process.must("getpid")

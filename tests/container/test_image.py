@@ -173,7 +173,7 @@ def test_a_whiteout_removes_what_lower_layers_brought(tmp_path: Path) -> None:
 def test_a_whiteout_spares_its_own_layer_in_either_order(tmp_path: Path, order: int) -> None:
     lower = [directory("d"), directory("d/s"), member("d/s/old", b"1"), member("d/old", b"2"), member("o", b"3")]
     new = [member("d/s/new", b"4"), member("d/new", b"5"), hard_link("d/kept", "o")]
-    marks = [member("d/.wh..wh.opq")]
+    marks = [member("d/.wh..wh..opq")]
     found = merge(tmp_path, lower, [*marks, *new] if order else [*new, *marks])
     assert set(found) == {"d", "d/kept", "d/new", "d/s", "d/s/new", "o"}
     again = [member(".wh.d"), *new] if order else [*new, member(".wh.d")]

@@ -10,6 +10,7 @@ from thinbox.audit.case_runner import CaseRunner, make_checkpoint
 from thinbox.audit.neighbour import NEIGHBOUR
 from thinbox.audit.pool import audit_case
 from thinbox.isolation.policies import load_policy
+from thinbox.kernel.reclaim import find_reclaim
 from thinbox.machine import cpu as registers
 from thinbox.session.session import TenantSpec, run_tenants
 
@@ -35,10 +36,14 @@ def hijack(guest, template):
 
 
 def test_a_jump_to_an_errand_is_none(hijack, steps_aside):
-    """compact_node(0), but not from a call of it: it runs on the tenant's table, and is killed at others' pages."""
+    """compact_node of node 0, but not from a call of it: it runs on the tenant's table, and is killed at others' pages."""
+    shape = find_reclaim(hijack.runner.view.facts)
+    node = 0
+    if not shape.compacts_by_number:
+        node = hijack.word(shape.nodes_at) if shape.nodes_at else shape.only_node_at
 
     def prepare():
-        hijack.runner.machine.cpu.regs[registers.RDI] = 0
+        hijack.runner.machine.cpu.regs[registers.RDI], hijack.runner.machine.cpu.regs[registers.RSI] = node, 0
         return hijack.symbols.address_of("compact_node")
 
     outcome = hijack.run(prepare)

@@ -1,6 +1,7 @@
 """A corrupted call gains nothing by the places where thinbox itself acts for it: deferred work, and the charge of sockets."""
 
 import struct
+from contextlib import suppress
 
 import pytest
 from tests.support.hijack import TALK, Hijack
@@ -179,7 +180,7 @@ def test_a_forged_socket_is_no_error_of_the_machine(hijack, charged, forged):
 
 @pytest.mark.parametrize("forged", [0, 0x1000, 0xFFFF_8000_0000_0000])
 def test_a_task_of_forged_cgroups_is_no_error_of_the_machine(hijack, charged, forged, monkeypatch):
-    """`security_socket_post_create` called while `task->cgroups` leads nowhere: the guest panics of itself, later."""
+    """`security_socket_post_create` called while `task->cgroups` leads nowhere: some kernels panic of themselves, later."""
     types, memory = hijack.runner.view.facts.types, hijack.runner.machine.memory
     below = forged + types.offset_of("css_set", "subsys") + 8 * types.enum_value("memory_cgrp_id")
     asked, word_at = [], type(memory).word_at
@@ -194,7 +195,7 @@ def test_a_task_of_forged_cgroups_is_no_error_of_the_machine(hijack, charged, fo
         monkeypatch.setattr(type(memory), "word_at", kept)
         return hijack.symbols.address_of("security_socket_post_create")
 
-    with pytest.raises(GuestResetError):
+    with suppress(GuestResetError):
         hijack.run(prepare)
     assert below in asked, "the charge followed the forged word"
     assert not charged, "a task of no cgroup is charged nothing"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from thinbox.audit.case import Case, all_cases
 from thinbox.audit.case_runner import CaseRunner, make_checkpoint
+from thinbox.isolation.policies.live import Live
 from thinbox.isolation.policies.sci import MIDDLE, Sci
 from thinbox.isolation.verdict import Verdict
 from thinbox.machine import slots
@@ -155,9 +156,8 @@ def test_a_violation_at_a_random_instruction(watched):
 
 
 def test_the_guest_lives_on_and_the_tenant_sees_sigkill(guest):
-    class KillsMkdir(Sci):
+    class KillsMkdir(Live):
         name = "no-mkdir"
-        grants_all_data = True
 
         def check_access(self, access, call):
             verdict = super().check_access(access, call)

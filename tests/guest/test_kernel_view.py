@@ -43,3 +43,12 @@ def test_the_kernels_root_is_right_while_an_sci_table_is_active(guest):
     for root, kernels, loaded in seen:
         assert root == kernels
         assert root != loaded
+
+
+def test_the_size_of_a_kernel_stack_is_that_of_the_first_tasks(guest):
+    """Whose place and end the linker says (include/asm-generic/vmlinux.lds.h, INIT_TASK_DATA)."""
+    seen = []
+    run(guest, ["true"], RunOptions(policy="live", on_machine=lambda _machine, enforcer: seen.append(enforcer.view)))
+    (view,) = seen
+    find = view.symbols.find
+    assert view.stack_bytes == (find("__end_init_stack") or find("__end_init_task")) - find("init_stack")

@@ -6,7 +6,8 @@ import pytest
 from thinbox.boot.ready import prepare
 from thinbox.errors import KernelImageError, SourceError
 from thinbox.image.btf import locate_btf
-from thinbox.image.companions import Companions, find_build, load_symbols, load_types, split_spec
+from thinbox.image.btf import assemble
+from thinbox.image.companions import Companions, KernelSpec, find_build, load_symbols, load_types, read_spec, split_spec
 from thinbox.image.facts import load_facts
 from thinbox.image.source import resolve_kernel
 from thinbox.session.session import run
@@ -40,6 +41,16 @@ def test_a_build_folder_has_the_kernel_and_what_is_beside_it(tmp_path: Path) -> 
     assert find_build(tmp_path)[1].types == tmp_path / "types.btf"
     (boot / "bzImage").unlink()
     assert find_build(tmp_path)[0] == tmp_path / "vmlinux"
+
+
+def test_files_named_apart_are_the_same_and_none_is_named_twice() -> None:
+    files = Companions(Path("System.map"), Path("vmlinux"))
+    assert read_spec(KernelSpec("k", files)) == read_spec("k,symbols=System.map,types=vmlinux") == ("k", files)
+    assert read_spec(KernelSpec("k,types=t", Companions(Path("a,b")))) == ("k", Companions(Path("a,b"), Path("t")))
+    assert read_spec(KernelSpec(None, files)) == (None, files), "of the default kernel"
+    assert KernelSpec("k", files).words() == ["--kernel", "k", "--symbols", "System.map", "--types", "vmlinux"]
+    with pytest.raises(KernelImageError, match="leave --types out"):
+        read_spec(KernelSpec("k,types=t", files))
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +93,36 @@ def test_symbols_of_another_kernel_are_refused(beside: tuple[Path, Path, Path], 
 
 
 @pytest.mark.guest
+def test_types_of_another_kernel_are_refused(beside: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    image, facts = load_facts(beside[0])
+    other = bytearray(beside[2].read_bytes())
+    at = facts.types.type_starts  # every struct's members are moved by a word
+    for start in at.tolist():
+        word = 24 + 4 * start
+        if other[word + 7] & 0x1F == 4:
+            for member in range(int.from_bytes(other[word + 4 : word + 6], "little")):
+                place = word + 12 + 12 * member + 8
+                moved = int.from_bytes(other[place : place + 4], "little") + 64
+                other[place : place + 4] = moved.to_bytes(4, "little")
+    path = tmp_path / "types.btf"
+    path.write_bytes(other)
+    with pytest.raises(KernelImageError, match="not of this kernel: its first task") as caught:
+        load_types(path, image, facts.symbols)
+    assert "\n" not in str(caught.value)
+    path.write_bytes(beside[2].read_bytes().replace(b"\0tcp_", b"\0tcq_"))
+    with pytest.raises(KernelImageError, match="functions, and it lacks"):
+        load_types(path, image, facts.symbols)
+    path.write_bytes(assemble(b"", b"\0"))
+    with pytest.raises(KernelImageError, match="no kernel's types"):
+        load_types(path, image, facts.symbols)
+
+
+@pytest.mark.guest
 def test_what_is_neither_is_refused_in_one_line(beside: tuple[Path, Path, Path], tmp_path: Path) -> None:
     junk = tmp_path / "junk"
     junk.write_bytes(b"junk\n" * 10)
-    for load in (load_types, lambda path: load_symbols(path, load_facts(beside[0])[0])):
+    image, facts = load_facts(beside[0])
+    for load in (lambda path: load_types(path, image, facts.symbols), lambda path: load_symbols(path, image)):
         with pytest.raises(KernelImageError, match="neither") as caught:
             load(junk)
         assert "\n" not in str(caught.value)

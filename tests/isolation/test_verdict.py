@@ -1,7 +1,7 @@
 """What a refusal says, and what the CPU was doing by the fault's error code."""
 
 import pytest
-from thinbox.isolation.verdict import PLANNED, Access, AccessKind, Violation, kind_of
+from thinbox.isolation.verdict import PLANNED, Access, AccessKind, Violation, kind_of, remedy
 from thinbox.paging import FAULT_FETCH, FAULT_PRESENT, FAULT_USER, FAULT_WRITE
 
 
@@ -35,3 +35,18 @@ def test_a_sentence_names_what_was_refused_and_by_whom():
     assert bare == "read was killed: write at 0x1012 refused by rule 6c of policy sci: why"
     planned = Violation("read", "the plan says so", "plan", 0, None, 0, "p", PLANNED).sentence()
     assert planned == "read was killed: the plan says so"
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule", "better"),
+    [
+        ("sci", "6b", "live"), ("sci", "6c", "live"), ("function", "6c", "live"), ("transfer", "6c", "live"),
+        ("sci+guard", "6b", "live+guard"), ("patch", "6c (posted)", "live"), ("function", "6b", ""), ("live", "6b", ""),
+        ("live", "6c", ""), ("patch", "limits (posted)", ""), ("callgraph", "G", ""),
+    ],
+)  # fmt: skip
+def test_a_kill_says_which_policy_a_program_without_guilt_runs_under(policy, rule, better):
+    text = remedy(Violation("read", "why", rule, 0x1012, "f", 0x12, policy, "fetch"))
+    assert text.startswith(f"if that was no attack, try --policy {better}, which") if better else not text
+    assert not remedy(Violation("read", "why", rule, 0x1012, "f", 0x12, policy, "fetch", view="strict"))
+    assert not remedy(Violation("read", "why", rule, 0x1012, "f", 0x12, policy, "write"))

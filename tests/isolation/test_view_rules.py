@@ -26,6 +26,7 @@ class Kernel:
             (view_rules.SLAB_AT, 0), (view_rules.SLAB_MASK, SLAB), (view_rules.SLAB_VALUE, SLAB), (view_rules.POINTER_MASK, ~3),
             (view_rules.OWNER_BYTES, 8), (view_rules.OBJCG_MEMCG_AT, 16), (view_rules.CACHE_AT, 24), (view_rules.CACHE_SIZE_AT, 24),
             (view_rules.CACHE_SIZE_SHIFT, 32), (view_rules.MAPPING_AT, 32),
+            (view_rules.KERNEL_AT, 56), (view_rules.KERNEL_MASK, 2), (view_rules.KERNEL_VALUE, 2), (view_rules.KERNEL_BY_OBJCG, 1),
         ):  # fmt: skip
             self.view[at] = value
         self.store(MINE + 16, OWN)
@@ -45,8 +46,10 @@ class Kernel:
         base = 0x10000 if vaddr < OBJECTS else 0x20000
         self.words[(base + (vaddr & 0xFFF)) >> 3] = value
 
-    def page(self, number=7, *, flags=0, head=0, memcg=0, count=1, objects=0, mapping=0):
-        values = ((0, flags), (8, head), (32, mapping), (40, objects << 16), (48, count << 32), (56, memcg))
+    def page(self, number=7, *, flags=0, head=0, memcg=0, count=1, objects=0, mapping=0, page_type=0):
+        values = (
+            (0, flags), (8, head), (32, mapping), (40, objects << 16), (48, count << 32 | page_type), (56, memcg)
+        )  # fmt: skip
         for at, value in values:
             self.store(MEMMAP + 64 * number + at, value)
 
@@ -77,6 +80,56 @@ def test_whole_pages(page, permissive, strict):
         kernel.page(6, memcg=OTHER)
         kernel.page(**page)
         assert kernel.visible() is wanted
+
+
+class OldKernel(Kernel):
+    """As Linux 5.10 has it: a page of the kernel's is told by its type, and charged to a memory cgroup itself."""
+
+    def __init__(self, rule):
+        super().__init__(rule)
+        self.view[view_rules.KERNEL_AT], self.view[view_rules.KERNEL_BY_OBJCG] = 48, 0
+        self.view[view_rules.KERNEL_MASK], self.view[view_rules.KERNEL_VALUE] = 0xF0000200, 0xF0000000
+
+
+STACK, TABLE, UNCHARGED_TABLE, UNMAPPED = 0xFFFFFDFF, 0xFFFFF9FF, 0xFFFFFBFF, 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(
+    ("page", "permissive", "strict", "mappable"),
+    [
+        ({"memcg": OWN, "page_type": STACK}, True, True, False),
+        ({"memcg": OWN, "page_type": TABLE}, True, True, False),
+        ({"memcg": OTHER, "page_type": STACK}, False, False, False),
+        ({"memcg": OTHER, "page_type": TABLE}, False, False, False),
+        # Not charged to the root: the kernel never does that, so it is not for all either.
+        ({"memcg": ROOT, "page_type": STACK}, False, False, False),
+        ({"memcg": 0, "page_type": UNCHARGED_TABLE}, True, True, False),
+        ({"memcg": OWN, "page_type": UNMAPPED}, True, True, True),
+        # Mapped once and often: the word counts, and is no type.
+        ({"memcg": OWN, "page_type": 0}, True, True, True),
+        ({"memcg": OWN, "page_type": 0x3FF}, True, True, True),
+        ({"memcg": OTHER, "page_type": 0}, False, False, False),
+        ({"memcg": ROOT, "page_type": 0}, True, False, False),
+        # An obj_cgroup of the tenant's own is no memory cgroup here.
+        ({"memcg": MINE, "page_type": STACK}, False, False, False),
+        ({"flags": SLAB, "memcg": OWN, "page_type": UNMAPPED}, False, False, False),
+    ],
+)
+def test_pages_of_5_10(page, permissive, strict, mappable):
+    for rule, wanted in ((view_rules.PERMISSIVE, permissive), (view_rules.STRICT, strict)):
+        kernel = OldKernel(rule)
+        kernel.page(**page)
+        assert kernel.visible() is wanted
+    assert view_rules.is_plain_mapping(kernel.words, TOP, 0x1000, kernel.view, PAGE) is mappable
+
+
+def test_a_slab_of_5_10_keeps_obj_cgroups_all_the_same():
+    kernel = OldKernel(view_rules.STRICT)
+    kernel.page(flags=SLAB, memcg=VECTOR | 1, objects=2, page_type=UNMAPPED)
+    kernel.store(VECTOR, MINE)
+    assert kernel.visible()
+    kernel.store(VECTOR + 8, THEIRS)
+    assert not kernel.visible()
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,12 @@ def real_facts(real_kernel):
     return real_kernel[1]
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     for item in items:
+        if item.get_closest_marker("newest"):
+            item.add_marker(pytest.mark.guest)
+            if "newest" not in config.getoption("markexpr"):
+                item.add_marker(pytest.mark.skip("is of another kernel, which is fetched: make test-newest"))
         if "real_kernel" in item.fixturenames:
             item.add_marker(pytest.mark.guest)
 

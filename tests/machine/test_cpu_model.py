@@ -15,6 +15,8 @@ from thinbox.syscalls.table import call_number
 
 V2 = {"cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2"}
 """x86-64-v2 (psABI 3.1.1), by the names of /proc/cpuinfo."""
+KERNELS = {"smep", "smap", "fsgsbase", "rdtscp"}
+"""What the kernel uses of the CPU for itself and its programs."""
 UNDETERMINED = {"rdrand", "rdseed"}
 VECTOR = {
     # SSSE3, SSE4.1 and SSE4.2 on xmm0, xmm1
@@ -97,7 +99,7 @@ def test_the_kernel_finds_all_of_the_level_and_nothing_undetermined(guest):
     def flags(ready):
         return set(run(ready, ["grep", "-m1", "^flags", "/proc/cpuinfo"]).stdout.decode().split(":")[1].split())
 
-    assert V2 <= flags(guest) and not UNDETERMINED & flags(guest)
+    assert V2 | KERNELS <= flags(guest) and not UNDETERMINED & flags(guest)
     plain = flags(prepare(None, BootParams(cpu="v1")))
     assert not (V2 - {"cx16", "lahf_lm", "pni"}) & plain and plain < flags(guest)
 
@@ -124,3 +126,66 @@ def test_there_are_two_levels_and_no_other():
     assert set(MODELS) == {"v1", "v2"} and cpu_model(DEFAULT_CPU).name == "v2"
     with pytest.raises(InputError, match="no CPU 'v9'"):
         BootParams(cpu="v9")
+
+
+def test_features_are_added_and_left_out_by_name():
+    assert set(cpu_model("v2").features) - set(cpu_model("v2,-smap,-aes").features) == {"smap", "aes"}
+    assert cpu_model("v1,+smep").adds == {"7.ebx": 1 << 7}
+    for wrong in ("v2,smap", "v2,-avx", "v2,", "v2,-", "-smap"):
+        with pytest.raises(InputError):
+            cpu_model(wrong)
+
+
+def assembled(*parts):
+    """Return a program that writes RAX of each part (which may be several instructions), then exits with 0."""
+    code = b"".join(part + b"\x50\x48\x89\xe6\x6a\x01\x5f\x6a\x08\x5a\x6a\x01\x58\x0f\x05\x58" for part in parts)
+    return build_elf64(code + b"\x31\xff\xb8" + struct.pack("<I", call_number("exit_group")) + b"\x0f\x05")
+
+
+def killed(result):
+    return result.record.kills
+
+
+def written(guest, tmp_path, policy, *parts):
+    path = tmp_path / "program"
+    path.write_bytes(assembled(*parts))
+    path.chmod(0o755)
+    result = run(guest, ["/program"], RunOptions(rootfs=tmp_path, policy=policy))
+    assert result.exit_code == 0 and not killed(result)
+    return struct.unpack(f"<{len(parts)}Q", result.stdout)
+
+
+KERNEL_ADDRESS = 0xFFFF_FFFF_8100_0000
+WRITE_GS = b"\x48\xb8" + struct.pack("<Q", KERNEL_ADDRESS) + b"\xf3\x48\x0f\xae\xd8"  # mov rax, …; wrgsbase rax
+WRITE_FS = b"\x48\xb8" + struct.pack("<Q", 0x1234_5678_9ABC) + b"\xf3\x48\x0f\xae\xd0"
+READ_GS, READ_FS = b"\xf3\x48\x0f\xae\xc8", b"\xf3\x48\x0f\xae\xc0"
+SPIN = b"\xb9\0\0\x40\0\xe2\xfe"  # mov ecx, 4 Mi; loop: several timer interrupts
+NEW_PAGE = b"\x48\x8d\x84\x24\0\0\xff\xff\xc6\0\x01"  # lea rax, [rsp - 64 KiB]; mov byte [rax], 1: a page fault
+SINGLE_STEP = b"\x9c\x80\x4c\x24\x01\x01\x9d\x90"  # pushf; set TF; popf; nop: #DB, a paranoid entry
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("policy", ["live", "live+guard"])
+def test_bases_that_programs_set_are_theirs_and_no_kernels(guest, tmp_path, policy):
+    """FSGSBASE (SDM vol. 1, 17): a base in the kernel's half is no way into it, by calls, faults or interrupts."""
+    found = written(guest, tmp_path, policy, WRITE_GS + WRITE_FS, SPIN + READ_GS, NEW_PAGE + READ_GS, READ_FS)
+    assert found[1:] == (KERNEL_ADDRESS, KERNEL_ADDRESS, 0x1234_5678_9ABC)
+
+
+@pytest.mark.guest
+def test_a_debug_exception_with_a_kernel_address_in_gs_is_the_programs_own(guest, tmp_path):
+    """`paranoid_entry` (arch/x86/entry/entry_64.S) tells by the base it reads whose it is."""
+    path = tmp_path / "program"
+    path.write_bytes(assembled(WRITE_GS + SINGLE_STEP + SPIN))
+    path.chmod(0o755)
+    result = run(guest, ["/program"], RunOptions(rootfs=tmp_path))
+    assert result.exit_code == 128 + 5 and not killed(result)
+
+
+@pytest.mark.guest
+def test_rdtscp_reads_virtual_time_and_the_number_of_the_cpu(guest, tmp_path):
+    clock = b"\x0f\x01\xf9\x48\xc1\xe2\x20\x48\x09\xd0"  # rdtscp; shl rdx, 32; or rax, rdx
+    processor = b"\x0f\x01\xf9\x89\xc8"  # rdtscp; mov eax, ecx
+    first, second, number = found = written(guest, tmp_path, "live", clock, clock, processor)
+    assert 0 < first < second < 1 << 48 and number == 0
+    assert written(guest, tmp_path, "live", clock, clock, processor) == found

@@ -29,6 +29,7 @@ from tests.support.bare_machine import (
     slots,
 )
 from thinbox.errors import MachineError
+from thinbox.machine.machine import GuestResetError
 from thinbox.machine import cpu as registers
 from unicorn import x86_const
 
@@ -424,7 +425,7 @@ def test_any_fault_during_a_double_fault_ends_the_machine() -> None:
     bare = BareMachine(ring3=mov(RAX, HOLE) + LOAD)
     bare.set_gate(14, present=False)
     bare.set_gate(8, present=False)
-    with pytest.raises(MachineError, match="triple fault"):
+    with pytest.raises(GuestResetError, match="triple fault"):
         bare.run()
 
 
@@ -457,7 +458,7 @@ def test_an_interruption_of_a_handler_on_the_undo_table_leaves_the_way_back_to_t
 def test_a_triple_fault_is_reported() -> None:
     bare = BareMachine(ring3=UD2)
     bare.protect(STACK0 - 4096, 0)
-    with pytest.raises(MachineError, match="triple fault"):
+    with pytest.raises(GuestResetError, match="triple fault"):
         bare.run()
 
 
@@ -505,11 +506,17 @@ def test_rdtsc_is_the_virtual_time() -> None:
     assert bare.machine.now_ns - bare.cpu.regs[RAX] <= 8, "at most the rest of the block ahead"
 
 
-def test_rdtscp_is_as_undefined_as_cpuid_says() -> None:
-    # mov eax, 0x80000001 / cpuid / rdtscp
-    bare = BareMachine(b"\xb8\x01\x00\x00\x80\x0f\xa2\x0f\x01\xf9" + HLT)
+def test_rdtscp_reads_the_clock_and_tsc_aux() -> None:
+    # mov ecx, 0xc0000103 / mov eax, 7 / wrmsr / rdtscp / hlt
+    bare = BareMachine(b"\xb9\x03\x01\x00\xc0\xb8\x07\0\0\0\x31\xd2\x0f\x30\x0f\x01\xf9" + HLT)
     bare.run()
-    assert not bare.cpu.regs[RDX] & 1 << 27, "the CPU model has RDTSCP now: test what it returns"
+    assert bare.cpu.regs[RCX] == 7 and bare.cpu.regs[RDX] == 0
+    assert 0 <= bare.machine.now_ns - bare.cpu.regs[RAX] <= 8, "at most the rest of the block ahead"
+
+
+def test_rdtscp_is_undefined_where_cpuid_does_not_say_it() -> None:
+    bare = BareMachine(b"\x0f\x01\xf9" + HLT, cpu="v1")
+    bare.run()
     assert bare.vector == 6
 
 

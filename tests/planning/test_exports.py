@@ -12,7 +12,8 @@ from thinbox.errors import InputError
 from thinbox.planning.exports import EXPORTS, render_evidence
 from thinbox.planning.exports.oci import GENERIC, seccomp_object
 from thinbox.planning.filters import make_filter
-from thinbox.planning.profile_import import compare_profile, parse_profile
+from thinbox.planning.profile_file import parse_profile
+from thinbox.planning.profile_import import compare_profile
 from thinbox.planning.runtime_calls import RUNTIMES, find_runtimes
 from thinbox.sandbox.plan_file import load_plan, parse_plan
 from thinbox.syscalls.table import all_calls
@@ -261,9 +262,9 @@ def test_an_imported_profile_is_compared_with_what_was_called():
             {"names": ["ptrace"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["arm64"]}},
         ],
     }
-    report = compare_profile(parse_profile(docker), ["read", "clone", "openat"])
-    assert report.unused == ("arch_prctl", "mkdir", "write") and report.missing == ("openat",)
-    assert report.conditional == {"clone": "certain arguments"}
-    assert report.unused_conditional == {"mount": "with CAP_SYS_ADMIN"}
-    assert parse_profile({"linux": {"seccomp": docker}}) == parse_profile(docker)
+    none = (0,) * 6
+    report = compare_profile(parse_profile(docker), {"read": [none], "clone": [(1, *none[1:])], "openat": [none]})
+    assert report.unused == ("arch_prctl", "mkdir", "write") and report.missing == {"openat": "EPERM"}
+    assert report.conditional == {"clone": "allowed if clone_flags == 1; otherwise EPERM; the calls made pass"}
+    assert report.unused_conditional == {"mount": "with CAP_SYS_ADMIN: allowed; otherwise EPERM"}
     assert parse_profile(docker).unknown == ("no_such_call",)

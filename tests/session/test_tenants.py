@@ -83,6 +83,26 @@ def test_a_kill_of_one_leaves_the_other_alone(guest):
     assert results["good"].exit_code == 0 and results["good"].stdout == b"fine\n" and not results["good"].record.kills
 
 
+@pytest.mark.parametrize("on_violation", ["undo", "oops"])
+@pytest.mark.parametrize("granted", [0, 100])
+def test_one_that_is_killed_in_its_first_execve_is_a_result_and_the_other_goes_on(guest, granted, on_violation):
+    class SomeOfExecve(Sci):
+        name = "some-of-execve"
+        asked = 0
+
+        def check_access(self, access, call):
+            self.asked += 1
+            return MIDDLE if self.asked > granted else super().check_access(access, call)
+
+    specs = [
+        TenantSpec("bad", ("id",), policy=SomeOfExecve(), on_violation=on_violation),
+        TenantSpec("good", ("sh", "-c", "sleep 0.02; echo fine"), policy="live", on_violation=on_violation),
+    ]
+    results = run_tenants(guest, specs)
+    assert results["bad"].exit_code == 137 and [kill.call for kill in results["bad"].record.kills] == ["execve"]
+    assert results["good"].exit_code == 0 and results["good"].stdout == b"fine\n" and not results["good"].record.kills
+
+
 def test_limits_hold(guest):
     script = "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait"
     result = run_tenants(guest, [TenantSpec("few", ("sh", "-c", script), tasks=4, isolate="none")])["few"]

@@ -9,6 +9,7 @@ import struct
 from unicorn import x86_const
 
 from thinbox.errors import MachineError
+from thinbox.machine.cpu_model import DEFAULT_CPU
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.machine import Machine
@@ -48,8 +49,10 @@ CODE = START + PRELUDE_BYTES
 class BareMachine:
     """`ring0` runs at CODE; if it is given, `ring3` runs at USER instead, with IF as in `flags`."""
 
-    def __init__(self, ring0: bytes = b"", *, ring3: bytes | None = None, flags: int = 2) -> None:
-        self.machine = machine = Machine(96)
+    def __init__(
+        self, ring0: bytes = b"", *, ring3: bytes | None = None, flags: int = 2, cpu: str = DEFAULT_CPU
+    ) -> None:
+        self.machine = machine = Machine(96, cpu)
         self.memory, self.cpu = machine.memory, machine.cpu
         self._halted = False
         self._write_tables()

@@ -10,7 +10,7 @@ from thinbox.session.options import TenantSpec
 WAKER = "t5"
 
 
-def futex_tenants(folder, policy="sci", **options):
+def futex_tenants(folder, policy="live", **options):
     """The specs; `policy` is that of those who wait."""
     waits = [Step("clock_gettime", (1, DATA + 64)), Step("futex", (DATA + 1024, 0x80, 0, DATA + 64, 0, 0))]
     wakes = [Step("futex", (DATA + 1024 + 4 * number, 0x81, 1, 0, 0, 0)) for number in range(240)]
@@ -20,5 +20,7 @@ def futex_tenants(folder, policy="sci", **options):
         root.mkdir()
         (root / "program").write_bytes(build_program(*(wakes if name == WAKER else waits)))
         (root / "program").chmod(0o755)
-        specs.append(TenantSpec(name, ("/program",), policy="sci" if name == WAKER else policy, rootfs=root, **options))
+        specs.append(
+            TenantSpec(name, ("/program",), policy="live" if name == WAKER else policy, rootfs=root, **options)
+        )
     return specs

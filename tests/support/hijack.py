@@ -6,7 +6,7 @@ from thinbox.address import U64, to_signed
 from thinbox.audit.case import Case
 from thinbox.audit.expect import Expect
 from thinbox.audit.case_runner import CaseRunner
-from thinbox.isolation.policies.sci import Sci
+from thinbox.isolation.policies.live import Live
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 
@@ -25,7 +25,7 @@ class Hijack:
     """A lab whose isolated getpid goes to a kernel function instead, with the arguments a test gives."""
 
     def __init__(self, guest, template):
-        self.runner = CaseRunner(guest, template, Sci(), view="permissive")
+        self.runner = CaseRunner(guest, template, Live(), view="permissive")
         self.symbols = self.runner.view.symbols
         self.prepare = None
         self.runner.machine.cpu.add_code_hook(self.symbols.address_of("__x64_sys_getpid"), self._go)

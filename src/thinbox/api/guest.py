@@ -9,7 +9,7 @@ from thinbox.api.results import AttackResult, AuditResult, Result, TenantResults
 from thinbox.boot.params import DEFAULT_MEMORY_MIB, BootParams
 from thinbox.boot.ready import ReadyGuest, prepare
 from thinbox.errors import InputError
-from thinbox.machine.cpu_model import DEFAULT_CPU
+from thinbox.machine.cpu_model import DEFAULT_CPU, cpu_model
 from thinbox.session.options import ALONE
 from thinbox.session.session import Session
 
@@ -36,23 +36,25 @@ def boot(
 ) -> "Guest":
     """Return a guest that waits for programs: from the cache if it was booted before, by booting it if not.
 
-    `kernel` is a bzImage, a vmlinux, a Debian package file or a release; None is Debian's newest cloud kernel, fetched
-    without root. `cpu` is the CPU's level of the x86-64 ABI, "v1" or "v2". `append` are words for the kernel's command
-    line. `progress` is told what takes time.
+    `kernel` is what `thinbox run --kernel` takes, `,symbols=FILE,types=FILE` too; None is Debian's newest cloud kernel,
+    fetched without root. `cpu` is the CPU's level of the x86-64 ABI, "v1" or "v2", with features behind it: "v2,-smap".
+    `append` are words for the kernel's command line. `progress` is told what takes time.
 
     Raises:
         InputError: there is no such kernel, or it cannot be used.
         MachineError: it did not boot.
     """
     params = BootParams(memory_mib, append, kaslr=kaslr, kaslr_seed=kaslr_seed, cpu=cpu)
-    return Guest(prepare(None if kernel is None else str(kernel), params, progress))
+    ready = prepare(None if kernel is None else str(kernel), params, progress)
+    return Guest(ready, cpu_model(cpu).level)
 
 
 class Guest:
     """One waiting guest; made by `boot`. It is never changed: what a program does is gone when it has ended."""
 
-    def __init__(self, ready: ReadyGuest) -> None:
+    def __init__(self, ready: ReadyGuest, level: int) -> None:
         self._ready = ready
+        self._level = level
 
     @property
     def release(self) -> str:
@@ -72,13 +74,13 @@ class Guest:
         Raises:
             InputError: an option or the command cannot be meant, or the program is not there.
         """
-        words, chosen = run_options(command, options)
+        words, chosen = run_options(command, options, self._level)
         session = Session.alone(self._ready, words, chosen)
         return self._finish(session, options)()
 
     def session(self, command: Sequence[str] = (), **options: "Unpack[Options]") -> Inside:
         """Return `command` about to run, to be looked into; options and errors as for `run`."""
-        words, chosen = run_options(command, options)
+        words, chosen = run_options(command, options, self._level)
         session = Session.alone(self._ready, words, chosen)
         measure = self._measure(session, options)
 
@@ -95,7 +97,9 @@ class Guest:
         """
         if not all(isinstance(tenant, Tenant) for tenant in tenants):
             raise InputError("run_tenants takes a list of thinbox.Tenant(name, command, ...)")
-        session = Session.apart(self._ready, [tenant_spec(tenant) for tenant in tenants], progress=progress)
+        session = Session.apart(
+            self._ready, [tenant_spec(tenant, self._level) for tenant in tenants], progress=progress
+        )
         measures = {tenant.name: self._measure(session, tenant.options, tenant.name) for tenant in tenants}
         found = session.run()
         return TenantResults({name: self._result(result, measures[name]) for name, result in found.items()})

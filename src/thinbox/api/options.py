@@ -87,19 +87,19 @@ def require_known(options: Mapping[str, Any]) -> None:
             raise InputError(f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
-def run_options(command: Sequence[str], options: Options, **more: Any) -> tuple[tuple[str, ...], RunOptions]:
-    """Return the words to run and the options of a program alone."""
-    words, values = _values(command, options)
-    return words, RunOptions(**values, **more)
+def run_options(command: Sequence[str], options: Options, level: int) -> tuple[tuple[str, ...], RunOptions]:
+    """Return the words to run and the options of a program alone, on a CPU of `level`."""
+    words, values = _values(command, options, level)
+    return words, RunOptions(**values)
 
 
-def tenant_spec(tenant: Tenant) -> TenantSpec:
-    """Return what a session takes of a tenant."""
-    words, values = _values(tenant.command, tenant.options)
+def tenant_spec(tenant: Tenant, level: int) -> TenantSpec:
+    """Return what a session takes of a tenant, on a CPU of `level`."""
+    words, values = _values(tenant.command, tenant.options, level)
     return TenantSpec(tenant.name, words, **values)
 
 
-def _values(command: Sequence[str], options: Options) -> tuple[tuple[str, ...], dict[str, Any]]:
+def _values(command: Sequence[str], options: Options, level: int) -> tuple[tuple[str, ...], dict[str, Any]]:
     require_known(options)
     values: dict[str, Any] = {name: options[name] for name in _PLAIN if name in options}  # type: ignore[literal-required]
     values["keep_faults"] = bool(options.get("faults") or options.get("surface"))
@@ -108,9 +108,9 @@ def _values(command: Sequence[str], options: Options) -> tuple[tuple[str, ...], 
         raise InputError("image and rootfs exclude each other: a tenant has one root")
     if root is not None:
         values["rootfs"] = Path(root)
-    launch = _launch(command, options)
+    launch = _launch(command, options, level)
     if image is not None:
-        values["image"] = _image(image, options.get("workdir"))
+        values["image"] = _image(image, options.get("workdir"), level)
     values |= {"environment": launch.environment, "user": launch.user, "workdir": launch.workdir}
     plan, prefault = options.get("plan"), options.get("prefault")
     if plan is not None:
@@ -122,13 +122,13 @@ def _values(command: Sequence[str], options: Options) -> tuple[tuple[str, ...], 
     return launch.command, values
 
 
-def _image(image: PathLike, workdir: str | None) -> Any:
+def _image(image: PathLike, workdir: str | None, level: int) -> Any:
     from thinbox.container.image import load_image
 
-    return load_image(os.fspath(image), workdir)
+    return load_image(os.fspath(image), workdir, level=level)
 
 
-def _launch(command: Sequence[str], options: Options) -> "Launch":
+def _launch(command: Sequence[str], options: Options, level: int) -> "Launch":
     """Return what to start: with an image, its own program, variables, user and folder where nothing else is said."""
     from thinbox.container.config import Launch, Overrides
     from thinbox.guest.tenant import TenantOptions
@@ -141,7 +141,7 @@ def _launch(command: Sequence[str], options: Options) -> "Launch":
     if image is not None:
         words = () if not isinstance(command, str) and not command else require_command(command)
         overrides = Overrides(environment=pairs, user=user, workdir=workdir)
-        found: Launch = _image(image, workdir).launch(words, overrides)
+        found: Launch = _image(image, workdir, level).launch(words, overrides)
         return found
     values = dict(pair.split("=", 1) for pair in TenantOptions(("",)).environment)
     if user is not None:

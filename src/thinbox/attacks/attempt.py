@@ -38,10 +38,13 @@ class Attempt:
     """An attempt by the process `attacker_task`, whose attacking calls are isolated or not; without its bugs it makes
     the same calls."""
 
-    def __init__(self, enforcer: "Enforcer", attacker_task: int, *, isolated: bool, with_bugs: bool) -> None:
+    def __init__(
+        self, enforcer: "Enforcer", attacker_task: int, *, isolated: bool, with_bugs: bool, candidate: object = None
+    ) -> None:
         self._machine, self._view, self._attacker_task = enforcer.machine, enforcer.view, attacker_task
         self._isolated, self._with_bugs = isolated, with_bugs
         self.corruption = Corruption(enforcer)
+        self.candidate = candidate
         self.names: dict[int, str] = {}
         """What the parts of the payload are called, by address."""
         self.seen: dict[str, bytes] = {}

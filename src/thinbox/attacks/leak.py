@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from thinbox import paging
 from thinbox.address import PAGE_BYTES, U64, to_signed
 from thinbox.errors import MachineError
+from thinbox.kernel.memcg import find_page_owner
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
@@ -25,6 +26,10 @@ class Leak:
         self._symbols, self._types = view.symbols, view.facts.types
         self.direct_map = self.word(self._symbols.address_of("page_offset_base"))
         self.page_structs = self.word(self._symbols.address_of("vmemmap_base"))
+
+    def per_cpu(self, name: str) -> int:
+        """Return the address of a per-CPU variable of the one CPU."""
+        return (self.word(self._symbols.address_of("__per_cpu_offset")) + self._symbols.address_of(name)) & U64
 
     def word(self, vaddr: int) -> int:
         """Return the 8-byte word at a kernel address."""
@@ -47,6 +52,10 @@ class Leak:
     def size(self, type_name: str) -> int:
         """Return the size of a type."""
         return self._types.size_of(type_name)
+
+    def owner_word(self, paddr: int) -> int:
+        """Return the address of the word that says whom a page is charged to."""
+        return self.page_struct(paddr) + find_page_owner(self._view.facts)
 
     def in_direct_map(self, paddr: int) -> int:
         """Return the kernel address of a physical one."""
@@ -110,6 +119,11 @@ class Leak:
         timer = link - self.offset("k_itimer", "list")
         return timer + self.offset("k_itimer", "it")
 
+    @property
+    def tick_timer(self) -> int:
+        """Return the hrtimer of the tick (kernel/time/tick-sched.c, tick_cpu_sched)."""
+        return self.per_cpu("tick_cpu_sched") + self.offset("tick_sched", "sched_timer")
+
     def socket_data(self, task: int, handle: int) -> int:
         """Return the physical address of the first byte that waits in a TCP socket: in a page of its first packet
         (include/linux/skbuff.h, struct skb_shared_info; include/net/sock.h, sk_receive_queue)."""
@@ -119,9 +133,3 @@ class Leak:
         piece = shared + self.offset("skb_shared_info", "frags")
         page, offset = self.member(piece, "bio_vec", "bv_page"), self.member(piece, "bio_vec", "bv_offset")
         return self.frame_of_struct(page) + offset
-
-    def memory_cgroup(self, task: int) -> int:
-        """Return the struct mem_cgroup that a task's memory is charged to (include/linux/cgroup-defs.h, css_set)."""
-        css_set = self.member(task, "task_struct", "cgroups")
-        css = self.word(css_set + self.offset("css_set", "subsys") + 8 * self._types.enum_value("memory_cgrp_id"))
-        return css - self.offset("mem_cgroup", "css")

@@ -20,6 +20,7 @@ from thinbox.attacks.scenario import Scenario, make_scenario
 from thinbox.attacks.views import NO_VIEW, require_view
 from thinbox.errors import MachineError
 from thinbox.isolation.policies import Policy, load_policy
+from thinbox.machine.cpu_model import cpu_model
 from thinbox.records.attack import CONTAINED, DETECTED, SUCCEEDED, UNISOLATED, AttackRecord, AttackRow
 from thinbox.records.profile import load_policy_object, profile_of, read_policy_file, require_same_kernel
 
@@ -167,12 +168,12 @@ def _run_unit(pair: tuple[str, str]) -> list[AttackRow]:
             found = runner.run(exploit, isolated=policy != UNISOLATED)
         except MachineError as error:
             raise MachineError(f"attack {exploit.name} under policy {policy}: {error}") from error
-        rows.append(make_row(exploit, policy, view, found))
+        rows.append(make_row(exploit, policy, view, found, cpu_model(work.guest.params.cpu).features))
     return rows
 
 
-def make_row(exploit: Exploit, policy: str, view: str, found: Try) -> AttackRow:
-    """Say what came of a try."""
+def make_row(exploit: Exploit, policy: str, view: str, found: Try, cpu_features: tuple[str, ...] = ()) -> AttackRow:
+    """Say what came of a try on a CPU with these features."""
     seen = found.violation
     if seen is not None:
         return AttackRow(
@@ -192,4 +193,16 @@ def make_row(exploit: Exploit, policy: str, view: str, found: Try) -> AttackRow:
         )
     fell = found.problem == GUEST_DOWN and policy != UNISOLATED
     outcome = SUCCEEDED if found.reached or fell else CONTAINED
-    return AttackRow(exploit.name, policy, view, outcome, exploit.against, found.step, reason=found.problem or "")
+    prevented_by: tuple[str, ...] = ()
+    if policy == UNISOLATED and outcome != SUCCEEDED:
+        prevented_by = tuple(name for name in exploit.lacking if name in cpu_features)
+    return AttackRow(
+        exploit.name,
+        policy,
+        view,
+        outcome,
+        exploit.against,
+        found.step,
+        reason=found.problem or "",
+        prevented_by=prevented_by,
+    )

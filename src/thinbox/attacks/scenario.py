@@ -7,11 +7,12 @@ Rules of this file: secrets leave no copy in the scratch, which all processes sh
 
 import struct
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from thinbox.attacks.leak import Leak
-from thinbox.attacks.payload import LiveText
+from thinbox.attacks.payload import ExploitFailedError, LiveText
+from thinbox.attacks.read_run import COPIED_BYTES, READS, ReadRun, ReadWatch
 from thinbox.errors import MachineError
 from thinbox.guest.agent_channel import SCRATCH_BYTES, AgentChannel, GuestScript, Park, call, must
 from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
@@ -22,6 +23,8 @@ from thinbox.session.opened import RestoredGuest, restore_guest
 
 if TYPE_CHECKING:
     from thinbox.boot.ready import ReadyGuest
+    from thinbox.guest.kernel_view import KernelView
+    from thinbox.machine.machine import Machine
 
 VICTIM_AREA, ATTACKER_AREA = AREA_BYTES, 2 * AREA_BYTES
 FOLDER, HOME, SHARED, PRIVATE_FILE = "/tmp/arena", "/tmp/arena/home", "/tmp/arena/shared", "/tmp/arena/private"
@@ -67,12 +70,16 @@ class Victim:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """The frozen machine, which stands in the attacker's process; the victim, and the kernel's text."""
+    """The frozen machine, which stands in the attacker's process; the victim, the kernel's text, and what a read of a
+    pipe runs of it (or why that is not known)."""
 
     checkpoint: Checkpoint
     attacker_task: int
     victim: Victim
     text: LiveText
+    read_run: ReadRun | ExploitFailedError
+    candidates: dict[str, object] = field(default_factory=dict)
+    """By exploit, what its payload is made of, once that was tried; None if nothing did."""
 
 
 class _Builder:
@@ -81,6 +88,8 @@ class _Builder:
     def __init__(self, opened: RestoredGuest) -> None:
         self.machine, self.view, self.agent = opened.machine, opened.view, opened.agent
         self.victim: Victim | None = None
+        self.text: LiveText | None = None
+        self.read_run: ReadRun | ExploitFailedError = ExploitFailedError("no read was looked at")
         self.agent_task, self.parent = opened.view.current, ParentWait()
 
     def agent_script(self) -> GuestScript:
@@ -158,8 +167,33 @@ class _Builder:
         yield from must("chdir", HOME)
         yield from self.parent.come_to()
         yield from call("getpid")
+        self.text = _live_text(self.machine, self.view)
+        yield from self.learn_read()
         self.agent.write(self.agent.scratch, bytes(SCRATCH_BYTES))
         yield Park()
+
+    def learn_read(self) -> GuestScript:
+        """Read a pipe, and find out what that runs."""
+        assert self.text is not None
+        place = self.agent.scratch + ATTACKER_AREA + (32 << 10)
+        yield from must("pipe", place)
+        reading, writing = self._ints(place, 2)
+        yield from must("write", writing, place, READS * COPIED_BYTES)
+        try:
+            watch = ReadWatch(self.machine, self.view, self.text)
+            for _ in range(READS):
+                yield from must("read", reading, place, COPIED_BYTES)
+            self.read_run = watch.found
+        except ExploitFailedError as error:
+            self.read_run = error
+        for handle in (reading, writing):
+            yield from must("close", handle)
+
+
+def _live_text(machine: "Machine", view: "KernelView") -> LiveText:
+    symbols = view.symbols
+    code = machine.memory.read_virtual(view.kernel_root, symbols.text_start, symbols.text_end - symbols.text_start)
+    return LiveText(code, symbols)
 
 
 def _connect(place: int) -> GuestScript:
@@ -183,10 +217,9 @@ def make_scenario(guest: "ReadyGuest") -> Scenario:
     builder = _Builder(opened)
     run_to_park(opened, builder.agent_script())
     assert builder.victim is not None
-    symbols = view.symbols
-    code = machine.memory.read_virtual(view.kernel_root, symbols.text_start, symbols.text_end - symbols.text_start)
-    text = LiveText(code, symbols)
-    return Scenario(freeze(opened, builder.agent_task), view.current, builder.victim, text)
+    assert builder.text is not None
+    checkpoint = freeze(opened, builder.agent_task)
+    return Scenario(checkpoint, view.current, builder.victim, builder.text, builder.read_run)
 
 
 def check_victim(agent: AgentChannel, victim: Victim, seen: dict[str, bytes]) -> Steps:

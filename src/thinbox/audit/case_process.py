@@ -63,6 +63,11 @@ class Process(GuestProcess):
         result = yield Syscall(call, args)
         raise CaseFailedError(f"{call} returned {result_text(result)}, expected that it {NEVER.text}")
 
+    def needs(self, condition: object, why: str) -> None:
+        """Leave the case out, not exercised, unless `condition` holds: this kernel cannot do it, and `why` says why."""
+        if not condition:
+            raise CaseFailedError(why)
+
     def check(self, condition: object, text: str) -> None:
         """Fail the case unless `condition` holds; `text` says what should have been."""
         if not condition:

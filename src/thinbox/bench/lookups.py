@@ -6,17 +6,21 @@ much is looked at, and here is how long it takes.
 
 import timeit
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from thinbox.bench.figure import Figure
 from thinbox.image.facts import load_facts
 from thinbox.image.source import resolve_kernel
 from thinbox.syscalls import table
 
+if TYPE_CHECKING:
+    from thinbox.image.companions import KernelSpec
+
 _STEP = 500
 """Every so many functions one is looked up."""
 
 
-def lookup_figures(runs: int, kernel: str | None, say: Callable[[str], None]) -> list[Figure]:
+def lookup_figures(runs: int, kernel: "str | KernelSpec | None", say: Callable[[str], None]) -> list[Figure]:
     """Measure, the best of `runs` each: other processes can only add to it."""
     say("lookups of a start")
     file = resolve_kernel(kernel)

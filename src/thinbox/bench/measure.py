@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from thinbox.bench.figure import Figure
 from thinbox.bench.lookups import lookup_figures
@@ -24,12 +24,15 @@ from thinbox.boot.params import BootParams
 from thinbox.boot.ready import ReadyGuest, prepare
 from thinbox.errors import MachineError
 
+if TYPE_CHECKING:
+    from thinbox.image.companions import KernelSpec
+
 BOOTED = b"Run /init as init process"
 _QEMU_LIMIT_S = 180.0
 SCRIPT = Path(__file__).parent.parent / "data" / "script.sh"
 
 
-def measure_all(runs: int, kernel: str | None, say: Callable[[str], None]) -> list[Figure]:
+def measure_all(runs: int, kernel: "str | KernelSpec | None", say: Callable[[str], None]) -> list[Figure]:
     """Measure everything `runs` times; minutes, not seconds."""
     # Peak memory first: Linux counts what the parent holds at fork into the child's figure (ru_maxrss).
     say("peak memory of the 300-line script")
@@ -43,8 +46,8 @@ def measure_all(runs: int, kernel: str | None, say: Callable[[str], None]) -> li
     return [*figures, Figure("peak memory of run", peak / (1 << 20), "MiB", "under 600 MB", note)]
 
 
-def _command(*words: str, kernel: str | None) -> list[str]:
-    chosen = ["--kernel", kernel] if kernel else []
+def _command(*words: str, kernel: "str | KernelSpec | None") -> list[str]:
+    chosen = ["--kernel", kernel] if isinstance(kernel, str) else kernel.words() if kernel is not None else []
     return [sys.executable, "-m", "thinbox", words[0], "--quiet", *chosen, *words[1:]]
 
 
@@ -60,7 +63,7 @@ def _timed(command: list[str], stdin: IO[bytes] | None = None) -> tuple[float, i
     return time.perf_counter() - started, usage.ru_maxrss * 1024
 
 
-def _boot_figure(runs: int, kernel: str | None, guest: ReadyGuest, say: Callable[[str], None]) -> Figure:
+def _boot_figure(runs: int, kernel: "str | KernelSpec | None", guest: ReadyGuest, say: Callable[[str], None]) -> Figure:
     import shutil
 
     wanted = "at most 1.5, aim below 1"
@@ -81,11 +84,11 @@ def _boot_figure(runs: int, kernel: str | None, guest: ReadyGuest, say: Callable
     return Figure("boot / QEMU TCG boot", ratio, "ratio", wanted, note)
 
 
-_QEMU_CPU = "qemu64,+ssse3,+sse4.1,+sse4.2,+movbe,+popcnt,+aes,+pclmulqdq,+adx,+abm"
+_QEMU_CPU = "qemu64,+ssse3,+sse4.1,+sse4.2,+movbe,+popcnt,+aes,+pclmulqdq,+adx,+abm,+smep,+smap,+fsgsbase,+rdtscp"
 """The guest's CPU (`machine.cpu_model`), as QEMU spells it."""
 
 
-def _qemu_command(qemu: str, kernel: str | None, params: BootParams, folder: Path) -> list[str]:
+def _qemu_command(qemu: str, kernel: "str | KernelSpec | None", params: BootParams, folder: Path) -> list[str]:
     from thinbox.guest.initramfs import build_initramfs, fetch_busybox
     from thinbox.image.source import resolve_kernel
 
@@ -113,7 +116,7 @@ def _qemu_boot_s(command: list[str]) -> float:
         child.wait()
 
 
-def _start_figure(runs: int, kernel: str | None, say: Callable[[str], None]) -> Figure:
+def _start_figure(runs: int, kernel: "str | KernelSpec | None", say: Callable[[str], None]) -> Figure:
     seconds = []
     for number in range(runs + 1):
         say(f"restore and `run -- true`, {number} of {runs}")
@@ -128,7 +131,7 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _script_figures(runs: int, kernel: str | None, say: Callable[[str], None]) -> list[Figure]:
+def _script_figures(runs: int, kernel: "str | KernelSpec | None", say: Callable[[str], None]) -> list[Figure]:
     """The 300-line script, isolated and not in turn; the cost of a fault is the difference by their number."""
     from thinbox.session.session import RunOptions, run
 

@@ -18,6 +18,7 @@ from thinbox.boot.params import BootParams
 from thinbox.errors import CacheError
 
 if TYPE_CHECKING:
+    from thinbox.image.companions import KernelSpec
     from thinbox.image.facts import KernelFacts
     from thinbox.machine.snapshot import Snapshot
 
@@ -37,7 +38,7 @@ class ReadyGuest:
 
 
 def prepare(
-    kernel: str | None = None,
+    kernel: "str | KernelSpec | None" = None,
     params: BootParams | None = None,
     progress: Progress | None = None,
     *,

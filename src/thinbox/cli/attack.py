@@ -2,21 +2,25 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from thinbox.cli.options import machine_options
+from thinbox.cli.options import bare_machine_options
 from thinbox.cli.output import write_output
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 from thinbox.host.files import load_json, read_file
+
+if TYPE_CHECKING:
+    from thinbox.image.companions import KernelSpec
 
 EXIT_BROKEN = 1
 _LARGEST_DOCUMENT_BYTES = 16 << 20
 
 
 @click.command()
-@machine_options
+@bare_machine_options
 @click.option("--all", "everything", is_flag=True, help="The whole library, under every policy and view unless named.")
 @click.option(
     "--policy", metavar="NAME,…", help="Policies to try under; `profile` is learned in advance. [default: none,live]"
@@ -45,7 +49,7 @@ _LARGEST_DOCUMENT_BYTES = 16 << 20
 )
 @click.argument("names", nargs=-1, metavar="[NAME…]")
 def attack(
-    kernel_spec: str | None,
+    kernel_spec: "KernelSpec",
     cpu: str,
     memory: int,
     append: str,

@@ -14,6 +14,7 @@ from thinbox.foreign_text import MAX_JSON_BYTES
 from thinbox.host.files import read_file
 
 if TYPE_CHECKING:
+    from thinbox.image.companions import KernelSpec
     from thinbox.records.audit import AuditRecord
 
 EXIT_FOUND = 1
@@ -47,7 +48,7 @@ EXIT_FOUND = 1
 @click.option("--update-baseline", is_flag=True, help="Write the --baseline file instead.")
 @click.argument("calls", nargs=-1, metavar="[CALL…]")
 def audit(
-    kernel_spec: str | None,
+    kernel_spec: "KernelSpec",
     cpu: str,
     memory: int,
     append: str,

@@ -1,17 +1,22 @@
 """`thinbox bench`: its own speed, as ratios."""
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
+from thinbox.cli.options import kernel_options
 from thinbox.cli.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from thinbox.image.companions import KernelSpec
 
 
 @click.command()
 @click.option("--runs", default=3, show_default=True, help="Runs of each measurement; the median counts.")
-@click.option("--kernel", "kernel_spec", metavar="K", help="As for `thinbox run`.")
+@kernel_options
 @click.option("--json", "json_path", metavar="FILE", help="Write the figures as JSON (- for stdout).")
-def bench(runs: int, kernel_spec: str | None, json_path: str | None) -> None:
+def bench(runs: int, kernel_spec: "KernelSpec", json_path: str | None) -> None:
     """Measure thinbox itself, side by side with QEMU where it is installed. Takes a minute or two.
 
     The figures are host time: how long a user waits. They say nothing of what isolation would cost on a

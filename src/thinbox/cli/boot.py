@@ -3,12 +3,16 @@
 import json
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from thinbox.cli.options import kaslr_options, machine_options
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
+
+if TYPE_CHECKING:
+    from thinbox.image.companions import KernelSpec
 
 
 @click.command()
@@ -18,7 +22,7 @@ from thinbox.errors import InputError
 @click.option("--console", is_flag=True, help="Print what the kernel printed, on stdout.")
 @click.option("--json", "json_path", metavar="FILE", help="Write facts of the boot as JSON (- for stdout).")
 def boot(
-    kernel_spec: str | None,
+    kernel_spec: "KernelSpec",
     cpu: str,
     memory: int,
     append: str,

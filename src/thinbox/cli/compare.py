@@ -4,6 +4,7 @@ import json
 import signal
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from thinbox.cli.options import machine_options
 from thinbox.cli.output import write_output
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
+
+if TYPE_CHECKING:
+    from thinbox.image.companions import KernelSpec
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -40,7 +44,7 @@ from thinbox.errors import InputError
 @click.option("--json", "json_path", metavar="FILE", help="Write the rows as JSON (- for stdout).")
 @click.argument("command", nargs=-1, metavar="-- PROGRAM ARG…")
 def compare(
-    kernel_spec: str | None,
+    kernel_spec: "KernelSpec",
     cpu: str,
     memory: int,
     append: str,

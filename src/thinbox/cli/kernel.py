@@ -1,5 +1,6 @@
 """`thinbox kernel`: find, fetch and describe kernels."""
 
+import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -7,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from thinbox.cli.options import kernel_argument
 from thinbox.errors import InputError, KernelImageError
 from thinbox.image import KernelFacts, KernelFile, KernelImage, list_kernels, load_facts, resolve_kernel
 
 if TYPE_CHECKING:
-    from thinbox.kernel.doctor import Diagnosis
+    from thinbox.image.companions import Companions, KernelSpec
+    from thinbox.kernel.doctor import Beside, Diagnosis
 
 SCHEMA = "thinbox.kernel/1"
 
-_SPEC_HELP = """KERNEL is a bzImage, a vmlinux, a Debian package file, a build folder, or a release such as
-6.1.0-56-cloud-amd64; with ,symbols=FILE and ,types=FILE behind it, where those are.
+_SPEC_HELP = """KERNEL is a bzImage, a vmlinux, a Debian package file, a libkrunfw.so, a build folder, or a release such
+as 6.1.0-56-cloud-amd64; KERNEL,symbols=FILE,types=FILE is short for --symbols and --types.
 Without it the newest Debian cloud kernel is meant, fetched once without
 root and cached."""
 
@@ -41,9 +44,9 @@ def kernel(context: click.Context) -> None:
 
 
 @kernel.command(help=f"Fetch the newest version of a kernel and prepare it for use.\n\n{_SPEC_HELP}")
-@click.argument("spec", metavar="[KERNEL]", required=False)
+@kernel_argument
 @_json_option
-def fetch(spec: str | None, json_file: str | None) -> None:
+def fetch(spec: "KernelSpec", json_file: str | None) -> None:
     """Fetch a kernel, asking the archive even if the cache has one, and print where it is."""
     found = resolve_kernel(spec, _say, refresh=True)
     _, facts = load_facts(found, _say)
@@ -67,9 +70,9 @@ def list_(json_file: str | None) -> None:
 
 
 @kernel.command(help=f"Describe a kernel: release, build, symbols, types, calls, sizes.\n\n{_SPEC_HELP}")
-@click.argument("spec", metavar="[KERNEL]", required=False)
+@kernel_argument
 @_json_option
-def info(spec: str | None = None, json_file: str | None = None) -> None:
+def info(spec: "KernelSpec | None" = None, json_file: str | None = None) -> None:
     """Describe a kernel on standard output."""
     found = resolve_kernel(spec, _say)
     image, facts = load_facts(found, _say)
@@ -79,27 +82,43 @@ def info(spec: str | None = None, json_file: str | None = None) -> None:
 
 
 @kernel.command(help=f"Say all that a kernel lacks, what that disables, and what to do about it.\n\n{_SPEC_HELP}")
-@click.argument("spec", metavar="[KERNEL]", required=False)
+@kernel_argument
 @_json_option
-def doctor(spec: str | None = None, json_file: str | None = None) -> None:
+def doctor(spec: "KernelSpec", json_file: str | None) -> None:
     """Print the findings; exit status 1 if the kernel can not be booted and isolated."""
-    from thinbox.image.companions import load_symbols, load_types
     from thinbox.image.kernel import load_kernel_image
     from thinbox.kernel.doctor import diagnose
 
     found = resolve_kernel(spec, _say)
-    image, beside = load_kernel_image(found.path), found.companions
-    types = None
-    if beside.types is not None:
-        try:
-            types = load_types(beside.types)
-        except KernelImageError as error:
-            _say(str(error))  # it is a finding, among all others
-    diagnosis = diagnose(image, None if beside.symbols is None else load_symbols(beside.symbols, image), types)
+    image = load_kernel_image(found.path)
+    diagnosis = diagnose(image, _read_beside(found.companions, image), _say)
     if not _wrote_json(describe_diagnosis(found, diagnosis), json_file):
         click.echo(render_diagnosis(diagnosis))
     if not (diagnosis.is_usable_for("boot") and diagnosis.is_usable_for("isolation")):
         raise SystemExit(1)
+
+
+def _read_beside(files: "Companions", image: KernelImage) -> "Beside":
+    """Read the files beside a kernel; what is wrong with one is a finding, among all others."""
+    from thinbox.image.btf import TypeTable
+    from thinbox.image.companions import load_symbols, load_types
+    from thinbox.image.kallsyms import parse_symbols
+    from thinbox.kernel.doctor import Beside
+
+    symbols = types = symbols_error = types_error = None
+    try:
+        symbols = None if files.symbols is None else load_symbols(files.symbols, image)
+    except KernelImageError as error:
+        symbols_error = str(error)
+    if files.types is not None and files.symbols is None:
+        # Whose the types are, its own symbols say.
+        with contextlib.suppress(KernelImageError):
+            symbols = parse_symbols(image)
+    try:
+        types = None if files.types is None else TypeTable(load_types(files.types, image, symbols, _say)[0])
+    except KernelImageError as error:
+        types_error = str(error)
+    return Beside(symbols, types, symbols_error, types_error)
 
 
 def describe_diagnosis(found: KernelFile, diagnosis: "Diagnosis") -> dict[str, Any]:
@@ -124,13 +143,12 @@ def render_diagnosis(diagnosis: "Diagnosis") -> str:
     for use in USES:
         lacking = [f.feature for f in diagnosis.findings if use in f.uses and not f.is_fine]
         lines.append(f"{use:15}{'no: ' + ', '.join(lacking) if lacking else 'yes'}")
+    advised = ""
     for finding in diagnosis.findings:
         if not finding.is_fine:
-            lines += [
-                f"{finding.feature}: no {', no '.join(finding.missing)}",
-                f"  so {finding.disables}",
-                f"  {finding.advice}",
-            ]
+            lines += [f"{finding.feature}: no {', no '.join(finding.missing)}", f"  so {finding.disables}"]
+            lines += [f"  {finding.advice if finding.advice != advised else 'do the same'}"]
+            advised = finding.advice
     return "\n".join(lines)
 
 

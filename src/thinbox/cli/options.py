@@ -9,9 +9,10 @@ import click
 
 from thinbox.boot.params import DEFAULT_MEMORY_MIB
 from thinbox.errors import InputError
-from thinbox.machine.cpu_model import DEFAULT_CPU, MODELS
+from thinbox.machine.cpu_model import BARE_CPU, DEFAULT_CPU
 
 if TYPE_CHECKING:
+    from thinbox.image.companions import KernelSpec
     from thinbox.image.facts import KernelFacts
     from thinbox.records.profile import Touched
 
@@ -36,31 +37,88 @@ class OnceCommand(click.Command):
         return parser
 
 
-def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --kernel, --cpu, --memory, --append and --quiet."""
+_BESIDE = "thinbox.kernel_files"
+
+
+def _keep_file(context: click.Context, param: click.Parameter, value: Path | None) -> None:
+    context.meta.setdefault(_BESIDE, {})[param.name] = value
+
+
+def _join_spec(context: click.Context, _param: click.Parameter, value: str | None) -> "KernelSpec":
+    from thinbox.image.companions import Companions, KernelSpec
+
+    files = context.meta.get(_BESIDE, {})
+    return KernelSpec(value, Companions(files.get("symbols"), files.get("types")))
+
+
+def kernel_files(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --symbols and --types, which become part of the kernel's specification."""
+    for option in (
+        click.option(
+            "--types",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="The kernel's types, if they are not in it: its vmlinux (BTF or DWARF), or raw BTF.",
+            **_BESIDE_KERNEL,
+        ),
+        click.option(
+            "--symbols",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="The kernel's symbols, if they are not in it: its vmlinux, or its System.map.",
+            **_BESIDE_KERNEL,
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+_BESIDE_KERNEL: dict[str, Any] = {"callback": _keep_file, "is_eager": True, "expose_value": False}
+"""Read before the kernel's name, and given to the command within that."""
+
+
+def kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --kernel, --symbols and --types, which are one argument, `kernel_spec`."""
+    command = kernel_files(command)
+    return click.option(
+        "--kernel",
+        "kernel_spec",
+        metavar="K",
+        callback=_join_spec,
+        help="A bzImage, a vmlinux, a Debian package file, a libkrunfw.so, a build folder, or a release; "
+        "K,symbols=FILE,types=FILE is short for --symbols and --types. [default: Debian's newest cloud kernel]",
+    )(command)
+
+
+def kernel_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add [KERNEL], --symbols and --types, which are one argument, `spec`."""
+    return click.argument("spec", metavar="[KERNEL]", required=False, callback=_join_spec)(kernel_files(command))
+
+
+def machine_options(command: Callable[..., Any], default_cpu: str = DEFAULT_CPU) -> Callable[..., Any]:
+    """Add --kernel, --symbols, --types, --cpu, --memory, --append and --quiet."""
     for option in (
         click.option("--quiet", "-q", is_flag=True, help="Say nothing on stderr but errors."),
         click.option("--append", default="", metavar="WORDS", help="Words added to the kernel command line."),
         click.option(
             "--cpu",
-            type=click.Choice(tuple(MODELS)),
-            default=DEFAULT_CPU,
+            default=default_cpu,
             show_default=True,
-            help="Level of the CPU, as the x86-64 ABI counts them; v2 has SSE4.2 and AES too.",
+            metavar="LEVEL[,±FEATURE…]",
+            help="The CPU: v1 or v2, as the x86-64 ABI counts levels (v2 has AES, SMEP, SMAP too); features are added "
+            "or left out behind it: v2,-smap.",
         ),
         click.option(
             "--memory", default=DEFAULT_MEMORY_MIB, show_default=True, metavar="MIB", help="Guest memory in MiB."
         ),
-        click.option(
-            "--kernel",
-            "kernel_spec",
-            metavar="K",
-            help="A bzImage, a vmlinux, a Debian package file, a build folder, or a release; with ,symbols=FILE and "
-            ",types=FILE behind it, where those are. [default: Debian's newest cloud kernel]",
-        ),
     ):
         command = option(command)
-    return command
+    return kernel_options(command)
+
+
+def bare_machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`machine_options` with a CPU that does not keep the kernel from user memory, as exploits presume."""
+    return machine_options(command, BARE_CPU)
 
 
 def kaslr_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ from thinbox.cli.output import write_output
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
+    from thinbox.image.companions import KernelSpec
     from thinbox.planning.evidence import Evidence
     from thinbox.sandbox.plan import Plan
 
@@ -47,7 +48,7 @@ EXIT_FOUND = 1
 @workload_options
 @click.argument("inputs", nargs=-1, required=True, metavar="RUN.json…|PLAN")
 def plan(
-    inputs: tuple[str, ...], kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any
+    inputs: tuple[str, ...], kernel_spec: "KernelSpec", memory: int, append: str, quiet: bool, **options: Any
 ) -> None:
     """Make a plan from recorded runs: what the sandbox does with each call, and why.
 
@@ -76,7 +77,7 @@ def plan(
         runs = [load_object(path, RUN_SCHEMA) for path in paths]
         evidence = _evidence(runs, options)
         if options["profile"]:
-            _import(options["profile"], evidence)
+            _import(options["profile"], evidence, runs)
             return
         made = _make(evidence, options)
     else:
@@ -165,7 +166,10 @@ def _diff(older: str, made: "Plan") -> bool:
     return any(change.direction == "looser" for change in changes)
 
 
-def _import(path: Path, evidence: "Evidence") -> None:
-    from thinbox.planning.profile_import import compare_profile, load_profile
+def _import(path: Path, evidence: "Evidence", runs: list[dict[str, Any]]) -> None:
+    from thinbox.planning.profile_file import load_profile
+    from thinbox.planning.profile_import import compare_profile, kernel_versions, made_calls
 
-    click.echo(compare_profile(load_profile(path), evidence.calls).render())
+    kernels = kernel_versions(evidence.kernels)
+    report = compare_profile(load_profile(path), made_calls(runs), kernels, compat_calls=evidence.compat)
+    click.echo(report.render())

@@ -136,13 +136,16 @@ def _illegal_instruction(console: str) -> str:
 def _say_what_was_refused(record: "RunRecord", tenant: str) -> None:
     """Say refusals and kills, each once, and what the record leaves out; refusals that killed are said with the
     kills."""
+    from thinbox.isolation.verdict import remedy
     from thinbox.report.sentences import shorten
 
     refused = shorten(refusal.sentence() for refusal in record.refusals if refusal.errno)
     if record.refusals.truncated:
         refused.append(record.refusals.headline())
     left_out = record.left_out_sentence()
-    for line in (*refused, *shorten(violation.sentence() for violation in record.kills), *[left_out] * bool(left_out)):
+    kills = shorten(violation.sentence() for violation in record.kills)
+    remedies = dict.fromkeys(text for violation in record.kills if (text := remedy(violation)))
+    for line in (*refused, *kills, *remedies, *[left_out] * bool(left_out)):
         click.echo(f"thinbox: {tenant}{line}", err=True)
 
 

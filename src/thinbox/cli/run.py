@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from thinbox.cli.terminal import UserTerminal
     from thinbox.container.image import ContainerImage
     from thinbox.guest.terminal import Terminal
+    from thinbox.image.companions import KernelSpec
     from thinbox.records.profile import KnownPages
     from thinbox.records.run import RunRecord
     from thinbox.sandbox.plan import Plan
@@ -91,7 +92,7 @@ if TYPE_CHECKING:
     "--events", is_flag=True, help="Trace the pages touched, for `thinbox cost`: FILE.trace beside --json FILE."
 )
 @click.argument("command", nargs=-1, metavar="-- PROGRAM ARG… | FILE.toml")
-def run(kernel_spec: str | None, memory: int, append: str, quiet: bool, **options: Any) -> None:
+def run(kernel_spec: "KernelSpec", memory: int, append: str, quiet: bool, **options: Any) -> None:
     """Run PROGRAM, or what an image says, on a real kernel inside this process, with its system calls isolated.
 
     stdin, stdout, stderr and the exit status are the program's own; 137 means that thinbox killed it. A
@@ -248,6 +249,7 @@ class _Several:
             "on_violation": options["on_violation"],
             "rootfs": options["rootfs"],
             "image": options["image"],
+            "cpu": options["cpu"],
             "entrypoint": options["entrypoint"],
             "user": options["user"],
             "env": options["environment"],

@@ -39,9 +39,10 @@ def load_tenant_image(options: Mapping[str, Any], progress: ProgressLine) -> "Co
     if not options["image"]:
         return None
     from thinbox.container.image import load_image
+    from thinbox.machine.cpu_model import cpu_model
 
     progress.say(f"reading {options['image']}")
-    image = load_image(options["image"], options["workdir"])
+    image = load_image(options["image"], options["workdir"], level=cpu_model(options["cpu"]).level)
     _overridden(image, options)  # nothing to run is said before a kernel is fetched
     return image
 

@@ -110,6 +110,7 @@ def _spec(
     """Return the tenant: its image, plan and profile read, its program, user and folder what image and user say."""
     from thinbox.cli.tenant import plan_tenant
     from thinbox.container.image import load_image
+    from thinbox.machine.cpu_model import DEFAULT_CPU, cpu_model
     from thinbox.records.profile import KnownPages
     from thinbox.sandbox.plan_file import load_plan
     from thinbox.session.options import TenantSpec
@@ -121,7 +122,7 @@ def _spec(
         if key not in images:
             if say:
                 say(f"reading {image_name}")
-            images[key] = load_image(image_name, workdir)
+            images[key] = load_image(image_name, workdir, level=cpu_model(values.get("cpu", DEFAULT_CPU)).level)
         image = images[key]
     elif values.get("entrypoint") is not None:
         raise InputError(f"tenant {name}: entrypoint goes with image; without one, give the whole command")

@@ -13,6 +13,7 @@ from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
 if TYPE_CHECKING:
+    from thinbox.image.companions import KernelSpec
     from thinbox.sandbox.plan import Plan
 
 _FOR_VERIFY = ("policy", "rootfs", "image", "entrypoint", "environment", "user", "workdir")
@@ -32,7 +33,7 @@ def require_verify(options: Mapping[str, Any]) -> None:
 def verify(
     made: "Plan",
     runs: Sequence[Mapping[str, Any]],
-    machine: tuple[str | None, int, str, str],
+    machine: "tuple[KernelSpec, int, str, str]",
     options: Mapping[str, Any],
     *,
     quiet: bool,

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from thinbox import foreign_text
+from thinbox.container.platform import ARCHITECTURE, is_ours, normal_architecture, normal_system
 from thinbox.errors import InputError, RootfsError
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """What moby and podman set if the image has none."""
 
-ARCHITECTURE = "amd64"
 _MAX_WORDS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """An image's configuration; an empty `user` is root. `diff_ids` are the SHA-256 of the uncompressed layers."""
+    """An image's configuration; an empty `user` is root. `diff_ids` are the hashes of the uncompressed layers."""
 
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
@@ -86,8 +86,8 @@ def parse_json(data: bytes, what: str) -> Any:
 def parse_config(data: bytes, what: str) -> ImageConfig:
     """Return the configuration in an image's config blob; raises RootfsError for another system or a wrong shape."""
     value = require_mapping(parse_json(data, what), what)
-    system, machine = value.get("os") or "linux", value.get("architecture") or ARCHITECTURE
-    if system != "linux" or machine != ARCHITECTURE:
+    if not is_ours(value):
+        system, machine = normal_system(value.get("os")), normal_architecture(value.get("architecture"))
         raise RootfsError(f"the image is for {system!s:.40}/{machine!s:.40}; thinbox runs linux/{ARCHITECTURE}")
     config = require_mapping(value.get("config") or {}, what)
     rootfs = require_mapping(value.get("rootfs") or {}, what)

@@ -1,4 +1,4 @@
-"""A container image, ready for the guest: docker-archive, OCI archive or layout, or a plain root file system.
+"""A container image, ready for the guest: docker-archive, OCI archive or layout, `dir:`, or a plain root file system.
 
 Why it exists: it is where file, documents, layers and merged tree meet; commands and the Python API start here.
 An image is read twice: once for names, sizes and hashes, once for the content of what is left.
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from thinbox.container.config import ImageConfig, Launch, Overrides, plan_launch
 from thinbox.container.manifest import LayerFile, read_parts
+from thinbox.container.platform import PLAIN_LEVEL
 from thinbox.container.store import (
     MARKS,
     MAX_UNPACKED_BYTES,
@@ -84,8 +85,10 @@ class ContainerImage:
         yield from self.placement.links
 
 
-def load_image(spec: str, workdir: str | None = None) -> ContainerImage:
+def load_image(spec: str, workdir: str | None = None, *, level: int = PLAIN_LEVEL) -> ContainerImage:
     """Return the image `spec` names: a file or folder, or one of several images in it as `PATH:NAME`.
+
+    Of the variants for levels of x86-64 (amd64/v2, v3 …) it is the strongest that a CPU of `level` runs.
 
     All of it is read and checked; nothing is written but the temporary copy of a compressed archive. `workdir` is
     the user's choice of a working directory, made if it is missing. Raises RootfsError, always of one line, for what is
@@ -95,7 +98,7 @@ def load_image(spec: str, workdir: str | None = None) -> ContainerImage:
     name = show_path(spec.encode("utf-8", "surrogateescape"))
     where = show_path(str(path).encode("utf-8", "surrogateescape"))
     try:
-        config, layers = _open(path, where, reference)
+        config, layers = _open(path, where, (reference, level))
         tree = LayerTree()
         limit = ReadLimit(MAX_UNPACKED_BYTES)
         for number, members in enumerate(layers):
@@ -127,11 +130,11 @@ def _split(spec: str) -> tuple[Path, str | None]:
     raise RootfsError(f"{shown}: no such file or folder; {hint}")
 
 
-def _open(path: Path, where: str, reference: str | None) -> tuple[ImageConfig, tuple[Members, ...]]:
+def _open(path: Path, where: str, wanted: tuple[str | None, int]) -> tuple[ImageConfig, tuple[Members, ...]]:
     store: ArchiveStore | FolderStore
     if path.is_dir():
         if not any((path / mark).is_file() for mark in MARKS) or any((path / name).is_dir() for name in ROOT_NAMES):
-            return ImageConfig(), (lambda _limit: read_directory(path),)
+            return ImageConfig(), (lambda _limit: read_directory(path, any_device=True),)
         store = FolderStore(path)
     elif not path.is_file():
         raise RootfsError("neither a file nor a folder")
@@ -139,7 +142,7 @@ def _open(path: Path, where: str, reference: str | None) -> tuple[ImageConfig, t
         store = open_archive(path, where)
     else:
         return ImageConfig(), (_plain_archive(path, where),)
-    parts = read_parts(store, reference)
+    parts = read_parts(store, *wanted)
     return parts.config, tuple(_layer(store, layer, number) for number, layer in enumerate(parts.layers))
 
 
@@ -150,7 +153,7 @@ def _plain_archive(path: Path, where: str) -> Members:
         except InputError as error:
             raise RootfsError(f"{where}: {error}") from error
         with raw:
-            yield from read_members(raw, where, limit=limit)
+            yield from read_members(raw, where, limit=limit, any_device=True)
 
     return members
 
@@ -158,8 +161,8 @@ def _plain_archive(path: Path, where: str) -> Members:
 def _layer(store: "ArchiveStore | FolderStore", layer: LayerFile, number: int) -> Members:
     def members(limit: ReadLimit | None) -> Iterator[RootfsEntry]:
         with store.open(layer.name) as raw:
-            sha256 = layer.diff_sha256 if limit is not None else None
-            yield from read_members(raw, f"layer {number + 1}", sha256=sha256, limit=limit)
+            digest = layer.diff_digest if limit is not None else None
+            yield from read_members(raw, f"layer {number + 1}", digest=digest, limit=limit, any_device=True)
 
     return members
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 
 from thinbox.address import page_align_up
 from thinbox.errors import RootfsError
-from thinbox.guest.rootfs_entry import DEEPEST, EntryKind, RootfsEntry, show_path
+from thinbox.guest.rootfs_entry import DEEPEST, EntryKind, RootfsEntry, require_device_allowed, show_path
 from thinbox.guest.rootfs_tree import normalise_name
 
 WHITEOUT = b".wh."
-OPAQUE = b".wh..wh.opq"
+OPAQUE = b".wh..wh..opq"
+DEVICES = b"dev/"
 _AUFS_OWN = b".wh..wh."
 """Names AUFS kept for itself; images made on it hold them, and every engine leaves them out."""
 
@@ -152,7 +153,11 @@ class LayerTree:
             raise RootfsError(f"more than {_MAX_STEPS} files and directories; no guest has memory for that")
 
     def place(self) -> Placement:
-        """Return everything in the tree, sorted by path, parents before children."""
+        """Return everything in the tree, sorted by path, parents before children.
+
+        Device nodes below /dev are left out: the guest's own devices are mounted over them, as engines do. Raises
+        RootfsError for any other that no tenant has business with.
+        """
         nodes: list[RootfsEntry] = []
         files: list[PlacedFile] = []
         links: list[RootfsEntry] = []
@@ -162,6 +167,11 @@ class LayerTree:
             name_bytes += len(path)
             if name_bytes > _MAX_NAME_BYTES:
                 raise RootfsError(f"its names are longer than {_MAX_NAME_BYTES >> 20} MiB together")
+            device = node.entry.device
+            if device is not None:
+                if path.startswith(DEVICES):
+                    continue
+                require_device_allowed(path, node.entry.kind, device)
             earlier = first.setdefault(id(node), path) if node.children is None else path
             if earlier != path:
                 links.append(replace(node.entry, path=path, kind=EntryKind.HARDLINK, link_target=earlier, size_bytes=0))
@@ -204,7 +214,7 @@ class LayerTree:
             children = trail[-1].children
             node = children.get(name) if children is not None else None
             if children is not None and node is None and make:
-                node = children[name] = self._make(_directory(name, 0o755), -1)
+                node = children[name] = self._make(_implied(name, trail[-1].entry), -1)
             if node is None:
                 raise _MissingError
             if node.entry.kind is EntryKind.SYMLINK:
@@ -217,7 +227,7 @@ class LayerTree:
                 todo += target.split(b"/")[::-1]
                 continue
             if node.children is None:
-                raise RootfsError(f"{show_path(why)}: {show_path(name)} above it is a {node.entry.kind}")
+                raise _NoDirectoryError(f"{show_path(why)}: {show_path(name)} above it is a {node.entry.kind}")
             trail.append(node)
             if len(trail) > DEEPEST:
                 raise RootfsError(f"{show_path(why)}: more than {DEEPEST} directories deep, which no image is")
@@ -240,9 +250,9 @@ class LayerTree:
         if name != OPAQUE and hidden in (b"", b".", b".."):
             raise RootfsError(f"{show_path(path)}: whiteout of no name")
         try:
-            children = self._open_directory(folder, path, make=False)
-        except _MissingError:
-            return
+            children = self._open_directory(folder, path)  # engines make what is missing above a whiteout, too
+        except _NoDirectoryError:
+            return  # below a file there is nothing to hide
         if name == OPAQUE:
             self._remove_lower(children)
         elif hidden in children:
@@ -267,7 +277,11 @@ class LayerTree:
 
 
 class _MissingError(Exception):
-    """A directory is not there, which a whiteout may ignore."""
+    """A directory is not there."""
+
+
+class _NoDirectoryError(RootfsError):
+    """Something else is where a directory has to be, which a whiteout may ignore."""
 
 
 def _children(node: _Node) -> "dict[bytes, _Node]":
@@ -276,6 +290,15 @@ def _children(node: _Node) -> "dict[bytes, _Node]":
 
 def _directory(path: bytes, mode: int) -> RootfsEntry:
     return RootfsEntry(path, EntryKind.DIRECTORY, mode, 0, 0, 0)
+
+
+def _implied(name: bytes, parent: RootfsEntry) -> RootfsEntry:
+    """Return a directory that no layer names, as mkdir(2) makes it: below one with S_ISGID it has its group and bit.
+
+    Source: Linux fs/inode.c, `inode_init_owner`.
+    """
+    made = _directory(name, 0o755)
+    return replace(made, mode=0o2755, gid=parent.gid) if parent.mode & 0o2000 else made
 
 
 def _without_content(member: RootfsEntry) -> RootfsEntry:

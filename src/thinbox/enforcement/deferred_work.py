@@ -92,10 +92,10 @@ class DeferredWork:
         return _Spans(part(0, shape.node_bytes), part(*shape.zones), part(*shape.zone_lists))
 
     def _find_irq_rsp(self) -> int:
-        """Return RSP at the first instruction of what `call_on_irqstack` calls (asm/irq_stack.h): below the word
-        `hardirq_stack_ptr` points to, which holds the stack it came from. 0 if this kernel has no such stack."""
+        """Return RSP at the first instruction of what is called on the stack for interrupts: below the word that holds
+        the stack it came from (`thinbox.kernel.softirq`). 0 if this kernel has no such stack."""
         at = self._softirqs.stack_at
-        return self._word(self._view.per_cpu + at) - 8 if at else 0
+        return self._word(self._view.per_cpu + at) - self._softirqs.below if at else 0
 
     def _word(self, vaddr: int) -> int:
         return self._target.memory.word_at(self._target.kernel_root, vaddr)
@@ -146,7 +146,8 @@ class DeferredWork:
         )
 
     def _find_callers(self, functions: tuple[int, ...]) -> dict[int, frozenset[int]]:
-        """Return for each function the addresses behind its direct calls in the kernel's live text."""
+        """Return for each function the addresses behind its direct calls in the kernel's live text, and behind the call
+        of what it is given in a function that calls soft interrupts so."""
         symbols = self._view.symbols
         start, end = symbols.text_start, symbols.text_end
         code = self._target.memory.read_virtual(self._target.kernel_root, start, end - start)
@@ -157,7 +158,14 @@ class DeferredWork:
             distances |= text[places + 1 + byte].astype(np.uint32) << np.uint32(8 * byte)
         behind = places + _CALL_BYTES
         targets = behind + distances.view(np.int32).astype(np.int64)
-        return {vaddr: frozenset(int(at) + start for at in behind[targets == vaddr - start]) for vaddr in functions}
+        callers = {vaddr: {int(at) + start for at in behind[targets == vaddr - start]} for vaddr in functions}
+        by = self._softirqs.called_by
+        symbol = symbols.text_symbol_at(by) if by else None
+        if symbol is not None:
+            ends = self._softirqs.ends_of_calls(code[by - start : symbol.end_exclusive - start])
+            for vaddr in self._softirqs.functions:
+                callers[vaddr] |= set(ends)
+        return {vaddr: frozenset(found) for vaddr, found in callers.items()}
 
     # -- there and back -----------------------------------------------------------------------------------
     def _running(self) -> "TaskState | None":

@@ -63,6 +63,7 @@ class UserTables:
         self._roots: dict[str, dict[int, int]] = {}
         self._sought = np.zeros(0, dtype=np.int64)
         self._tables: frozenset[int] | None = None
+        self._holders: frozenset[int] = frozenset()
 
     def reset(self) -> None:
         """Begin again after the machine was restored."""
@@ -110,6 +111,8 @@ class UserTables:
                     return found_root, (mm + self._pgd_at) & U64
             self._roots[own][mm] = root
             roots.append(root)
+        # A dead task holds nothing any more: what it could write is its living siblings', and holds what they hold.
+        self._holders = frozenset(spaces) if is_dead else frozenset()
         self._sought, self._tables = np.unique(np.array(roots, dtype=np.int64)), None
         found = self._target.sci.touched_tables(frames, self._sought, pti=self._kernel.uses_pti, most=_MOST_TABLES)
         if len(found) > _MOST_TABLES:
@@ -207,7 +210,7 @@ class UserTables:
         frame = entry & paging.FRAME_MASK
         if frame in self._shared or frame < _LEGACY_END:
             return PLAIN_MAPPING
-        facts = self._cgroups.facts(frame, self._target.kernel_root)
+        facts = self._cgroups.facts(frame, self._target.kernel_root, self._holders)
         if facts.kind is PageKind.KERNEL and frame in self._unmarked_tables():
             return TABLE_MAPPING
         return check_mapping(rule, own, facts)

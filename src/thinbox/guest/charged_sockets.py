@@ -14,6 +14,7 @@ Rules of this file:
 Source: Linux 6.1 net/socket.c (`__sock_create`), net/core/sock.c, include/linux/gfp_types.h.
 """
 
+import re
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -28,8 +29,17 @@ if TYPE_CHECKING:
     from thinbox.machine.machine import Machine
 
 _INITIALISERS = ("sock_init_data_uid", "sock_init_data")
-_STORES = (b"\xc7\x80", b"\xc7\x81", b"\xc7\x82", b"\xc7\x83", b"\xc7\x85", b"\xc7\x86", b"\xc7\x87")
-"""`movl $imm32, disp32(%reg)` of the registers that need no prefix (SDM vol. 2A, 2.1.3, and MOV: C7 /0)."""
+_STORE = rb"\xc7(?:[\x80-\x83\x85-\x87]|\x84\x24)"
+"""`movl $imm32, disp32(%reg)`, less a prefix, which r8 to r15 have; r12, and rsp, are given in one byte more (SDM vol.
+2A, 2.1.3 to 2.1.5, and MOV: C7 /0)."""
+
+
+def stored_constant(code: bytes, offset: int) -> int | None:
+    """Return the 32-bit constant that x86-64 code stores `offset` bytes into what a register points to; None if there
+    is none such, or more than one."""
+    store = re.compile(b"(?=" + _STORE + re.escape(struct.pack("<i", offset)) + b"(.{4}))", re.DOTALL)
+    found = [int.from_bytes(match[1], "little") for match in store.finditer(code)]
+    return found[0] if len(found) == 1 else None
 
 
 class ChargedSockets:
@@ -73,13 +83,7 @@ class ChargedSockets:
         if vaddr is None or symbol is None:
             return None
         code = self._memory.read_virtual(self._view.kernel_root, vaddr, symbol.end_exclusive - vaddr)
-        place = struct.pack("<i", self._flags_at)
-        found = [
-            int.from_bytes(code[at + 6 : at + 10], "little")
-            for at in range(len(code) - 9)
-            if code[at : at + 2] in _STORES and code[at + 2 : at + 6] == place
-        ]
-        return found[0] if len(found) == 1 else None
+        return stored_constant(code, self._flags_at)
 
     def _charge(self) -> None:
         regs, view, root, word = self._cpu.regs, self._view, self._root(), self._memory.word_at

@@ -30,11 +30,12 @@ class HeldFiles:
         self._kernel, self._read = kernel, read
         self._shape, self._cred = find_file_shape(kernel.facts), find_cred_shape(kernel.facts)
 
-    def holds(self, mapping: int, root: int) -> bool:
-        """Tell whether the running task has a file of the address_space `mapping` mapped or open."""
+    def holds(self, mapping: int, root: int, spaces: frozenset[int] = frozenset()) -> bool:
+        """Tell whether the running task has a file of the address_space `mapping` mapped or open, or one of the
+        mm_structs `spaces` has it mapped."""
         task = self._kernel.current
-        mm = self._read(task + self._shape.task_mm_at, root)
-        if mm and mm in self._mappers(mapping, root):
+        wanted = (spaces | {self._read(task + self._shape.task_mm_at, root)}) - {0}
+        if wanted and any(mm in wanted for mm in self._mappers(mapping, root)):
             return True
         return any(self._read(file + self._shape.file_mapping_at, root) == mapping for file in self._files(task, root))
 

@@ -29,6 +29,8 @@ _SYSCALL_ENTRY = "entry_SYSCALL_64"
 """What LSTAR holds from the moment user space runs (arch/x86/kernel/cpu/common.c, `syscall_init`)."""
 _SLIDE_STEP = 2 << 20
 """The least CONFIG_PHYSICAL_ALIGN on x86-64; KASLR moves by multiples of it."""
+_MOST_STACK_BYTES = 1 << 20
+"""THREAD_SIZE is 16 KiB, with KASAN 32 or 64 (arch/x86/include/asm/page_64_types.h)."""
 _MOST_SLIDE = 1 << 30
 """KERNEL_IMAGE_SIZE with CONFIG_RANDOMIZE_BASE (arch/x86/include/asm/page_64_types.h)."""
 
@@ -175,6 +177,10 @@ class KernelView:
 
     def _find_stack_bytes(self, end_at: int, root: int) -> int:
         """THREAD_SIZE, from where the kernel itself says the running task's stack ends."""
-        size = self.read_u64(end_at, root) - self.stack_of(self.current, root)
+        # In the task state segment that word is not aligned (arch/x86/include/asm/processor.h, struct x86_hw_tss).
+        end = int.from_bytes(self._memory.read_virtual(root, to_signed(end_at), 8), "little")
         # TOP_OF_KERNEL_STACK_PADDING is 0 on x86-64 until FRED, then 16 bytes.
-        return (size + 4095) & ~4095
+        size = page_align_up(end - self.stack_of(self.current, root))
+        if not PAGE_BYTES <= size <= _MOST_STACK_BYTES:
+            raise MachineError(f"the running task's kernel stack would be {size} bytes; this kernel is built otherwise")
+        return size

@@ -10,7 +10,7 @@ kernel/bpf/core.c (`bpf_kallsyms`), kernel/trace/ftrace.c (`ftrace_ops_trampolin
 Rules of this file:
 - Nothing is remembered: a module can go, and its pages hold another's code.
 - A list that does not end within its limit is a list that cannot be trusted: what was found in it is dropped.
-- Layouts come from BTF; what a kernel does not have is skipped.
+- Where what lies, `thinbox.kernel` says; what a kernel does not have is skipped.
 """
 
 import enum
@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from thinbox.address import U64
+from thinbox.kernel.generated_code import find_generated_code
+from thinbox.kernel.module import ModuleShape, find_module_shape
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
@@ -53,8 +55,9 @@ class LiveSymbols:
     """Looks addresses up in the running kernel's own lists, under the table `root()`."""
 
     def __init__(self, view: "KernelView", memory: "Memory") -> None:
+        """MissingFactError if this kernel keeps its modules, or lists its code, in another way."""
         self._view, self._memory = view, memory
-        self._types, self._symbols = view.facts.types, view.symbols
+        self._modules, self._generated = find_module_shape(view.facts), find_generated_code(view.facts)
 
     def symbol_at(self, vaddr: int, root: int) -> LiveSymbol | None:
         """Return what covers `vaddr`, None where the kernel lists nothing."""
@@ -94,18 +97,14 @@ class LiveSymbols:
             out += self._memory.read_virtual(root, vaddr + len(out), size)
         return out.partition(b"\0")[0].decode("ascii", "replace")
 
-    def _list(self, head_name: str, type_name: str, member: str, root: int) -> Iterator[int]:
+    def _list(self, head: int, link_at: int, root: int) -> Iterator[int]:
         """Yield the addresses of the structs on a `list_head`."""
-        head = self._symbols.find(head_name)
-        if head is None or not self._types.has_member(type_name, member):
-            return
-        offset = self._types.offset_of(type_name, member)
         found: list[int] = []
         at = self._word(head, root)
-        while at != head:
+        while at != head & U64:
             if len(found) >= _MOST_ENTRIES:
                 return
-            found.append(at - offset)
+            found.append(at - link_at)
             at = self._word(at, root)
         yield from found
 
@@ -116,29 +115,19 @@ class LiveSymbols:
 
     def _module_of(self, vaddr: int, root: int) -> tuple[int, int, int] | None:
         """Return the module that has `vaddr` in its text, and that part of its text (start, exclusive end)."""
-        for module in self._list("modules", "module", "list", root):
-            for start, size in self._module_text(module, root):
+        shape = self._modules
+        if shape is None:
+            return None
+        for module in self._list(shape.head_at, shape.link_at, root):
+            for start, size in self._module_text(shape, module, root):
                 if start <= vaddr < start + size:
                     return module, start, start + size
         return None
 
-    def _module_text(self, module: int, root: int) -> Iterator[tuple[int, int]]:
+    def _module_text(self, shape: ModuleShape, module: int, root: int) -> Iterator[tuple[int, int]]:
         """Yield (start, bytes) of a module's text: its core and, while it starts, its init part."""
-        types = self._types
-        if types.has_member("module", "core_layout"):  # until 6.3
-            for part in ("core_layout", "init_layout"):
-                at = module + types.offset_of("module", part)
-                base = self._word(at + types.offset_of("module_layout", "base"), root)
-                size_at = at + types.offset_of("module_layout", "text_size")
-                size = self._word(size_at, root) & 0xFFFFFFFF
-                if base and size:
-                    yield base, size
-            return
-        at, step = module + types.offset_of("module", "mem"), types.size_of("module_memory")
-        for name in ("MOD_TEXT", "MOD_INIT_TEXT"):
-            place = at + step * types.enum_value(name)
-            base = self._word(place + types.offset_of("module_memory", "base"), root)
-            size = self._word(place + types.offset_of("module_memory", "size"), root) & 0xFFFFFFFF
+        for base_at, size_at in shape.texts:
+            base, size = self._word(module + base_at, root), self._word(module + size_at, root) & 0xFFFFFFFF
             if base and size:
                 yield base, size
 
@@ -157,18 +146,15 @@ class LiveSymbols:
     def _module_functions(self, module: int, start: int, end: int, root: int) -> tuple[int, list[tuple[int, int]]]:
         """Return where the names of a module's symbols lie, and (place of the name, address) of each function that
         starts in `start` to `end`."""
-        types = self._types
-        table = self._word(module + types.offset_of("module", "kallsyms"), root)
-        if not table:
+        shape = self._modules
+        table = self._word(module + shape.table_at, root) if shape else 0
+        if shape is None or not table:
             return 0, []
-        symtab = self._word(table + types.offset_of("mod_kallsyms", "symtab"), root)
-        strtab = self._word(table + types.offset_of("mod_kallsyms", "strtab"), root)
-        count = self._word(table + types.offset_of("mod_kallsyms", "num_symtab"), root) & 0xFFFFFFFF
+        symtab, strtab = self._word(table + shape.symbols_at, root), self._word(table + shape.names_at, root)
+        count = self._word(table + shape.count_at, root) & 0xFFFFFFFF
         if count > _MOST_SYMBOLS:
             return 0, []
-        kinds = self._memory.read_virtual(
-            root, self._word(table + types.offset_of("mod_kallsyms", "typetab"), root), count
-        )
+        kinds = self._memory.read_virtual(root, self._word(table + shape.kinds_at, root), count)
         raw = self._memory.read_virtual(root, symtab, _ELF_SYMBOL.size * count)
         return strtab, [
             (name, value)
@@ -181,33 +167,33 @@ class LiveSymbols:
     # -- generated code ---------------------------------------------------------------------------------
     def _bpf(self, root: int) -> Iterator[LiveSymbol]:
         """BPF programs, their trampolines and dispatchers (`struct bpf_ksym`)."""
-        types = self._types
-        for at in self._list("bpf_kallsyms", "bpf_ksym", "lnode", root):
-            start = self._word(at + types.offset_of("bpf_ksym", "start"), root)
-            end = self._word(at + types.offset_of("bpf_ksym", "end"), root)
-            yield LiveSymbol(self._text(at + types.offset_of("bpf_ksym", "name"), root), start, end, Origin.GENERATED)
+        shape = self._generated.programs
+        if shape is None:
+            return
+        for at in self._list(shape.head_at, shape.link_at, root):
+            start, end = (self._word(at + place, root) for place in (shape.start_at, shape.end_at))
+            yield LiveSymbol(self._text(at + shape.name_at, root), start, end, Origin.GENERATED)
 
     def _trampolines(self, root: int) -> Iterator[LiveSymbol]:
         """Ftrace's trampolines (`struct ftrace_ops`, since 5.8 listed for kallsyms)."""
-        types = self._types
-        for at in self._list("ftrace_ops_trampoline_list", "ftrace_ops", "list", root):
-            start = self._word(at + types.offset_of("ftrace_ops", "trampoline"), root)
-            size = self._word(at + types.offset_of("ftrace_ops", "trampoline_size"), root)
+        shape = self._generated.trampolines
+        if shape is None:
+            return
+        for at in self._list(shape.head_at, shape.link_at, root):
+            start, size = (self._word(at + place, root) for place in (shape.start_at, shape.size_at))
             yield LiveSymbol("ftrace_trampoline", start, start + size, Origin.GENERATED)
 
     def _filters(self, root: int) -> Iterator[LiveSymbol]:
         """The running task's seccomp filters: classic BPF, which `bpf_kallsyms` leaves out."""
-        types = self._types
-        if not types.has_member("task_struct", "seccomp") or not types.has_member("seccomp_filter", "prev"):
+        shape = self._generated.filters
+        if shape is None:
             return
-        at = self._word(
-            self._view.current + types.offset_of("task_struct", "seccomp") + types.offset_of("seccomp", "filter"), root
-        )
+        at = self._word(self._view.current + shape.newest_at, root)
         for _ in range(_MOST_ENTRIES):
             if not at:
                 return
-            program = self._word(at + types.offset_of("seccomp_filter", "prog"), root)
-            start = self._word(program + types.offset_of("bpf_prog", "bpf_func"), root)
-            size = self._word(program + types.offset_of("bpf_prog", "jited_len"), root) & 0xFFFFFFFF
+            program = self._word(at + shape.program_at, root)
+            start = self._word(program + shape.start_at, root)
+            size = self._word(program + shape.size_at, root) & 0xFFFFFFFF
             yield LiveSymbol("seccomp_filter", start, start + size, Origin.GENERATED)
-            at = self._word(at + types.offset_of("seccomp_filter", "prev"), root)
+            at = self._word(at + shape.before_at, root)

@@ -46,9 +46,10 @@ class MemoryCgroups:
                 return self.owners[above]
         return None
 
-    def facts(self, paddr: int, root: int) -> PageFacts:
-        """Return what the page of `paddr` is, its owners by tenants' names; `root` is the kernel's table."""
-        return self.pages.facts(paddr, root, lambda memcg: self.owner_of(memcg, root))
+    def facts(self, paddr: int, root: int, spaces: frozenset[int] = frozenset()) -> PageFacts:
+        """Return what the page of `paddr` is, its owners by tenants' names; `root` is the kernel's table. What the
+        mm_structs `spaces` have mapped counts as held."""
+        return self.pages.facts(paddr, root, lambda memcg: self.owner_of(memcg, root), spaces)
 
     def owner_of_task(self, task: int, root: int) -> str | None:
         """Return the tenant a task is of."""

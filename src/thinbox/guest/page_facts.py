@@ -22,13 +22,14 @@ from thinbox import paging
 from thinbox.address import PAGE_BYTES, U64, to_signed
 from thinbox.errors import MachineError, MissingFactError
 from thinbox.guest.held_files import HeldFiles
-from thinbox.guest.linked_caches import find_linked_caches
 from thinbox.isolation import view_rules
 from thinbox.isolation.page_ownership import PageFacts, PageKind
+from thinbox.kernel.linked_caches import find_linked_caches
 from thinbox.kernel.memcg import charges_by_objcg, find_memcg_shape
 from thinbox.kernel.mount import find_mount_shape
 from thinbox.kernel.open_files import find_file_shape
-from thinbox.kernel.page import DISABLES, find_page_shape
+from thinbox.kernel.page import DISABLES, TypeTest, find_page_shape
+from thinbox.kernel.sanitizer import require_no_quarantine
 from thinbox.kernel.slab import find_slab_shape
 
 if TYPE_CHECKING:
@@ -61,18 +62,19 @@ class PageReader:
     def __init__(self, kernel: "KernelView", memory: "Memory") -> None:
         self._kernel, self._memory = kernel, memory
         facts = kernel.facts
+        require_no_quarantine(facts)
         self._page, self._slab = find_page_shape(facts), find_slab_shape(facts)
         self._memcg, self._mounts = find_memcg_shape(facts), find_mount_shape(facts)
         self._files = find_file_shape(facts)
         self._held = HeldFiles(kernel, self._pointer)
-        self._linked = find_linked_caches(kernel, self._pointer)
+        self._linked = frozenset(map(self._pointer, find_linked_caches(facts))) - {0}
         self._direct_map = self._pointer(kernel.symbols.address_of("page_offset_base"))
         self.words = self._find_layout()
         root = kernel.kernel_root
         self.words[view_rules.BY_OBJCG] = charges_by_objcg(
             self._charges(root), self._own_memcgs(root).__contains__, lambda objcg: self._memcg_of(objcg, root)
         )
-        self._table_key = self._find_table_key(root)
+        self._table = self._page.types.table or self._measure_table(root)
 
     def _find_layout(self) -> np.ndarray:
         """Return the words of `isolation.view_rules` for this kernel; rule and owner are 0, and so is BY_OBJCG."""
@@ -94,6 +96,8 @@ class PageReader:
         words[view_rules.CACHE_SIZE_SHIFT] = 8 * (slab.cache_size_at & 7)
         words[view_rules.OBJCG_MEMCG_AT], words[view_rules.POINTER_MASK] = memcg.objcg_memcg_at, ~memcg.flags
         words[view_rules.OWNER_BYTES], words[view_rules.OWNER_AT] = slab.owner_bytes, slab.owner_at
+        words[view_rules.KERNEL_AT], words[view_rules.KERNEL_MASK] = memcg.kernel_at, memcg.kernel_mask
+        words[view_rules.KERNEL_VALUE], words[view_rules.KERNEL_BY_OBJCG] = memcg.kernel_value, memcg.kernel_by_objcg
         words[view_rules.IN_OBJECT], words[view_rules.OWNED] = slab.in_object, slab.owned
         return words
 
@@ -118,7 +122,7 @@ class PageReader:
         for frame in islice(self._user_leaves(root), _MOST_CHARGED):
             page = self._find(frame, root)
             data = 0 if page is None else self._word(page.head + words[view_rules.MEMCG_AT])
-            if data and not data & view_rules.DATA_FLAGS:
+            if page and data and not data & view_rules.DATA_FLAGS and not self._is_kernels(page.head):
                 yield data & words[view_rules.POINTER_MASK] & U64
 
     def _own_memcgs(self, root: int) -> set[int]:
@@ -127,15 +131,12 @@ class PageReader:
         css = self._pointer(self._pointer(self._kernel.current + shape.task_cgroups_at, root) + shape.set_css_at, root)
         return set(self.memcg_line((css - shape.memcg_css_at) & U64, root))
 
-    def _find_table_key(self, root: int) -> int:
-        """Return what a page table's page_type is known by: as the kernel has it, or else what the last table of the
-        running task's memory has.
+    def _measure_table(self, root: int) -> TypeTest:
+        """Return what a page table's page_type is known by: what the last table of the running task's memory has.
 
         The lower two levels have it (include/linux/mm.h, pgtable_pte_page_ctor, pgtable_pmd_page_ctor), and their pages
         have no other use of the word.
         """
-        if self._page.types.table is not None:
-            return self._page.types.table
         quads, table = self._memory.words, root & paging.FRAME_MASK
         for _level in range(3):
             entries = (quads[(table >> 3) + i] for i in range(paging.ENTRIES_PER_TABLE // 2))
@@ -145,7 +146,7 @@ class PageReader:
         page = self._find(table, root) if table else None
         if page is None:
             raise MissingFactError.of("pages", ["page_type of a page table"], DISABLES)
-        return self._page.types.table_key(self._type(page.head))
+        return self._page.types.measured_table(self._type(page.head))
 
     @property
     def _pointer_mask(self) -> int:
@@ -170,7 +171,10 @@ class PageReader:
         return int.from_bytes(self._memory.read(page + self._page.type_at, 4), "little")
 
     def _is_table(self, page: int) -> bool:
-        return self._page.types.table_key(self._type(page)) == self._table_key
+        return self._table.holds(self._type(page))
+
+    def _is_kernels(self, page: int) -> bool:
+        return view_rules.is_kernels(self._memory.words, self.words.data, page)
 
     def _is_slab(self, page: int) -> bool:
         return view_rules.is_slab(self._memory.words, self.words.data, page)
@@ -185,10 +189,16 @@ class PageReader:
             css = self._pointer(memcg + self._memcg.memcg_css_at + self._memcg.css_parent_at, root)
             memcg = css - self._memcg.memcg_css_at if css else 0
 
-    def facts(self, paddr: int, root: int, owner_of: "Callable[[int], str | None]") -> PageFacts:
+    def facts(
+        self,
+        paddr: int,
+        root: int,
+        owner_of: "Callable[[int], str | None]",
+        spaces: frozenset[int] = frozenset(),
+    ) -> PageFacts:
         """Return the facts of the page of `paddr` (the very address touched); `owner_of` names a cgroup's tenant.
 
-        `root` is the kernel's table.
+        `root` is the kernel's table; what the mm_structs `spaces` have mapped counts as held.
         """
         page = self._find(paddr, root)
         if page is None:
@@ -200,16 +210,16 @@ class PageReader:
         if self._is_slab(head):
             return self._slab_facts(page, paddr, data, root, owner_of)
         pointer = data & self._pointer_mask
-        if data & view_rules.DATA_KMEM:
+        if data and self._is_kernels(head):
             kind = PageKind.TABLE if self._is_table(head) else PageKind.KERNEL
-            return PageFacts(kind, frozenset({owner_of(self._memcg_of(pointer, root))}))
+            return PageFacts(kind, frozenset({owner_of(self._memcg_of_kernels(data, root))}))
         mapping = self._word(head + words[view_rules.MAPPING_AT])
         if pointer or mapping:
             memcg = self._memcg_of(pointer, root) if pointer and words[view_rules.BY_OBJCG] else pointer
             owners = frozenset({owner_of(memcg) if memcg else None})
             if mapping & _ANON or not mapping & ~_MAPPING_FLAGS:
                 return PageFacts(PageKind.MEMORY, owners)
-            return self._file_facts(mapping & ~_MAPPING_FLAGS, owners, root)
+            return self._file_facts(mapping & ~_MAPPING_FLAGS, owners, root, spaces)
         if (self._word(head + words[view_rules.COUNT_AT]) >> words[view_rules.COUNT_SHIFT]) & 0xFFFFFFFF == 0:
             return self._unreferenced_facts(page, paddr, root, owner_of)
         return PageFacts(PageKind.KERNEL)
@@ -217,6 +227,11 @@ class PageReader:
     def _memcg_of(self, objcg: int, root: int) -> int:
         memory = self._memory
         found = view_rules.memcg_of_objcg(memory.words, memory.guest_bytes, root, self.words.data, to_signed(objcg))
+        return found & U64
+
+    def _memcg_of_kernels(self, data: int, root: int) -> int:
+        memory = self._memory
+        found = view_rules.memcg_of_kernels(memory.words, memory.guest_bytes, root, self.words.data, to_signed(data))
         return found & U64
 
     def _slab_facts(
@@ -256,13 +271,13 @@ class PageReader:
             return ""
         return raw.split(b"\0")[0].decode("ascii", "replace")
 
-    def _file_facts(self, mapping: int, owners: frozenset[str | None], root: int) -> PageFacts:
+    def _file_facts(self, mapping: int, owners: frozenset[str | None], root: int, spaces: frozenset[int]) -> PageFacts:
         files = self._files
         inode = self._pointer(mapping + files.mapping_host_at, root)
         mode = self._pointer(inode + (files.inode_mode_at & ~7), root) >> 8 * (files.inode_mode_at & 7) & 0xFFFF
         superblock = self._pointer(inode + files.inode_super_at, root)
         public = bool(mode & _OTHERS_READ) and superblock in self._mounted(root)
-        held = self._held.holds(mapping, root)
+        held = self._held.holds(mapping, root, spaces)
         may_write = self._held.may_write(mapping, inode, mode, root)
         return PageFacts(PageKind.FILE, owners, is_public=public, is_held=held, is_writable=may_write)
 
@@ -281,7 +296,7 @@ class PageReader:
             is_free = first is not None and types.is_buddy(self._type(first.paddr))
             if first and is_free and self._word(first.paddr + self._page.private_at) >= order:
                 return PageFacts(PageKind.FREE)
-        if not types.cleared and self._is_table(page.head):
+        if not types.counts_tables and self._is_table(page.head):
             return PageFacts(PageKind.TABLE)
         if types.is_large(self._type(page.head)):
             return PageFacts(PageKind.KERNEL)
@@ -289,7 +304,7 @@ class PageReader:
         if before is None:
             return PageFacts(PageKind.UNKNOWN)
         data = self._word(before.paddr + words[view_rules.MEMCG_AT])
-        owner = owner_of(self._memcg_of(data & self._pointer_mask, root)) if data & view_rules.DATA_KMEM else None
+        owner = owner_of(self._memcg_of_kernels(data, root)) if data and self._is_kernels(before.paddr) else None
         mm = self._word(before.paddr + self._page.table_mm_at)
         if mm and self._pointer(mm + self._files.mm_pgd_at, root) == (self._direct_map + ((number & ~1) << 12)) & U64:
             return PageFacts(PageKind.TABLE, frozenset({owner}))

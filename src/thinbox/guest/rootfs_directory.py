@@ -35,18 +35,19 @@ _KINDS = {
 }
 
 
-def read_directory(path: Path) -> Iterator[RootfsEntry]:
+def read_directory(path: Path, *, any_device: bool = False) -> Iterator[RootfsEntry]:
     """Yield what is below `path`, sorted by name bytes, every directory just before its content.
 
     Owners are kept as they are if we are root; otherwise our own uid and gid become 0 and others are
     kept. What is mounted inside the tree (a /proc, say) is left out, its mount point is not.
+    With `any_device` the caller judges device nodes.
     Raises RootfsError as `open_rootfs` describes, and if a directory or file is swapped meanwhile.
     """
     try:
         root = Folder(path)
     except OSError as error:
         raise _unreadable(os.fsencode(path), error) from error
-    yield from _Walk(root, os.fsencode(path)).entries()
+    yield from _Walk(root, os.fsencode(path), any_device=any_device).entries()
 
 
 class _Walk:
@@ -55,10 +56,11 @@ class _Walk:
     `_way` has the names and open descriptors of the directories that are being read, the root's first.
     """
 
-    __slots__ = ("_first_paths", "_gid_map", "_name", "_root", "_root_device", "_uid_map", "_way")
+    __slots__ = ("_any_device", "_first_paths", "_gid_map", "_name", "_root", "_root_device", "_uid_map", "_way")
 
-    def __init__(self, root: Folder, name: bytes) -> None:
+    def __init__(self, root: Folder, name: bytes, *, any_device: bool) -> None:
         self._root = root
+        self._any_device = any_device
         self._name = name
         self._root_device = os.fstat(root.fileno()).st_dev
         self._first_paths: dict[tuple[int, int], bytes] = {}
@@ -120,7 +122,8 @@ class _Walk:
         device = None
         if kind in (EntryKind.CHAR, EntryKind.BLOCK):
             device = (os.major(status.st_rdev), os.minor(status.st_rdev))
-            require_device_allowed(path, kind, device)
+            if not self._any_device:
+                require_device_allowed(path, kind, device)
         if kind is EntryKind.SYMLINK:
             try:
                 target = os.readlink(path.rpartition(b"/")[2], dir_fd=folder)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _CR3_WRITE = re.compile(rb"\x0f\x22[\xd8-\xdf]")
 _CR3_READ = re.compile(rb"\x0f\x20[\xd8-\xdf]")
+_DR7_WRITE = re.compile(rb"\x0f\x23[\xf8-\xff]")
 _INVLPG = re.compile(rb"\x0f\x01[\x38-\x3b\x3e\x3f]")
 """`invlpg` of an address in a register, the only form the kernel uses (asm volatile, "m" of a pointer)."""
 _ENTRY_NAMES = ("error_entry", "paranoid_", "swapgs_restore", "entry_", "asm_exc_", "nmi", "end_repeat_nmi")
@@ -50,6 +51,8 @@ class Sites:
     user_teardown: int
     cr3_switches: tuple[int, ...]
     invlpg: tuple[int, ...]
+    dr7_written: tuple[int, ...]
+    """Behind each write of DR7."""
     flush_all: tuple[int, ...]
     flush_local: tuple[int, ...]
     death: int
@@ -118,6 +121,9 @@ def find_sites(view: "KernelView", memory: "Memory") -> Sites:
             start for start, _end, _r in cr3_writes if not view.symbols.describe(start).startswith(_ENTRY_NAMES)
         ),
         invlpg=tuple(start for start, _end, _r in _control_moves(view, text, text_start, outside, _INVLPG)),
+        dr7_written=tuple(
+            end for _start, end, _r in _control_moves(view, text, text_start, [(text_start, text_end)], _DR7_WRITE)
+        ),
         flush_all=_absent_or_present(view, ("native_flush_tlb_global",)),
         flush_local=_absent_or_present(view, ("native_flush_tlb_local",)),
         death=names.death,

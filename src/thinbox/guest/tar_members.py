@@ -109,15 +109,15 @@ class ReadLimit:
 class ForwardStream(io.RawIOBase):
     """A readable, seekable-forward view of a decompressed stream, the one tarfile is given."""
 
-    def __init__(self, source: BinaryIO, *, hashed: bool = False, limit: ReadLimit | None = None) -> None:
+    def __init__(self, source: BinaryIO, *, hash_name: str | None = None, limit: ReadLimit | None = None) -> None:
         self._source = source
         self._limit = limit
         self._position_bytes = 0
-        self._hash = hashlib.sha256() if hashed else None
+        self._hash = None if hash_name is None else hashlib.new(hash_name)
         self.last_read = b""
 
     def digest(self) -> str | None:
-        """Return the SHA-256 of everything read so far, None if it was not asked for."""
+        """Return the hash of everything read so far in hexadecimal, None if it was not asked for."""
         return self._hash.hexdigest() if self._hash is not None else None
 
     def readable(self) -> bool:
@@ -165,19 +165,20 @@ def open_decompressed(raw: BinaryIO) -> BinaryIO:
 
 
 def read_members(
-    raw: BinaryIO, where: str, *, sha256: str | None = None, limit: ReadLimit | None = None
+    raw: BinaryIO, where: str, *, digest: str | None = None, limit: ReadLimit | None = None, any_device: bool = False
 ) -> Iterator[RootfsEntry]:
     """Yield the members of the archive `raw` (plain, gzip, bzip2, xz or zstd) in its order, as they are named.
 
     The `path` is normalised but not resolved; that of the root itself is b"". A hard link's `link_target` is
     the name in the archive. Content must be read before the next member is taken. `raw` is read from its
-    beginning. With `sha256`, the hexadecimal hash of the uncompressed archive, that decides whether the archive
-    is whole; without it, the end marker does. Raises RootfsError; `where` names the archive in its message.
+    beginning. With `digest`, the hash of the uncompressed archive as `sha256:` or `sha512:` and digits, that decides
+    whether the archive is whole, and no bytes at all are an empty one; without it, the end marker does. With
+    `any_device` the caller judges device nodes. Raises RootfsError; `where` names the archive in its message.
     """
     source = open_decompressed(raw)
     try:
-        stream = ForwardStream(source, hashed=sha256 is not None, limit=limit)
-        yield from _MemberReader(stream, where, sha256).members()
+        stream = ForwardStream(source, hash_name=digest.partition(":")[0] if digest else None, limit=limit)
+        yield from _MemberReader(stream, where, digest, any_device=any_device).members()
     except OSError as error:
         raise RootfsError(f"{where}: cannot be read: {error.strerror or error}") from error
     finally:
@@ -188,17 +189,21 @@ def read_members(
 class _MemberReader:
     """One pass over one archive: tarfile's members in, entries out."""
 
-    __slots__ = ("_generation", "_last_name", "_sha256", "_stream", "_where")
+    __slots__ = ("_any_device", "_digest", "_generation", "_last_name", "_stream", "_where")
 
-    def __init__(self, stream: ForwardStream, where: str, sha256: str | None) -> None:
+    def __init__(self, stream: ForwardStream, where: str, digest: str | None, *, any_device: bool) -> None:
         self._stream = stream
         self._where = where
-        self._sha256 = sha256
+        self._digest = digest
+        self._any_device = any_device
         self._generation = 0
         self._last_name = ""
 
     def members(self) -> Iterator[RootfsEntry]:
         tar = self._open_tar()
+        if tar is None:
+            self._check_end()
+            return
         while (member := self._next_member(tar)) is not None:
             self._generation += 1
             path = normalise_name(_name_bytes(member.name))
@@ -206,10 +211,13 @@ class _MemberReader:
             yield self._entry(tar, member, path)
         self._check_end()
 
-    def _open_tar(self) -> tarfile.TarFile:
+    def _open_tar(self) -> tarfile.TarFile | None:
+        """Return the archive, None for no bytes where a hash says that there are none (Go's reader takes that)."""
         try:
             return tarfile.TarFile(fileobj=cast("BinaryIO", self._stream), encoding="utf-8", errors="surrogateescape")
         except BROKEN as error:
+            if isinstance(error, tarfile.ReadError) and self._digest is not None and self._stream.tell() == 0:
+                return None
             raise RootfsError(f"{self._where}: not a tar archive, or damaged: {_one_line(error)}") from error
 
     def _next_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
@@ -227,7 +235,7 @@ class _MemberReader:
 
     def _check_end(self) -> None:
         """Raise RootfsError unless tarfile stopped at a zero block, and the rest of the stream is whole."""
-        ends = (bytes(_BLOCK_BYTES),) if self._sha256 is None else (bytes(_BLOCK_BYTES), b"")
+        ends = (bytes(_BLOCK_BYTES),) if self._digest is None else (bytes(_BLOCK_BYTES), b"")
         if self._stream.last_read not in ends:
             raise self._broken(EOFError("no end marker"))
         try:
@@ -236,10 +244,10 @@ class _MemberReader:
                     break
         except BROKEN as error:
             raise self._broken(error) from error
-        if self._sha256 is not None and self._stream.digest() != self._sha256:
-            raise RootfsError(
-                f"{self._where}: does not have the SHA-256 {self._sha256} its image gives; fetch it again"
-            )
+        name, _colon, wanted = (self._digest or "").partition(":")
+        if self._digest is not None and self._stream.digest() != wanted:
+            shown = name.upper().replace("SHA", "SHA-")
+            raise RootfsError(f"{self._where}: does not have the {shown} {wanted} its image gives; fetch it again")
 
     def _entry(self, tar: tarfile.TarFile, member: tarfile.TarInfo, path: bytes) -> RootfsEntry:
         kind = _KINDS.get(member.type)
@@ -267,7 +275,8 @@ class _MemberReader:
         device = None
         if kind in (EntryKind.CHAR, EntryKind.BLOCK):
             device = (member.devmajor, member.devminor)
-            require_device_allowed(path, kind, device)
+            if not self._any_device:
+                require_device_allowed(path, kind, device)
         mode = member.mode & 0o7777
         return RootfsEntry(path, kind, mode, member.uid, member.gid, mtime_s, size_bytes, device=device)
 

@@ -19,6 +19,8 @@ from thinbox.image.kernel import KernelImage
 from thinbox.image.symbols import SymbolTable
 
 _MAGIC = 0xEB9F
+RAW_MAGIC = b"\x9f\xeb"
+"""How raw BTF begins."""
 _HEADER = struct.Struct("<HBBIIIII")
 _POINTER_BYTES = 8
 _LARGEST_BYTES = 64 << 20
@@ -135,6 +137,11 @@ class TypeTable:
         if len(found) != 1:
             raise MissingFactError(f"the kernel describes {len(found) or 'no'} functions {function} that differ")
         return found.pop()
+
+    def function_names(self) -> set[str]:
+        """Return the names of all functions that the kernel describes."""
+        found = self._name_offsets[self._kinds == FUNC].tolist()
+        return {self._string(offset).decode("ascii", "replace") for offset in found}
 
     def _functions(self, name: str) -> list[int]:
         hits = np.flatnonzero(np.isin(self._name_offsets, self._string_offsets(name)))
@@ -292,7 +299,12 @@ class TypeTable:
 
 def empty_types() -> TypeTable:
     """Return the types of a kernel that describes none."""
-    return TypeTable(_HEADER.pack(_MAGIC, 1, 0, _HEADER.size, 0, 0, 0, 1) + b"\0")
+    return TypeTable(assemble(b"", b"\0"))
+
+
+def assemble(types: bytes, strings: bytes) -> bytes:
+    """Return BTF of these type records and strings."""
+    return _HEADER.pack(_MAGIC, 1, 0, _HEADER.size, 0, len(types), len(types), len(strings)) + types + strings
 
 
 def locate_btf(image: KernelImage, symbols: SymbolTable | None = None) -> tuple[int, int]:

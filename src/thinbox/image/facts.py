@@ -22,6 +22,7 @@ from thinbox.image.kallsyms import parse_symbols
 from thinbox.image.kernel import KernelImage, assemble_kernel_image, parse_kernel_image, read_kernel_file
 from thinbox.image.source import KernelFile, Progress
 from thinbox.image.symbols import SymbolTable
+from thinbox.image.types import find_types
 
 Config = dict[str, bool | str]
 
@@ -68,7 +69,7 @@ def load_facts(kernel: KernelFile | Path | str, progress: Progress | None = None
     """Return the unpacked kernel and its facts, from the cache if they are there and undamaged.
 
     Raises:
-        KernelImageError: the file is no usable kernel (see `load_kernel_image`, `parse_symbols`, `parse_types`).
+        KernelImageError: the file is no usable kernel (see `load_kernel_image`, `parse_symbols`, `find_types`).
         CacheError: the facts cannot be written.
     """
     path = kernel.path if isinstance(kernel, KernelFile) else Path(kernel)
@@ -78,68 +79,88 @@ def load_facts(kernel: KernelFile | Path | str, progress: Progress | None = None
     if isinstance(kernel, KernelFile) and kernel.data_sha256 != sha256:
         raise KernelImageError(f"{path} changed while it was being read; try again")
     companions = kernel.companions if isinstance(kernel, KernelFile) else NONE
+    key = _key(sha256, companions)
     try:
-        if companions:
-            return _build_with(data, companions, say)
-        return _load_cached(data, sha256) or _build(data, sha256, say)
+        return _load_cached(data, sha256, key) or _build(data, (sha256, key), companions, say)
     except KernelImageError as error:
         raise KernelImageError(f"{path}: {error}") from error
 
 
-def _load_cached(data: bytes, sha256: str) -> tuple[KernelImage, KernelFacts] | None:
-    stored = read_facts(sha256)
+def _key(sha256: str, companions: Companions) -> str:
+    """Return the hash of a kernel and the files beside it: whoever has other symbols has another kernel."""
+    if not companions:
+        return sha256
+    digest, known = hashlib.sha256(sha256.encode()), dict[Path, str]()
+    for path in (companions.symbols, companions.types):
+        if path is not None and path not in known:
+            known[path] = hashlib.sha256(read_kernel_file(path)).hexdigest()
+        digest.update(f" {known[path]}".encode() if path is not None else b" -")
+    return digest.hexdigest()
+
+
+def _load_cached(data: bytes, sha256: str, key: str) -> tuple[KernelImage, KernelFacts] | None:
+    stored = read_facts(key)
     if stored is None:
         return None
     try:
         vmlinux = data[: len(data) - len(stored.relocs)] if stored.vmlinux is None else stored.vmlinux
         image = assemble_kernel_image(data, vmlinux, stored.relocs, sha256)
         symbols = SymbolTable(stored.starts, stored.names, stored.kinds)
-        types = parse_types(image, symbols, stored.type_starts)
-        return image, KernelFacts(symbols=symbols, types=types, sha256=sha256, **_from_json(stored.header))
+        if stored.btf:
+            types = TypeTable(stored.btf, stored.type_starts)
+        else:
+            types = parse_types(image, symbols, stored.type_starts)
+        return image, KernelFacts(symbols=symbols, types=types, sha256=key, **_from_json(stored.header))
     except (KernelImageError, KeyError, TypeError, ValueError):
         return None  # written by something else than `write_facts`: build it again
 
 
-def _build(data: bytes, sha256: str, say: Callable[[str], None]) -> tuple[KernelImage, KernelFacts]:
-    with lock(f"facts-{sha256[:16]}"):
-        meanwhile = _load_cached(data, sha256)  # another process may have just built it
+def _build(
+    data: bytes, hashes: tuple[str, str], companions: Companions, say: Callable[[str], None]
+) -> tuple[KernelImage, KernelFacts]:
+    sha256, key = hashes
+    with lock(f"facts-{key[:16]}"):
+        meanwhile = _load_cached(data, sha256, key)  # another process may have just built it
         if meanwhile is not None:
             return meanwhile
         say("unpacking the kernel")
         image = parse_kernel_image(data)
         say("reading the kernel's symbols and types")
-        facts = parse_facts(image)
+        try:
+            facts, btf = _read_facts(image, companions, say)
+        except KernelImageError as error:
+            raise KernelImageError(f"{error}; `thinbox kernel doctor` names all that a kernel lacks") from error
+        if _key(sha256, companions) != key:
+            raise KernelImageError("a file beside it changed while it was being read; try again")
+        is_own = companions.types is None and locate_btf(image, facts.symbols)[1] > 0
+        facts = replace(facts, sha256=key)
         stored = StoredFacts(
             header=_to_json(facts),
             starts=facts.symbols.starts,
             kinds=facts.symbols.kinds,
             names=facts.symbols.names,
             type_starts=facts.types.type_starts,
+            btf=b"" if is_own else btf,
             relocs=image.relocs,
-            vmlinux=None if data.startswith(ELF_MAGIC) else image.vmlinux,
+            vmlinux=None if image.compression == "none" and data.startswith(ELF_MAGIC) else image.vmlinux,
         )
-        write_facts(sha256, stored)
+        write_facts(key, stored)
     return image, facts
 
 
-def _build_with(data: bytes, companions: Companions, say: Callable[[str], None]) -> tuple[KernelImage, KernelFacts]:
-    """Work out the facts of a kernel whose symbols or types lie elsewhere: each time, for those files may change.
-
-    Its hash is of all of the files: whoever has other symbols has another kernel.
-    """
-    say("reading the kernel, and what lies beside it")
-    image = parse_kernel_image(data)
-    symbols = None if companions.symbols is None else load_symbols(companions.symbols, image)
-    types = None if companions.types is None else load_types(companions.types)
-    digest = hashlib.sha256(data)
-    for path in (companions.symbols, companions.types):
-        digest.update(b"" if path is None else hashlib.sha256(read_kernel_file(path)).digest())
-    return image, replace(parse_facts(image, symbols, types), sha256=digest.hexdigest())
+def _read_facts(image: KernelImage, companions: Companions, say: Callable[[str], None]) -> tuple[KernelFacts, bytes]:
+    """Return the facts of a kernel with what lies beside it, and its types as BTF."""
+    symbols = parse_symbols(image) if companions.symbols is None else load_symbols(companions.symbols, image)
+    if companions.types is None:
+        btf, _kind = find_types(image, symbols, say)
+    else:
+        btf, _kind = load_types(companions.types, image, symbols, say)
+    return parse_facts(image, symbols, TypeTable(btf)), btf
 
 
 def parse_facts(image: KernelImage, symbols: SymbolTable | None = None, types: TypeTable | None = None) -> KernelFacts:
     """Work out the facts of an unpacked kernel; takes seconds, `load_facts` remembers the result. `symbols` and `types`
-    are used in place of its own, if given.
+    are used in place of its own symbols and BTF, if given.
 
     Raises:
         KernelImageError: no banner, no symbols, no types or no system call table is found.
@@ -230,8 +251,9 @@ def _infer_config(image: KernelImage, symbols: SymbolTable, banner: str) -> Conf
 
 
 def has_data_symbols(symbols: SymbolTable) -> bool:
-    """Tell whether the kernel names its data, too (CONFIG_KALLSYMS_ALL): without, kernel/kallsyms.c has text alone."""
-    return bool(set("dDbBrR") & set(symbols.kinds))
+    """Tell whether the kernel names its data, too (CONFIG_KALLSYMS_ALL): without, kernel/kallsyms.c has text, and marks
+    of the linker's (`__start_rodata`). Every kernel has its first task (init/init_task.c)."""
+    return "init_task" in symbols
 
 
 def _preempt_model(banner: str) -> str:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from thinbox.image.cache import cache_dir, read_cached, store_bytes
 
-FACTS_VERSION = 1
+FACTS_VERSION = 2
 """Raise it whenever the layout below, or what the parsers put into it, changes."""
 
 _MAGIC = b"thinbox facts\n"
@@ -31,7 +31,8 @@ _SEPARATOR = "\0"  # the one byte no symbol name can hold
 class StoredFacts:
     """One kernel's facts as stored; `vmlinux` is None if the kernel file is one itself.
 
-    `header` holds the JSON-able facts; the rest are the arrays of `SymbolTable` and `TypeTable`.
+    `header` holds the JSON-able facts; the rest are the arrays of `SymbolTable` and `TypeTable`, and the types as BTF,
+    empty if the kernel has it itself.
     """
 
     header: dict[str, Any]
@@ -39,23 +40,25 @@ class StoredFacts:
     kinds: str
     names: list[str]
     type_starts: npt.NDArray[np.uint32]
+    btf: bytes
     relocs: bytes
     vmlinux: bytes | None
 
 
 def read_facts(sha256: str) -> StoredFacts | None:
-    """Return what was stored for the kernel file with this hash, or None if there is nothing usable."""
+    """Return what was stored for the kernel with this hash, or None if there is nothing usable."""
     facts_path, vmlinux_path = _paths(sha256)
     try:
         raw = read_cached(facts_path)
         header, blobs = _split(raw)
-        starts, kinds, names, type_starts, relocs = blobs
+        starts, kinds, names, type_starts, btf, relocs = blobs
         return StoredFacts(
             header,
             np.frombuffer(starts, np.uint64),
             kinds.decode("latin-1"),
             names.decode("utf-8").split(_SEPARATOR),
             np.frombuffer(type_starts, np.uint32),
+            btf,
             relocs,
             _read_vmlinux(vmlinux_path, header["vmlinux_crc32"]) if header["packed"] else None,
         )
@@ -74,6 +77,7 @@ def write_facts(sha256: str, facts: StoredFacts) -> None:
         facts.kinds.encode("latin-1"),
         _SEPARATOR.join(facts.names).encode("utf-8"),
         facts.type_starts.astype(np.uint32).tobytes(),
+        facts.btf,
         facts.relocs,
     ]
     header = {**facts.header, "packed": facts.vmlinux is not None, "blob_bytes": [len(blob) for blob in blobs]}
@@ -89,7 +93,7 @@ def write_facts(sha256: str, facts: StoredFacts) -> None:
 
 
 def forget_facts(sha256: str) -> None:
-    """Delete what is stored for the kernel file with this hash, if anything."""
+    """Delete what is stored for the kernel with this hash, if anything."""
     for path in _paths(sha256):
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)

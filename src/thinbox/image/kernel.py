@@ -16,6 +16,7 @@ from pathlib import Path
 
 from thinbox.address import PAddr
 from thinbox.errors import KernelImageError
+from thinbox.image.bundle import is_bundle, unpack_bundle
 from thinbox.image.compression import decompress, detect_compression
 from thinbox.image.elf import ELF_MAGIC, Section, Segment, parse_elf
 
@@ -33,6 +34,7 @@ _XLOADFLAGS_OFFSET = 0x236
 _XLF_KERNEL_64 = 1
 _INIT_SIZE_OFFSET = 0x260
 _SECTOR_BYTES = 512
+_BUNDLE = "libkrunfw"
 
 MAX_INIT_BYTES = 1 << 30
 """Most memory a bzImage may want while it starts (`init_size`): KERNEL_IMAGE_SIZE with KASLR
@@ -45,7 +47,8 @@ class KernelImage:
 
     `setup_header` is the real-mode header from 0x1f1 on (None for a bare vmlinux), `bzimage` the file it
     came from, `vmlinux` the ELF file, `relocs` what follows it in the payload (the relocation table KASLR
-    uses), `sha256` the hash of the input file, `compression` the payload's format ("none" for an ELF file).
+    uses), `sha256` the hash of the input file, `compression` the payload's format ("none" for an ELF file, "libkrunfw"
+    for that library).
     """
 
     setup_header: bytes | None = field(repr=False)
@@ -76,7 +79,7 @@ class KernelImage:
 
 
 def load_kernel_image(path_or_bytes: Path | str | bytes) -> KernelImage:
-    """Read a bzImage, a vmlinux, or a compressed vmlinux, and unpack it.
+    """Read a bzImage, a vmlinux, a compressed vmlinux, or a libkrunfw.so, and unpack it.
 
     Raises:
         KernelImageError: the file cannot be read, or is no x86-64 kernel, or is damaged.
@@ -117,7 +120,10 @@ def parse_kernel_image(data: bytes) -> KernelImage:
         raise KernelImageError("the kernel image is empty")
     start, size_bytes, compression = find_payload(data)
     payload = data[start : start + size_bytes]
-    unpacked = payload if compression == "none" else decompress(payload)
+    if compression == _BUNDLE:
+        unpacked = unpack_bundle(data)
+    else:
+        unpacked = payload if compression == "none" else decompress(payload)
     end = parse_elf(unpacked).end_bytes
     return assemble_kernel_image(data, unpacked[:end], unpacked[end:], hashlib.sha256(data).hexdigest())
 
@@ -128,6 +134,8 @@ def find_payload(data: bytes) -> tuple[int, int, str]:
     Raises:
         KernelImageError: `data` is no kernel image, or one without a 64-bit entry.
     """
+    if is_bundle(data):
+        return 0, len(data), _BUNDLE
     if data.startswith(ELF_MAGIC):
         return 0, len(data), "none"
     start, size_bytes = _bzimage_payload(data) if _is_bzimage(data) else (0, len(data))  # or a packed vmlinux

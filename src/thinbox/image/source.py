@@ -26,7 +26,7 @@ from thinbox.image.cache import (
     sha256_of_file,
     store_bytes,
 )
-from thinbox.image.companions import NONE, Companions, find_build, split_spec
+from thinbox.image.companions import NONE, Companions, KernelSpec, find_build, read_spec
 from thinbox.image.deb import DEB_MAGIC, NoMemberError, deb_member, find_deb_member, iter_deb_files
 from thinbox.image.kernel import read_kernel_file
 from thinbox.image.kernel_package import IMAGE_PREFIX, is_kernel_name, release_of, with_kernel
@@ -79,9 +79,12 @@ class _Record:
         return 0 <= time.time() - self.checked_s < INDEX_MAX_AGE_S
 
 
-def resolve_kernel(spec: str | None, progress: Progress | None = None, *, refresh: bool = False) -> KernelFile:
-    """Return the kernel `spec` means: None for the newest cloud kernel, a file (bzImage, vmlinux, .deb), a folder it
-    was built in, or a release; with `,symbols=FILE` and `,types=FILE` behind it, where those are.
+def resolve_kernel(
+    spec: str | KernelSpec | None, progress: Progress | None = None, *, refresh: bool = False
+) -> KernelFile:
+    """Return the kernel `spec` means: None for the newest cloud kernel, a file (bzImage, vmlinux, .deb,
+    libkrunfw.so), a folder it was built in, or a release; with `,symbols=FILE` and `,types=FILE` behind it,
+    where those are.
 
     A release is looked for in /boot, in the cache, and in the archive. `refresh` asks the archive even if
     what it said last is recent.
@@ -92,11 +95,14 @@ def resolve_kernel(spec: str | None, progress: Progress | None = None, *, refres
         CacheError: the cache cannot be written.
     """
     say = progress or _silent
+    name, companions = read_spec(spec)
+    found = _find_kernel_file(name, say, refresh=refresh)
+    return replace(found, companions=companions.over(found.companions))
+
+
+def _find_kernel_file(spec: str | None, say: Progress, *, refresh: bool) -> KernelFile:
     if spec is None:
         return _default_kernel(say, refresh=refresh)
-    spec, companions = split_spec(spec)
-    if companions:
-        return replace(resolve_kernel(spec, progress, refresh=refresh), companions=companions)
     path = Path(spec)
     if path.is_dir():
         image, companions = find_build(path)

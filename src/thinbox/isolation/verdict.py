@@ -95,6 +95,22 @@ class Violation:
         return f"{self.call} was killed: {self.kind} at {place} refused by rule {self.rule} of {by}: {self.reason}"
 
 
+def remedy(violation: Violation) -> str:
+    """Return which policy a program that did no wrong would have run under, "" if none is known.
+
+    Rule 6b of `sci` (and `patch`) refuses pages of a function that its own code goes on to, rule 6c of all but `live`
+    code that the kernel generated: seccomp filters, BPF, trampolines (docs/policies.md).
+    """
+    parts = violation.policy.split("+")
+    rule = violation.rule.split()[0]
+    helps = (rule == "6b" and {"sci", "patch"} & set(parts)) or (rule == "6c" and parts[0] != "live")
+    if violation.view is not None or violation.kind != AccessKind.FETCH or not helps:
+        return ""
+    better = "+".join(["live", *(part for part in parts if part == "guard")])
+    what = "its own pages from inside a function" if rule == "6b" else "code that the kernel generated and lists"
+    return f"if that was no attack, try --policy {better}, which also allows {what}"
+
+
 def kind_of(error: int) -> AccessKind:
     """Return what the CPU was doing, from the page fault's error code."""
     if error & paging.FAULT_FETCH:

@@ -45,9 +45,13 @@ from thinbox.paging import Words, translate
     IN_OBJECT,  # mask in the word at OBJECTS_AT: the owners lie in the objects themselves; 0 where they never do
     OWNED,  # mask in that word: the slab's objects have owners; 0 where a vector says so
     BY_OBJCG,  # 1: user pages, too, are charged by way of an obj_cgroup
-) = range(28)
+    KERNEL_AT,  # the aligned word that says whether a charged page is the kernel's own
+    KERNEL_MASK,
+    KERNEL_VALUE,  # of such a page, what that word is under the mask
+    KERNEL_BY_OBJCG,  # 1: such pages are charged by way of an obj_cgroup; 0: by their memory cgroup itself
+) = range(32)
 """Words of the array `view`, the kernel's layout (`thinbox.kernel`); addresses are signed."""
-WORD_COUNT = 28
+WORD_COUNT = 32
 
 NONE, PERMISSIVE, STRICT = range(3)
 NAMES = ("none", "permissive", "strict")
@@ -73,6 +77,17 @@ def memcg_of_page(words: Words, frame_end: int, root: int, view: Words, data: in
     if view[BY_OBJCG] and data != 0:
         return memcg_of_objcg(words, frame_end, root, view, data & view[POINTER_MASK])
     return data & view[POINTER_MASK]
+
+
+def is_kernels(words: Words, view: Words, at: int) -> bool:
+    """Tell whether the page (a head, no slab's) whose struct page lies at `at` is charged as the kernel's own."""
+    return bool(words[(at + view[KERNEL_AT]) >> 3] & view[KERNEL_MASK] == view[KERNEL_VALUE])
+
+
+def memcg_of_kernels(words: Words, frame_end: int, root: int, view: Words, data: int) -> int:
+    """Return the memory cgroup that such a page with this `memcg_data` is charged to; 0 for none."""
+    pointer = data & view[POINTER_MASK]
+    return memcg_of_objcg(words, frame_end, root, view, pointer) if view[KERNEL_BY_OBJCG] else pointer
 
 
 def head_of(words: Words, view: Words, page: int, at: int) -> int:
@@ -188,14 +203,14 @@ def is_plainly_visible(words: Words, frame_end: int, root: int, view: Words, pad
         return True
     data = words[(at + view[MEMCG_AT]) >> 3]
     pointer = data & view[POINTER_MASK]
-    if is_slab(words, view, at) and pointer == 0:
-        return True
+    if is_slab(words, view, at):
+        return pointer == 0 or bool(data & DATA_OBJCGS and holds_only_own(words, frame_end, root, view, at, pointer))
     if data == 0:
         return bool((words[(at + view[COUNT_AT]) >> 3] >> view[COUNT_SHIFT]) & 0xFFFFFFFF)
     if data & DATA_OBJCGS:
-        return is_slab(words, view, at) and holds_only_own(words, frame_end, root, view, at, pointer)
-    if data & DATA_KMEM:
-        return bool(memcg_of_objcg(words, frame_end, root, view, pointer) == view[OWN])
+        return False
+    if is_kernels(words, view, at):
+        return bool(memcg_of_kernels(words, frame_end, root, view, data) == view[OWN])
     memcg = memcg_of_page(words, frame_end, root, view, data)
     return bool(memcg == view[OWN]) or (bool(memcg == view[ROOT]) and view[RULE] == PERMISSIVE)
 
@@ -207,7 +222,7 @@ def is_plain_mapping(words: Words, frame_end: int, root: int, view: Words, paddr
     if at < 0 or words[(at + view[FLAGS_AT]) >> 3] & view[RESERVED] or is_slab(words, view, at):
         return False
     data = words[(at + view[MEMCG_AT]) >> 3]
-    if data == 0 or data & DATA_FLAGS:
+    if data == 0 or data & DATA_FLAGS or is_kernels(words, view, at):
         return False
     memcg = memcg_of_page(words, frame_end, root, view, data)
     is_memory = words[(at + view[MAPPING_AT]) >> 3] & MAPPING_FLAGS
@@ -221,7 +236,7 @@ def is_foreign_file(words: Words, frame_end: int, root: int, view: Words, paddr:
     if at < 0 or words[(at + view[FLAGS_AT]) >> 3] & view[RESERVED] or is_slab(words, view, at):
         return False
     data, mapping = words[(at + view[MEMCG_AT]) >> 3], words[(at + view[MAPPING_AT]) >> 3]
-    if mapping == 0 or mapping & MAPPING_FLAGS or data & DATA_FLAGS:
+    if mapping == 0 or mapping & MAPPING_FLAGS or data & DATA_FLAGS or is_kernels(words, view, at):
         return False
     return bool(memcg_of_page(words, frame_end, root, view, data) != view[OWN])
 

@@ -12,23 +12,28 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from thinbox.errors import KernelImageError
-from thinbox.image.btf import TypeTable, empty_types, locate_btf, parse_types
+from thinbox.image.btf import TypeTable, empty_types
 from thinbox.image.facts import find_banner, has_data_symbols, read_call_table
 from thinbox.image.kallsyms import parse_symbols
+from thinbox.image.types import find_types
 from thinbox.kernel import cred as credentials
 from thinbox.kernel import (
     current,
     entry,
+    generated_code,
     memcg,
+    module,
     mount,
     open_files,
     page,
     pipe,
     pti,
     reclaim,
+    sanitizer,
     slab,
     sock,
     softirq,
+    start,
     task,
     text,
     unwind,
@@ -54,6 +59,8 @@ class Feature:
     probe: Callable[[Probe], object]
     uses: tuple[str, ...]
     disables: str
+    is_text: bool = False
+    """Whether it asks for functions alone, which a kernel without CONFIG_KALLSYMS_ALL or types names as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +98,15 @@ def _probe_pti(probe: Probe) -> None:
 
 
 FEATURES = (
+    Feature("what a guest starts on", start.probe_start, USES, start.DISABLES, is_text=True),
     Feature("running task", current.probe_current, USES, current.DISABLES),
     Feature("page-table isolation", _probe_pti, USES, "no guest can be used"),
     Feature("entry code", entry.probe_entry, USES, entry.DISABLES),
-    Feature("dispatch of calls", entry.probe_dispatchers, _ALL_BUT_BOOT, "no call can be isolated"),
-    Feature("patching of text", text.probe_text_patchers, _ALL_BUT_BOOT, "no policy can judge"),
+    Feature("dispatch of calls", entry.probe_dispatchers, _ALL_BUT_BOOT, "no call can be isolated", is_text=True),
+    Feature("patching of text", text.probe_text_patchers, _ALL_BUT_BOOT, "no policy can judge", is_text=True),
     Feature("reach beyond calls", watched.probe_watched, _ALL_BUT_BOOT, watched.DISABLES),
+    Feature("modules", module.probe_module, _ALL_BUT_BOOT, module.DISABLES),
+    Feature("generated code", generated_code.probe_generated_code, _ALL_BUT_BOOT, generated_code.DISABLES),
     Feature("pages", page.probe_page, ("views",), page.DISABLES),
     Feature("slabs", slab.probe_slab, ("views",), slab.DISABLES),
     Feature("memory cgroups", memcg.probe_memcg, ("views",), memcg.DISABLES),
@@ -107,53 +117,97 @@ FEATURES = (
     Feature("sockets", sock.probe_sock, ("views",), sock.DISABLES),
     Feature("soft interrupts", softirq.probe_softirq, ("views",), softirq.DISABLES),
     Feature("memory nodes", reclaim.probe_reclaim, ("views",), reclaim.DISABLES),
+    Feature("address sanitizer", sanitizer.probe_sanitizer, ("views",), sanitizer.DISABLES, is_text=True),
     Feature("credentials", credentials.probe_cred, ("views", "guard"), credentials.DISABLES),
     Feature("ORC unwind tables", unwind.probe_unwind, ("stack policies",), unwind.DISABLES),
     Feature("pipes", pipe.probe_pipe, ("attacks",), pipe.DISABLES),
 )
 
-_ADVICE = (
-    (("orc", "ORC"), "build it with CONFIG_UNWINDER_ORC=y"),
-    (("root_mem_cgroup", "memory_cgrp_id"), "build it with CONFIG_MEMCG=y"),
-    (("security_socket_post_create",), "build it with CONFIG_SECURITY_NETWORK=y"),
-    (("vmemmap_base",), "build it with CONFIG_SPARSEMEM_VMEMMAP=y and CONFIG_RANDOMIZE_MEMORY=y"),
-    (("allocation profiling",), "build it with CONFIG_MEM_ALLOC_PROFILING=n"),
+_OPTIONS = (
+    (("orc", "ORC"), "CONFIG_UNWINDER_ORC=y"),
+    (("root_mem_cgroup", "memory_cgrp_id"), "CONFIG_MEMCG=y"),
+    (("security_socket_post_create",), "CONFIG_SECURITY_NETWORK=y"),
+    (("vmemmap_base",), "CONFIG_SPARSEMEM_VMEMMAP=y and CONFIG_RANDOMIZE_MEMORY=y"),
+    (("allocation profiling",), "CONFIG_MEM_ALLOC_PROFILING=n"),
+    ((sanitizer.LACKING,), "CONFIG_KASAN=n"),
+    *start.PARTS,
 )
+"""What says, among the names that are missing, which option is."""
 _UNKNOWN = "this kernel keeps it in a way thinbox does not know; a newer thinbox may"
-NO_TYPES = "build it with CONFIG_DEBUG_INFO_BTF=y, or give the types of its vmlinux (--kernel KERNEL,types=FILE)"
-NO_SYMBOLS = (
-    "build it with CONFIG_KALLSYMS=y and CONFIG_KALLSYMS_ALL=y, or give its symbols (--kernel KERNEL,symbols=FILE)"
+NO_TYPES = (
+    "build it with CONFIG_DEBUG_INFO_BTF=y, or give the vmlinux of its build, with BTF or DWARF "
+    "(CONFIG_DEBUG_INFO_DWARF5=y): --types FILE"
 )
+NO_SYMBOLS = (
+    "build it with CONFIG_KALLSYMS=y and CONFIG_KALLSYMS_ALL=y, or give the vmlinux or System.map of its build: "
+    "--symbols FILE"
+)
+NEITHER = (
+    "build it with CONFIG_KALLSYMS_ALL=y and CONFIG_DEBUG_INFO_BTF=y, or give its vmlinux: --symbols FILE --types FILE"
+)
+_NO_BANNER = "give a Linux kernel"
+_EVERYTHING = "nothing can be done with it"
+_BLIND = f"{_EVERYTHING}, and what else it lacks cannot be told"
 
 
-def diagnose(image: "KernelImage", symbols: "SymbolTable | None" = None, types: TypeTable | None = None) -> Diagnosis:
-    """Look at an unpacked kernel; `symbols` and `types` are used in place of its own, if given."""
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What was read of files beside a kernel: its symbols and types, or why there are none; all None where its own are
+    meant."""
+
+    symbols: "SymbolTable | None" = None
+    types: TypeTable | None = None
+    symbols_error: str | None = None
+    types_error: str | None = None
+
+
+def diagnose(
+    image: "KernelImage", beside: Beside | None = None, progress: Callable[[str], None] | None = None
+) -> Diagnosis:
+    """Look at an unpacked kernel; what is `beside` it is used in place of its own. Of its types, DWARF is read, too."""
+    beside = beside or Beside()
     findings: list[Finding] = []
-    if symbols is None:
-        symbols = _try(lambda: parse_symbols(image), findings, Finding("symbols", USES, advice=NO_SYMBOLS))
+    symbols = beside.symbols
+    if symbols is not None:
+        findings.append(Finding("symbols", USES, ("given",)))
     else:
-        findings.append(Finding("symbols", USES, ("from a file",)))
-    if symbols is not None and not has_data_symbols(symbols):
+        wanted = Finding("symbols", USES, disables=_BLIND, advice=NO_SYMBOLS)
+        symbols = _try(lambda: _read_symbols(image, beside), findings, wanted)
+    has_data = symbols is not None and has_data_symbols(symbols)
+    if symbols is not None and not has_data:
         findings.append(
             Finding("symbols of data", USES, missing=("CONFIG_KALLSYMS_ALL",), disables=_EVERYTHING, advice=NO_SYMBOLS)
         )
-    if types is None:
-        known = symbols
-        own = _try(lambda: parse_types(image, known), findings, Finding("types", USES, ("BTF",), advice=NO_TYPES))
-    else:
-        own = types
+    types = beside.types
+    if types is not None:
         findings.append(Finding("types", USES, ("from a file",)))
+    else:
+        wanted = Finding("types", USES, disables=_EVERYTHING, advice=NO_TYPES)
+        known = symbols
+        types = _try(lambda: _read_own_types(image, known, beside, progress), findings, wanted)
     release = _try_banner(image, symbols, findings)
     if symbols is not None:
         table = symbols
-        _try(lambda: read_call_table(image, table), findings, Finding("table of calls", USES, advice=NO_SYMBOLS))
-        facts = SimpleNamespace(symbols=symbols, types=own if own is not None else empty_types())
-        has_types = own is not None
-        findings += [_ask(facts, feature, has_types=has_types) for feature in FEATURES]
+        wanted = Finding("table of calls", USES, disables=_EVERYTHING, advice=NO_SYMBOLS if not has_data else _UNKNOWN)
+        _try(lambda: read_call_table(image, table), findings, wanted)
+        facts = SimpleNamespace(symbols=symbols, types=types if types is not None else empty_types())
+        has = _Has(data=has_data, types=types is not None)
+        findings += [_ask(facts, feature, has) for feature in FEATURES]
     return Diagnosis(release, tuple(findings))
 
 
-_EVERYTHING = "nothing can be done with it"
+def _read_symbols(image: "KernelImage", beside: Beside) -> "SymbolTable":
+    if beside.symbols_error is not None:
+        raise KernelImageError(beside.symbols_error)
+    return parse_symbols(image)
+
+
+def _read_own_types(
+    image: "KernelImage", symbols: "SymbolTable | None", beside: Beside, progress: Callable[[str], None] | None
+) -> TypeTable:
+    if beside.types_error is not None:
+        raise KernelImageError(beside.types_error)
+    return TypeTable(find_types(image, symbols, progress)[0])
 
 
 def _try(read: Callable[[], Any], findings: list[Finding], wanted: Finding) -> Any:
@@ -167,7 +221,7 @@ def _try(read: Callable[[], Any], findings: list[Finding], wanted: Finding) -> A
                 wanted.uses,
                 (),
                 (f"{wanted.feature} ({str(error).partition(';')[0]})",),
-                _EVERYTHING,
+                wanted.disables,
                 wanted.advice,
             )
         )
@@ -177,29 +231,40 @@ def _try(read: Callable[[], Any], findings: list[Finding], wanted: Finding) -> A
 
 
 def _try_banner(image: "KernelImage", symbols: "SymbolTable | None", findings: list[Finding]) -> str:
-    found = _try(lambda: find_banner(image, symbols), findings, Finding("banner", USES, advice="give a Linux kernel"))
+    found = _try(
+        lambda: find_banner(image, symbols), findings, Finding("banner", USES, (), (), _EVERYTHING, _NO_BANNER)
+    )
     return "" if found is None else str(found[0])
 
 
-def _ask(facts: SimpleNamespace, feature: Feature, *, has_types: bool) -> Finding:
+@dataclass(frozen=True, slots=True)
+class _Has:
+    """Whether a kernel has the symbols of its data, and types."""
+
+    data: bool
+    types: bool
+
+
+def _ask(facts: SimpleNamespace, feature: Feature, has: _Has) -> Finding:
     probe = Probe(cast("Any", facts), feature.name, feature.disables)
-    feature.probe(probe)
+    try:
+        feature.probe(probe)
+    except KeyError as error:  # what a probe asks of shapes that contradict one another
+        probe.lacks(str(error.args[0]) if error.args else "what it asks for")
     if not probe.missing:
         return Finding(feature.name, feature.uses, tuple(probe.shapes))
     missing = tuple(probe.missing)
-    if not has_types:
+    if not has.types and not feature.is_text:
         # What types would say is not named one by one.
         missing = tuple(name for name in missing if "." not in name and not name.startswith("struct ")) or ("types",)
-    return Finding(feature.name, feature.uses, (), missing, feature.disables, _advise(missing, has_types=has_types))
+    return Finding(feature.name, feature.uses, (), missing, feature.disables, _advise(missing, has, feature))
 
 
-def _advise(missing: tuple[str, ...], *, has_types: bool) -> str:
-    if not has_types:
+def _advise(missing: tuple[str, ...], has: _Has, feature: Feature) -> str:
+    if not has.data and not feature.is_text:
+        return NEITHER if not has.types else NO_SYMBOLS
+    if not has.types and not feature.is_text:
         return NO_TYPES
     text_of = " ".join(missing)
-    return next((advice for words, advice in _ADVICE if any(word in text_of for word in words)), _UNKNOWN)
-
-
-def has_own_types(image: "KernelImage", symbols: "SymbolTable | None") -> bool:
-    """Tell whether the kernel carries BTF."""
-    return locate_btf(image, symbols)[1] > 0
+    options = [option for words, option in _OPTIONS if any(word in text_of for word in words)]
+    return f"build it with {' and '.join(options)}" if options else _UNKNOWN

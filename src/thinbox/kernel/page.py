@@ -5,8 +5,13 @@ Shapes, newest first:
   include/linux/page-flags.h, `_compound_head`); before, `compound_head`, the address. Which of the two a word is, its
   value says (`isolation.view_rules.head_of`).
 - a slab, a buddy and a page table are values of the upper byte of `page_type` (6.12, "mm: support only one page_type
-  per page", PGTY_slab and its like); before 6.9 a slab is a flag, PG_slab, and a page's type has a bit cleared for
-  what it is (PG_buddy 0x80, a macro).
+  per page", PGTY_slab and its like).
+- each is a bit of `page_type`, cleared in a page of the kind, and so is PAGE_TYPE_BASE, set in every page that has a
+  type: enumerators, of other values in 6.11 than in 6.10 (6.10, commit 46df8e73a4a3 "mm: free up PG_slab", and "mm:
+  convert page type macros to enum").
+- a slab is a flag, PG_slab; the other two are such bits, but macros: PG_buddy is 0x80, of a page table it is measured.
+  Before 5.11 a page of the kernel's that is charged has one more, PG_kmemcg (`thinbox.kernel.memcg`), so that is not
+  looked at where a page table is told.
 - a page table's mm is `ptdesc.pt_mm` (6.6, "mm: add PAGE_TYPE_OP folio functions" and its series); before,
   `page.pt_mm`.
 
@@ -23,37 +28,62 @@ if TYPE_CHECKING:
     from thinbox.image.facts import KernelFacts
 
 DISABLES = "views cannot tell whose a page is"
+TYPE_BASE = 0xF0000000
+"""PAGE_TYPE_BASE of kernels that have it as a macro: these bits are set in a page that has a type (4.18 to 6.9)."""
+KMEM_BIT = 0x200
+"""PG_kmemcg: cleared in a page of the kernel's that is charged (4.18 to 5.10)."""
 _TYPE_SHIFT = 24
-_CLEARED_BASE = 0xF0000000
-_BUDDY_CLEARED = 1 << 7
-_MOST_FLAGS = 64
+_BUDDY_BIT = 0x80
+_WORD = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class TypeTest:
+    """What `page_type` is, under a mask, of a page of one kind that nobody refers to."""
+
+    mask: int
+    wanted: int
+
+    def holds(self, value: int) -> bool:
+        """Tell whether a page of this `page_type` is of the kind."""
+        return value & self.mask == self.wanted
+
+    @classmethod
+    def of_byte(cls, value: int) -> "TypeTest":
+        """The kind is a value of the upper byte."""
+        return cls(0xFF << _TYPE_SHIFT, value << _TYPE_SHIFT)
+
+    @classmethod
+    def of_bit(cls, bit: int, base: int) -> "TypeTest":
+        """The kind is a bit that is cleared, where those of `base` are set."""
+        return cls(base | bit, base)
 
 
 @dataclass(frozen=True, slots=True)
 class PageTypes:
-    """What `page_type` is of a page that nobody refers to: bytes above bit 24, or with `cleared` bits that are 0.
+    """Tests of `page_type`: `table` is None where it is to be measured, `large` where such pages are counted.
 
-    `table` is None where it is to be measured; `large` is None where such pages are counted.
+    `counts_tables`: a page table is referred to as other pages are. `ignored` are bits that say something else of it.
     """
 
-    buddy: int
-    table: int | None
-    large: int | None
-    cleared: bool
+    buddy: TypeTest
+    table: TypeTest | None
+    large: TypeTest | None
+    counts_tables: bool
+    ignored: int = 0
 
     def is_buddy(self, value: int) -> bool:
         """Tell whether a page of this `page_type` is a free one, the first of its block."""
-        if self.cleared:
-            return value & _CLEARED_BASE == _CLEARED_BASE and not value & self.buddy
-        return value >> _TYPE_SHIFT == self.buddy
+        return self.buddy.holds(value)
 
     def is_large(self, value: int) -> bool:
         """Tell whether it is kernel memory of more than a slab holds (mm/slub.c, ___kmalloc_large_node)."""
-        return self.large is not None and value >> _TYPE_SHIFT == self.large
+        return self.large is not None and self.large.holds(value)
 
-    def table_key(self, value: int) -> int:
-        """Return the part of a page table's `page_type` that says so."""
-        return value if self.cleared else value >> _TYPE_SHIFT
+    def measured_table(self, value: int) -> TypeTest:
+        """Return the test for pages of the kind of a page table that has this `page_type`."""
+        mask = _WORD & ~self.ignored
+        return TypeTest(mask, value & mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +105,50 @@ class PageShape:
     types: PageTypes
 
 
+def _slab_and_types(probe: Probe) -> tuple[TypeTest | None, PageTypes]:
+    """Return how `page_type` tells a slab, None if a flag does, and the other kinds."""
+    if probe.has_enumerator("PGTY_slab"):
+        value = probe.enumerator("PGTY_slab", "PG_slab") or 0
+        large = probe.enumerator("PGTY_large_kmalloc") if probe.has_enumerator("PGTY_large_kmalloc") else None
+        buddy, table = probe.enumerator("PGTY_buddy") or 0, probe.enumerator("PGTY_table") or 0
+        return TypeTest.of_byte(value), PageTypes(
+            TypeTest.of_byte(buddy),
+            TypeTest.of_byte(table),
+            None if large is None else TypeTest.of_byte(large),
+            counts_tables=False,
+        )
+    if probe.has_enumerator("PAGE_TYPE_BASE"):
+        base, slab = probe.enumerator("PAGE_TYPE_BASE") or 0, probe.enumerator("PGTY_slab", "PG_slab") or 0
+        buddy, table = probe.enumerator("PG_buddy") or 0, probe.enumerator("PG_table") or 0
+        if any(bit.bit_count() != 1 or bit & base for bit in (slab, buddy, table)) and not probe.missing:
+            probe.lacks("page types of one bit each (PG_slab, PG_buddy, PG_table)")
+        return TypeTest.of_bit(slab, base & _WORD), PageTypes(
+            TypeTest.of_bit(buddy, base & _WORD), TypeTest.of_bit(table, base & _WORD), None, counts_tables=True
+        )
+    ignored = KMEM_BIT if probe.has_member("page.mem_cgroup") else 0
+    return None, PageTypes(TypeTest.of_bit(_BUDDY_BIT, TYPE_BASE), None, None, counts_tables=True, ignored=ignored)
+
+
+def _slab_flag(probe: Probe) -> int:
+    """Return the mask of the flag of a slab's page."""
+    flag = probe.enumerator("PGTY_slab", "PG_slab") or 0
+    if flag >= probe.member_size("page.flags") * 8 and not probe.missing:
+        probe.lacks("page type or flag of a slab that is known (PGTY_slab, PG_slab)")
+        return 0
+    return 1 << flag
+
+
 def probe_page(probe: Probe) -> PageShape:
     """Find it; what is missing is noted in `probe`."""
     probe.symbol("vmemmap_base")
     type_at, flags_at = probe.offset("page.page_type"), probe.offset("page.flags")
-    slab = probe.enumerator("PGTY_slab", "PG_slab") or 0
-    if probe.has_enumerator("PGTY_slab"):
-        shift = 8 * (type_at & 7) + _TYPE_SHIFT
-        slab_at, mask, value = type_at & ~7, 0xFF << shift, slab << shift
-        large = probe.enumerator("PGTY_large_kmalloc") if probe.has_enumerator("PGTY_large_kmalloc") else None
-        buddy, table = probe.enumerator("PGTY_buddy") or 0, probe.enumerator("PGTY_table")
-        types = PageTypes(buddy, table, large, cleared=False)
+    slab, types = _slab_and_types(probe)
+    if slab is None:
+        slab_at, mask = flags_at, _slab_flag(probe)
+        value = mask
     else:
-        if slab >= _MOST_FLAGS:
-            # Linux 6.9 to 6.11: a bit of page_type, by that very name.
-            probe.lacks("page type or flag of a slab that is known (PGTY_slab, PG_slab)")
-        slab_at, mask = flags_at, 1 << slab % _MOST_FLAGS
-        value, types = mask, PageTypes(_BUDDY_CLEARED, None, None, cleared=True)
+        shift = 8 * (type_at & 7)
+        slab_at, mask, value = type_at & ~7, slab.mask << shift, slab.wanted << shift
     return PageShape(
         page_bytes=probe.size("page"),
         head_at=probe.offset("page.compound_info", "page.compound_head"),

@@ -37,6 +37,10 @@ class Probe:
         """Tell whether the kernel has the member `path` ("struct.member", which may be dotted further)."""
         return self._types.has_member(*_split(path))
 
+    def has_type(self, name: str) -> bool:
+        """Tell whether the kernel has a struct, union or typedef of that name."""
+        return self._types.has_type(name)
+
     def has_symbol(self, name: str) -> bool:
         """Tell whether the kernel has a symbol of that very name."""
         return self._symbols.find(name) is not None

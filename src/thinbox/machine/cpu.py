@@ -126,6 +126,7 @@ class Cpu:
             (slots.OFF_LSTAR, layout.lstar),
             (slots.OFF_CSTAR, layout.cstar),
             (slots.OFF_FMASK, layout.fmask),
+            (slots.OFF_TSC_AUX, layout.tsc_aux),
             (slots.OFF_ERROR, layout.error),
             (slots.OFF_IS_INT, layout.is_int),
             (slots.OFF_OLD, layout.old),
@@ -141,6 +142,8 @@ class Cpu:
         self.add_hook(UC_HOOK_INSN_INVALID, hook_address("on_invalid"), core)
         self.add_hook(UC_HOOK_INSN, hook_address("on_syscall"), core, insn=x86_const.UC_X86_INS_SYSCALL)
         self.add_hook(UC_HOOK_INSN, hook_address("on_rdtsc"), core, insn=x86_const.UC_X86_INS_RDTSC)
+        self.add_hook(UC_HOOK_INSN, hook_address("on_rdtscp"), core, insn=x86_const.UC_X86_INS_RDTSCP)
+        self._call_report = self.exported(hook_address("report_breakpoints"), None, 0)
         self._call_inject = self.exported(hook_address("inject"), None, 1)
 
     @staticmethod
@@ -188,14 +191,23 @@ class Cpu:
 
     def add_code_hook(self, vaddr: int, function: Callable[[], None]) -> Callable[[], None]:
         """Call `function` before the instruction at `vaddr`; return a function that takes the hook away."""
+        return self._add_python_hook(UC_HOOK_CODE, lambda _vaddr, _size: function(), begin=vaddr, end=vaddr)
 
-        def run(_uc: int, _vaddr: int, _size: int, _data: int) -> None:
-            self._guarded(function)
+    def add_block_hook(self, function: Callable[[int, int], None]) -> None:
+        """Call `function(vaddr, size_bytes)` before each block from now on, vaddr unsigned."""
+        # It stays: without one of two block hooks, the engine no longer calls the other where it did.
+        self._add_python_hook(UC_HOOK_BLOCK, function)
+
+    def _add_python_hook(
+        self, kind: int, function: Callable[[int, int], None], *, begin: int = 1, end: int = 0
+    ) -> Callable[[], None]:
+        def run(_uc: int, vaddr: int, size: int, _data: int) -> None:
+            self._guarded(function, vaddr, size)
 
         callback = _CodeHook(run)
         self._kept.append(callback)
         address = ctypes.cast(callback, ctypes.c_void_p).value or 0
-        hook = self.add_hook(UC_HOOK_CODE, address, 0, begin=vaddr, end=vaddr)
+        hook = self.add_hook(kind, address, 0, begin=begin, end=end)
         self.uc.ctl_flush_tb()
         return lambda: binding.uclib.uc_hook_del(self.uc._uch, hook)
 
@@ -328,6 +340,25 @@ class Cpu:
     def inject(self, vector: int) -> None:
         """Deliver an external interrupt; between two runs only."""
         self._call_inject(self.handle, self.core.ctypes.data, vector)
+
+    @property
+    def watches_data(self) -> bool:
+        """Whether DR7 has a breakpoint on data switched on (SDM vol. 3B, 17.2.4)."""
+        dr7 = self._debug[DR7]
+        return any(dr7 >> 2 * number & 3 and dr7 >> 16 + 4 * number & 1 for number in range(4))
+
+    def report_breakpoints(self) -> None:
+        """Deliver the #DB of data breakpoints that were hit, which goes before interrupts; between two runs only."""
+        if self.slot[slots.WATCH_HIT]:
+            self._call_report(self.handle, self.core.ctypes.data)
+
+    def add_watch_hooks(self) -> None:
+        """Look at every access to memory and at every instruction, from now on."""
+        # They stay: behind a hook on all instructions that is taken away the engine stops at some, for no reason given.
+        data = self.core.ctypes.data
+        self.add_hook(UC_HOOK_MEM_READ | UC_HOOK_MEM_WRITE, hook_address("on_watch_memory"), data)
+        self.add_hook(UC_HOOK_CODE, hook_address("on_watch_code"), data)
+        self.uc.ctl_flush_tb()
 
     # -- saving -----------------------------------------------------------------------------------
     def save(self) -> bytes:

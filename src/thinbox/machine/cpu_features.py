@@ -45,13 +45,13 @@ def offer(uc: "Uc", env: int, model: "CpuModel") -> None:
     first = state.find(pattern)
     if first < 0 or state.find(pattern, first + 1) >= 0:
         raise MachineError("this Unicorn's list of CPU features is not where it was; install unicorn 2.1.4")
-    for word, bits in model.adds:
+    for word, bits in model.adds.items():
         place = ctypes.c_uint64.from_address(env + first + 8 * _WORDS[word])
         if place.value != before[word]:
             raise MachineError("this Unicorn's list of CPU features is another; install unicorn 2.1.4")
         place.value |= bits
     after = _ask(uc)
-    if any(after[word] != before[word] | bits for word, bits in model.adds):
+    if any(after[word] != before[word] | bits for word, bits in model.adds.items()):
         raise MachineError("this Unicorn does not offer what its CPU was given; install unicorn 2.1.4")
 
 

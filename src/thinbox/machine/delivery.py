@@ -17,7 +17,9 @@ from thinbox.machine import slots
 from thinbox.machine.compiled import compiled
 from thinbox.machine.intrinsics import address_of, call3, load32, load64, store32, store64, words_at
 from thinbox.machine.state_bits import (
+    AC,
     CPL_MASK,
+    CR4_SMAP,
     HF_ADDSEG,
     HF_CS32_SS32,
     HF_CS64,
@@ -30,6 +32,7 @@ from thinbox.machine.state_bits import (
 )
 
 REG_CR3 = int(x86_const.UC_X86_REG_CR3)
+REG_RIP = int(x86_const.UC_X86_REG_RIP)
 REG_EFLAGS = int(x86_const.UC_X86_REG_EFLAGS)
 
 CODE64 = 0x00AF9B00
@@ -51,7 +54,7 @@ STACK_FAULT = 12
 GENERAL_PROTECTION = 13
 CONTRIBUTORY = (1 << 0) | (1 << 10) | (1 << 11) | (1 << 12) | (1 << 13) | (1 << 21)
 """Vectors of contributory exceptions (SDM vol. 3A, table 6-4; #CP by its later editions)."""
-BREAKPOINT = 3
+DEBUG, BREAKPOINT = 1, 3
 INT3 = 0xCC
 EXTERNAL = 1
 """EXT of an error code: what could not be delivered was no `int n` (SDM vol. 3A, 6.13)."""
@@ -130,10 +133,31 @@ def load_virtual(core, root, vaddr):
 
 
 @native
+def has_smap(core):
+    """Whether CR4.SMAP is set."""
+    return load64(core[slots.ENV] + core[slots.OFF_CR] + 32) & CR4_SMAP != 0
+
+
+@native
+def load_system(core, root, vaddr):
+    """`load_virtual` for the CPU's own structures: with SMAP, never from user memory (SDM vol. 3A, 4.6.1)."""
+    if has_smap(core) and walk_leaf(words_at(core[slots.WORDS]), core[slots.GUEST_END], root, vaddr) & paging.USER:
+        return 0, False
+    return load_virtual(core, root, vaddr)
+
+
+@native
 def note_fault(core, vaddr, error):
     """Leave a page fault met on the way to a handler where `deliver` finds it."""
     core[slots.FAULT_VADDR] = vaddr
     core[slots.FAULT_ERROR] = error
+
+
+@native
+def note_system_fault(core, root, vaddr):
+    """`note_fault` for what `load_system` refused."""
+    leaf = walk_leaf(words_at(core[slots.WORDS]), core[slots.GUEST_END], root, vaddr)
+    note_fault(core, vaddr, leaf & paging.FAULT_PRESENT if leaf & paging.USER else 0)
 
 
 @native
@@ -142,16 +166,16 @@ def load_unaligned(core, root, vaddr):
 
     If it is not, the first byte that is missing is noted.
     """
-    first, ok_first = load_virtual(core, root, vaddr & ~7)
+    first, ok_first = load_system(core, root, vaddr & ~7)
     if not ok_first:
-        note_fault(core, vaddr, 0)
+        note_system_fault(core, root, vaddr)
         return 0, False
     shift = 8 * (vaddr & 7)
     if shift == 0:
         return first, True
-    second, ok_second = load_virtual(core, root, (vaddr & ~7) + 8)
+    second, ok_second = load_system(core, root, (vaddr & ~7) + 8)
     if not ok_second:
-        note_fault(core, (vaddr & ~7) + 8, 0)
+        note_system_fault(core, root, (vaddr & ~7) + 8)
         return 0, False
     return ((first >> shift) & ((1 << (64 - shift)) - 1)) | (second << (64 - shift)), True
 
@@ -191,8 +215,9 @@ def mark_touched(core, root, vaddr, write):
 
 
 @native
-def push_frame(core, root, rsp, frame, count):
-    """Store `count` words of `frame` from `rsp` upwards, and return -1; nothing is stored if a page refuses it.
+def push_frame(core, root, rsp, frame, count, spares_users):
+    """Store `count` words of `frame` from `rsp` upwards, and return -1; nothing is stored if a page refuses it, as one
+    of user memory does if `spares_users`.
 
     Then the new fault's vector is returned. The CPU pushes downwards, so the highest word that has no page faults.
     """
@@ -204,6 +229,9 @@ def push_frame(core, root, rsp, frame, count):
         leaf = walk_leaf(words, core[slots.GUEST_END], root, vaddr)
         if leaf == 0 or not leaf & paging.WRITABLE or (leaf & paging.FRAME_MASK) + 4096 > core[slots.GUEST_END]:
             note_fault(core, vaddr, paging.FAULT_WRITE | (leaf & paging.FAULT_PRESENT))
+            return PAGE_FAULT
+        if spares_users and leaf & paging.USER:
+            note_fault(core, vaddr, paging.FAULT_WRITE | paging.FAULT_PRESENT)
             return PAGE_FAULT
     for i in range(count):
         vaddr = rsp + 8 * i
@@ -278,7 +306,8 @@ def deliver_once(uc, core, vector, error, origin):
     frame[count + 4] = load32(segments + SEG_BYTES * SS)
     count += 5
     target -= 8 * count
-    refused = push_frame(core, root, target, frame, count)
+    spares_users = has_smap(core) and (cpl == 3 or not flags & AC)
+    refused = push_frame(core, root, target, frame, count, spares_users)
     if refused >= 0:
         return refused
     enter_ring0(core, (low >> 16) & 0xFFFC)

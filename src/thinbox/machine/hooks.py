@@ -17,6 +17,7 @@ from thinbox import paging
 from thinbox.machine import slots
 from thinbox.machine.call_arguments import keep_int80_arguments, keep_syscall_arguments
 from thinbox.machine.delivery import (
+    DEBUG,
     EXCEPTION,
     INT80,
     INTERRUPT,
@@ -28,6 +29,7 @@ from thinbox.machine.delivery import (
     RAX,
     RCX,
     RDX,
+    REG_RIP,
     RSP,
     SOFTWARE,
     SS,
@@ -43,9 +45,9 @@ from thinbox.machine.delivery import (
     write_flags,
 )
 from thinbox.machine.granting import active_root, grant_now, prefault_page
-from thinbox.machine.intrinsics import call3, load32, load64, store32, store64, words_at
+from thinbox.machine.intrinsics import address_of, call3, load32, load64, store32, store64, words_at
 from thinbox.machine.sci_faults import activate, isolated_fault, uncount_block
-from thinbox.machine.state_bits import CPL_MASK, HF_CS64, HF_INHIBIT_IRQ, IF, RF
+from thinbox.machine.state_bits import CPL_MASK, DEBUG_WORDS, DR6, HF_CS64, HF_INHIBIT_IRQ, IF, RF
 
 
 @native
@@ -94,6 +96,33 @@ def is_stuck(uc, core):
     return True
 
 
+@native
+def report_hit(uc, core):
+    """Deliver the #DB of the data breakpoints that were hit (SDM vol. 3B, 17.3.1: a trap)."""
+    env = core[slots.ENV]
+    dr6 = env + core[slots.OFF_OLD] - 8 * DEBUG_WORDS + 8 * DR6
+    store64(dr6, load64(dr6) & ~15 | core[slots.WATCH_HIT])
+    core[slots.WATCH_HIT] = 0
+    deliver_from(uc, core, DEBUG, NO_ERROR, EXCEPTION)
+
+
+@cfunc(types.void(types.int64, types.CPointer(types.int64)))
+def report_breakpoints(uc, core):
+    """`report_hit` for Python, between two runs."""
+    report_hit(uc, core)
+
+
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.CPointer(types.int64)))
+def on_watch_code(uc, vaddr, _size, core):
+    """Code hook at every instruction while data breakpoints are switched on: what the one before has hit."""
+    if core[slots.WATCH_HIT]:
+        report_hit(uc, core)
+        core[slots.SCRATCH] = load64(core[slots.ENV] + core[slots.OFF_EIP])
+        call3(core[slots.REG_WRITE], uc, REG_RIP, address_of(core) + 8 * slots.SCRATCH)
+    else:
+        core[slots.WATCH_RIP] = vaddr
+
+
 @cfunc(types.void(types.int64, types.uint32, types.CPointer(types.int64)))
 def on_exception(uc, vector, core):
     """UC_HOOK_INTR: every exception and software interrupt."""
@@ -106,6 +135,13 @@ def on_exception(uc, vector, core):
     if is_stuck(uc, core):
         core[slots.STOP_DETAIL] = vector
         return
+    if core[slots.WATCH_HIT]:
+        if rip != core[slots.WATCH_RIP]:
+            # The one before was hit: its trap goes first, and this fault will be again.
+            report_hit(uc, core)
+            return
+        # The one that hit did not end, and will hit again.
+        core[slots.WATCH_HIT] = 0
     if vector == PAGE_FAULT:
         core[slots.COUNT_FAULTS] += 1
         if core[slots.ACTIVE]:
@@ -178,12 +214,27 @@ def on_syscall(uc, core):
     store64(env + core[slots.OFF_EIP], entry - (core[slots.BLOCK_END] - here))
 
 
-@cfunc(types.int32(types.int64, types.CPointer(types.int64)))
-def on_rdtsc(_uc, core):
-    """UC_HOOK_INSN for `rdtsc`: virtual time, one tick a nanosecond. This CPU model has no `rdtscp`."""
+@native
+def read_clock(core):
+    """Put virtual time into EDX:EAX."""
     env = core[slots.ENV]
     store64(env + RAX, core[slots.CLOCK] & 0xFFFFFFFF)
     store64(env + RDX, (core[slots.CLOCK] >> 32) & 0xFFFFFFFF)
+
+
+@cfunc(types.int32(types.int64, types.CPointer(types.int64)))
+def on_rdtsc(_uc, core):
+    """UC_HOOK_INSN for `rdtsc`: virtual time, one tick a nanosecond."""
+    read_clock(core)
+    return 1
+
+
+@cfunc(types.int32(types.int64, types.CPointer(types.int64)))
+def on_rdtscp(_uc, core):
+    """UC_HOOK_INSN for `rdtscp`: as `rdtsc`, and the low half of MSR TSC_AUX (SDM vol. 2B, RDTSCP)."""
+    read_clock(core)
+    env = core[slots.ENV]
+    store64(env + RCX, load32(env + core[slots.OFF_TSC_AUX]) & 0xFFFFFFFF)
     return 1
 
 

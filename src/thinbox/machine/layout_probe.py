@@ -34,7 +34,7 @@ _GENERAL = (
 )
 """General registers in encoding order (SDM vol. 2A, table 3-1)."""
 
-_MSR = {"star": 0xC0000081, "lstar": 0xC0000082, "cstar": 0xC0000083, "fmask": 0xC0000084}
+_MSR = {"star": 0xC0000081, "lstar": 0xC0000082, "cstar": 0xC0000083, "fmask": 0xC0000084, "tsc_aux": 0xC0000103}
 _EFER = 0xC0000080
 _POINTER_SCAN_BYTES = 4096
 _OBJECT_SCAN_BYTES = 64 * 1024
@@ -60,6 +60,7 @@ class CpuLayout:
     lstar: int
     cstar: int
     fmask: int
+    tsc_aux: int
     error: int
     is_int: int
     old: int
@@ -335,6 +336,7 @@ def probe_layout() -> CpuLayout:
         lstar=registers["lstar"],
         cstar=registers["cstar"],
         fmask=registers["fmask"],
+        tsc_aux=registers["tsc_aux"],
         error=faults["error"],
         is_int=faults["is_int"],
         old=faults["old"],

@@ -17,6 +17,7 @@ from thinbox.errors import MachineError
 from thinbox.machine import slots
 from thinbox.machine.cpu import Cpu
 from thinbox.machine.cpu_model import DEFAULT_CPU, cpu_model
+from thinbox.machine.data_breakpoints import DataBreakpoints
 from thinbox.machine.devices.cmos import Cmos
 from thinbox.machine.devices.pic import Pic
 from thinbox.machine.devices.pit import Pit
@@ -39,7 +40,7 @@ _CONSOLE_KEPT_BYTES = 1 << 20
 
 
 class GuestResetError(MachineError):
-    """The guest asked for a reset (after a panic, or by reboot)."""
+    """The guest asked for a reset (after a panic, or by reboot), or a triple fault reset the CPU."""
 
 
 class Machine:
@@ -58,6 +59,7 @@ class Machine:
         self.on_console: Callable[[bytes], None] | None = None
         self.serial = Uart(0x3F8, 4, self.pic, self._console_byte)
         self.doorbell = Uart(0x2F8, 3, self.pic, self.doorbell_output.append)
+        self.data_breakpoints = DataBreakpoints(self.cpu)
         self.check_signals: Callable[[], None] = lambda: None
         self.look_at_input: Callable[[], None] = lambda: None
         """Called between stretches of CPU, at least every `SLICE_NS`; may bring an interrupt."""
@@ -158,15 +160,17 @@ class Machine:
             if self.pit.expire(self.now_ns):
                 self.pic.raise_line(TIMER_LINE)
             if self.pic.waiting and self.now_ns >= self._held_ns and self.cpu.interrupts_enabled:
+                self.cpu.report_breakpoints()
                 vector = self.pic.acknowledge()
                 if vector is not None:
                     self.cpu.inject(vector)
                     self.on_interrupt()
             self._plan()
+            self.data_breakpoints.settle()
             reason = self.cpu.run()
             self.on_stop()
             if reason == slots.STOP_TRIPLE_FAULT:
-                raise MachineError(f"triple fault at {self.cpu.rip:#x} (vector {self.slot[slots.STOP_DETAIL]})")
+                raise GuestResetError(f"triple fault at {self.cpu.rip:#x} (vector {self.slot[slots.STOP_DETAIL]})")
             if reason == slots.STOP_NONE:
                 self._halt()
 

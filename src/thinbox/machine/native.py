@@ -30,6 +30,7 @@ _HOOK_MODULES = (
     "thinbox.machine.coverage_hooks",
     "thinbox.machine.view_hooks",
     "thinbox.machine.tracing_hooks",
+    "thinbox.machine.watch_hooks",
 )
 _NEVER_CALLED = (
     "NRT_Free",

@@ -26,6 +26,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     OFF_LSTAR,
     OFF_CSTAR,
     OFF_FMASK,
+    OFF_TSC_AUX,
     OFF_ERROR,
     OFF_IS_INT,
     OFF_OLD,
@@ -119,8 +120,11 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     # a page fault on the way to a handler
     FAULT_VADDR,
     FAULT_ERROR,
+    # data breakpoints, see `watch_hooks`
+    WATCH_HIT,  # the breakpoints that the last instruction hit, as in DR6; its #DB is to be delivered
+    WATCH_RIP,  # where that instruction is
     FRAME,  # eight words: the exception frame being built
-) = range(103)
+) = range(106)
 
 SLOT_COUNT = FRAME + 8
 

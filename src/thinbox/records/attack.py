@@ -16,7 +16,8 @@ UNISOLATED = "none"
 class AttackRow:
     """One try. `against` is whom success harms ("kernel" for all, "tenant"); `step` the attacker's last call, with
     the part of the payload that was refused; `rule`, `vaddr`, `symbol`, `offset`, `kind` those of the violation;
-    `undone`: the call was rolled back; `reason` why it was contained or detected."""
+    `undone`: the call was rolled back; `reason` why it was contained or detected; `prevented_by`: features of the CPU
+    that keep the exploit from its goal on the unisolated kernel."""
 
     attack: str
     policy: str
@@ -31,6 +32,7 @@ class AttackRow:
     kind: str | None = None
     undone: bool = False
     reason: str = ""
+    prevented_by: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -44,7 +46,12 @@ class AttackRecord:
 
     @property
     def broken(self) -> list[AttackRow]:
-        """Attacks that do not even succeed on the unisolated kernel: they prove nothing here."""
+        """Attacks that do not even succeed on the unisolated kernel, and not for the CPU's sake: they prove nothing."""
+        return [row for row in self.unsuccessful if not row.prevented_by]
+
+    @property
+    def unsuccessful(self) -> list[AttackRow]:
+        """Attacks that do not succeed on the unisolated kernel."""
         return [row for row in self.rows if row.policy == UNISOLATED and row.outcome != SUCCEEDED]
 
     def get_through(self, policy: str, view: str) -> list[AttackRow]:

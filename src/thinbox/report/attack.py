@@ -56,11 +56,17 @@ def render_attacks(record: "AttackRecord") -> str:
             lines += [f"  {name:{width}}  {cells.get((name, policy, view), '')}" for name in names]
         elif len(through) < len(names):
             lines += [f"  {row.attack}" for row in through]
-    lines += [f"{row.attack} does not succeed unisolated: {row.reason}" for row in record.broken]
+    lines += [f"{row.attack} does not succeed unisolated: {_why_not(row)}" for row in record.unsuccessful]
     best = record.best
     if best is not None and len(pairs) > 1:
         lines.append(f"fewest under {_title(*best)}: {len(record.get_through(*best))}")
     return "\n".join(lines)
+
+
+def _why_not(row: "AttackRow") -> str:
+    if row.prevented_by:
+        return f"this CPU has {' and '.join(name.upper() for name in row.prevented_by)}"
+    return row.reason
 
 
 def render_markdown(

@@ -12,8 +12,8 @@ Rules of this file:
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from thinbox import paging
 from thinbox.address import PAGE_BYTES, U64, USER_END, page_start, to_signed
@@ -23,11 +23,13 @@ from thinbox.sandbox.call_error import CallError, PageWantedError
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
+    from thinbox.image.facts import KernelFacts
     from thinbox.machine.machine import Machine
     from thinbox.sandbox.owned_files import Files
     from thinbox.sandbox.random_stream import RandomStream
 
 LONGEST_PATH = 4096
+Shape = TypeVar("Shape")
 
 
 @dataclass(slots=True)
@@ -38,6 +40,17 @@ class Services:
     view: "KernelView"
     files: "Files"
     random: "RandomStream"
+    _shapes: dict[object, object] = field(default_factory=dict)
+
+    def shape(self, find: "Callable[[KernelFacts], Shape]") -> "Shape":
+        """Return what a finder of `thinbox.kernel` finds on this kernel; looked for once.
+
+        Raises:
+            MissingFactError: this kernel keeps it in another way.
+        """
+        if find not in self._shapes:
+            self._shapes[find] = find(self.view.facts)
+        return cast("Shape", self._shapes[find])
 
     @property
     def now_ns(self) -> int:
@@ -129,15 +142,13 @@ class EmulatedCall:
         except (LookupError, MachineError):
             raise CallError(errno.EFAULT) from None
 
-    def field(self, base: int, struct: str, member: str) -> int:
-        """Return a member of eight bytes of the structure at kernel address `base`."""
-        offset = self.services.view.facts.types.offset_of(struct, member)
-        return int.from_bytes(self.kernel_bytes(base + offset, 8), "little")
+    def word(self, vaddr: int) -> int:
+        """Return the eight bytes at kernel address `vaddr`."""
+        return int.from_bytes(self.kernel_bytes(vaddr, 8), "little")
 
-    def field32(self, base: int, struct: str, member: str) -> int:
-        """Return a member of four bytes."""
-        offset = self.services.view.facts.types.offset_of(struct, member)
-        return int.from_bytes(self.kernel_bytes(base + offset, 4), "little")
+    def word32(self, vaddr: int) -> int:
+        """Return the four bytes at kernel address `vaddr`."""
+        return int.from_bytes(self.kernel_bytes(vaddr, 4), "little")
 
 
 Handler = Callable[[EmulatedCall], int]

@@ -82,7 +82,9 @@ def restore_guest(guest: "ReadyGuest", saved: SavedGuest | None = None) -> Resto
     view = KernelView(machine, guest.facts)
     agent = AgentChannel(machine)
     agent.restore(guest.snapshot.notes["agent"] if saved is None else saved.agent, view)
-    return RestoredGuest(machine, view, agent, Sites.from_json(guest.snapshot.notes["sites"]))
+    sites = Sites.from_json(guest.snapshot.notes["sites"])
+    machine.data_breakpoints.follow(sites.dr7_written)
+    return RestoredGuest(machine, view, agent, sites)
 
 
 def open_guest(

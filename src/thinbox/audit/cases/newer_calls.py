@@ -22,6 +22,8 @@ _HERE = -100
 _U32, _ANY = 2, 0xFFFFFFFF
 _REQUEST_BYTES, _ALL_MOUNTS = 24, (1 << 64) - 1
 _STATX_BYTES, _STATX_ID, _STATX_ID_AT = 256, 0x4000, 0x90
+_CURRENT, _APPARMOR = 100, 104
+"""LSM_ATTR_CURRENT, LSM_ID_APPARMOR (include/uapi/linux/lsm.h)."""
 _NAME, _VALUE = "trusted.newer", b"its value"
 
 
@@ -131,6 +133,21 @@ plain("lsm_list_modules", "unknown flags", (bytes(64), struct.pack("<I", 64), 1)
 plain("lsm_get_self_attr", "the current one", (100, bytes(256), struct.pack("<I", 256), 0),
       either(POSITIVE, fails(errno.EOPNOTSUPP)))  # fmt: skip
 plain("lsm_get_self_attr", "no such attribute", (1, bytes(256), struct.pack("<I", 256), 0), fails(errno.EOPNOTSUPP))
+
+
+@success("lsm_set_self_attr", "the profile it has")
+def lsm_set_self_attr(process: Process) -> Steps:
+    modules, size = process.buffer(256), process.buffer(struct.pack("<I", 256))
+    yield from process.must("lsm_list_modules", modules, size, 0)
+    process.needs(
+        _APPARMOR in struct.unpack("<32Q", process.read(modules, 256)),
+        "EOPNOTSUPP: no security module that is on sets attributes of its own processes (AppArmor is off)",
+    )
+    wanted = b"changeprofile unconfined"
+    context = struct.pack("<QQQQ", _APPARMOR, 0, 32 + len(wanted), len(wanted)) + wanted
+    yield from process.measure(_CURRENT, context, len(context), 0, expect=ZERO)
+
+
 plain("lsm_set_self_attr", "too short", (100, bytes(32), 8, 0), fails(errno.EINVAL))
 
 

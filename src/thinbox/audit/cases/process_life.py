@@ -8,6 +8,7 @@ from thinbox.audit import abi
 from thinbox.audit.case import Body, error, plain, success
 from thinbox.audit.case_process import Process
 from thinbox.audit.expect import POSITIVE, ZERO, exactly, fails
+from thinbox.audit.files import open_pipe
 from thinbox.harness.process import SIGCHLD, Steps
 
 _SIGKILL, _SIGSTOP, _SIGCONT = 9, 19, 18
@@ -366,7 +367,14 @@ plain("waitid", "not a descriptor", (3, 77, 0, _WEXITED, 0), fails(errno.EBADF))
 
 @success("waitid", "that goes on")
 def waitid_continued(process: Process) -> Steps:
-    pid = yield from process.fork(_stops)
+    ends = yield from open_pipe(process)
+
+    def child(me: Process) -> Steps:
+        yield from _stops(me)
+        # Not to its end: on a kernel that lets it run first there would be nobody to wait for.
+        yield from me.must("read", ends[0], me.buffer(1), 1)
+
+    pid = yield from process.fork(child)
     yield from process.must("wait4", pid, 0, _WUNTRACED, 0)
     yield from process.must("kill", pid, _SIGCONT)
     place = process.buffer(128)

@@ -8,57 +8,45 @@ Sources: kernel/time/timekeeping.c (`timekeeping_get_ns`, `ktime_get`), kernel/t
 
 import struct
 
-from thinbox.errors import MachineError
+from thinbox.kernel.timekeeper import Timekeeper, find_timekeeper
 from thinbox.sandbox.call_error import NotOursError
 from thinbox.sandbox.emulated_call import EmulatedCall, Handler
 
 _NS = 1_000_000_000
 _REALTIME, _MONOTONIC, _RAW, _REALTIME_COARSE, _MONOTONIC_COARSE, _BOOTTIME = 0, 1, 4, 5, 6, 7
 _TAI = 11
-_TIMEKEEPER_AT = 8
-"""Behind `seqcount_raw_spinlock_t seq` in `tk_core`, which is four bytes without lock debugging."""
 _MASK = (1 << 64) - 1
 
 
 def monotonic_ns(call: EmulatedCall, *, coarse: bool = False) -> int:
     """Return CLOCK_MONOTONIC as the guest would, in ns."""
-    keeper = _keeper(call)
-    types = call.services.view.facts.types
-    mono = keeper + types.offset_of("timekeeper", "tkr_mono")
-    base = call.field(mono, "tk_read_base", "base")
-    shifted = call.field(mono, "tk_read_base", "xtime_nsec")
-    shift = call.field32(mono, "tk_read_base", "shift")
-    if not coarse and _reads_tsc(call, mono):
-        delta = (call.services.now_ns - call.field(mono, "tk_read_base", "cycle_last")) & _MASK
+    keeper = call.services.shape(find_timekeeper)
+    mono = keeper.mono_at
+    base, shifted = call.word(mono + keeper.base_at), call.word(mono + keeper.fraction_at)
+    if not coarse and _reads_tsc(call, keeper):
+        delta = (call.services.now_ns - call.word(mono + keeper.last_at)) & _MASK
         if delta >> 63 == 0:
-            shifted += delta * call.field32(mono, "tk_read_base", "mult")
-    return base + (shifted >> shift)
+            shifted += delta * call.word32(mono + keeper.mult_at)
+    return base + (shifted >> call.word32(mono + keeper.shift_at))
 
 
-def _keeper(call: EmulatedCall) -> int:
-    place = call.services.view.symbols.find("tk_core")
-    if place is None:
-        raise MachineError("this kernel has no tk_core; its time cannot be read, so do not emulate time")
-    return place + _TIMEKEEPER_AT
-
-
-def _reads_tsc(call: EmulatedCall, mono: int) -> bool:
+def _reads_tsc(call: EmulatedCall, keeper: Timekeeper) -> bool:
     """Whether the kernel's clock is the TSC; another one moves by ticks for us."""
-    view = call.services.view
-    name = call.field(call.field(mono, "tk_read_base", "clock"), "clocksource", "name")
-    return view.read_u32(name, view.kernel_root) == int.from_bytes(b"tsc\0", "little")
+    name = call.word(call.word(keeper.mono_at + keeper.source_at) + keeper.source_name_at)
+    return call.kernel_bytes(name, 4) == b"tsc\0"
 
 
 def _clock_ns(call: EmulatedCall, clock: int) -> int:
-    keeper = _keeper(call)
+    keeper = call.services.shape(find_timekeeper)
     if clock in (_MONOTONIC, _MONOTONIC_COARSE):
         return monotonic_ns(call, coarse=clock == _MONOTONIC_COARSE)
-    offsets = {_REALTIME: "offs_real", _REALTIME_COARSE: "offs_real", _BOOTTIME: "offs_boot", _TAI: "offs_tai"}
+    offsets = {_BOOTTIME: keeper.boot_offset_at, _TAI: keeper.tai_offset_at}
+    offsets |= dict.fromkeys((_REALTIME, _REALTIME_COARSE), keeper.real_offset_at)
     if clock not in offsets:
         # CPU-time clocks, alarms, the raw clock and devices are the kernel's.
         raise NotOursError
     coarse = clock == _REALTIME_COARSE
-    return monotonic_ns(call, coarse=coarse) + call.field(keeper, "timekeeper", offsets[clock])
+    return monotonic_ns(call, coarse=coarse) + call.word(offsets[clock])
 
 
 def clock_gettime(call: EmulatedCall) -> int:

@@ -25,7 +25,7 @@ _LARGE_FILE = 0o100000
 
 
 def _process(call: EmulatedCall) -> int:
-    return call.field32(call.task, "task_struct", "tgid")
+    return call.word32(call.task + call.services.view.tgid_offset)
 
 
 def _found(call: EmulatedCall, index: int = 0) -> Descriptor:

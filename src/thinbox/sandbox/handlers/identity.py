@@ -2,14 +2,15 @@
 
 Why it exists: the answers must be those of the guest: its namespaces decide what number a task has.
 
-Sources: kernel/sys.c, kernel/pid.c (`pid_nr_ns`), kernel/user_namespace.c (`from_kuid_munged`); structure offsets
-from the kernel's BTF.
+Sources: kernel/sys.c, kernel/pid.c (`pid_nr_ns`), kernel/user_namespace.c (`from_kuid_munged`); where what
+lies: `thinbox.kernel.identity`.
 """
 
 import errno
 import struct
 from collections.abc import Callable
 
+from thinbox.kernel.identity import IdentityShape, find_identity
 from thinbox.sandbox.call_error import CallError, NotOursError
 from thinbox.sandbox.emulated_call import EmulatedCall, Handler
 
@@ -27,20 +28,27 @@ _TGID, _PGID, _SID = 1, 2, 3
 
 def _number(call: EmulatedCall, pid: int, level: int) -> int:
     """`pid_nr_ns`: the number of `struct pid` as seen at `level` of its own line of namespaces."""
-    types = call.services.view.facts.types
-    if pid == 0 or level > call.field32(pid, "pid", "level"):
+    shape = _shape(call)
+    if pid == 0 or level > call.word32(pid + shape.level_at):
         return 0
-    at = pid + types.offset_of("pid", "numbers") + level * types.size_of("upid")
-    return call.field32(at, "upid", "nr")
+    return call.word32(pid + shape.numbers_at + level * shape.number_bytes + shape.number_at)
+
+
+def _shape(call: EmulatedCall) -> IdentityShape:
+    return call.services.shape(find_identity)
+
+
+def _pid(call: EmulatedCall) -> int:
+    return call.word(call.task + _shape(call).pid_at)
 
 
 def _own_level(call: EmulatedCall) -> int:
-    return call.field32(call.field(call.task, "task_struct", "thread_pid"), "pid", "level")
+    return call.word32(_pid(call) + _shape(call).level_at)
 
 
 def _signal_pid(call: EmulatedCall, task: int, kind: int) -> int:
-    signal = call.field(task, "task_struct", "signal")
-    return call.field(signal + 8 * kind, "signal_struct", "pids")
+    shape = _shape(call)
+    return call.word(call.word(task + shape.signal_at) + shape.pids_at + 8 * kind)
 
 
 def getpid(call: EmulatedCall) -> int:
@@ -50,19 +58,18 @@ def getpid(call: EmulatedCall) -> int:
 
 def gettid(call: EmulatedCall) -> int:
     """`pid_t gettid(void)`."""
-    return _number(call, call.field(call.task, "task_struct", "thread_pid"), _own_level(call))
+    return _number(call, _pid(call), _own_level(call))
 
 
 def getppid(call: EmulatedCall) -> int:
     """`pid_t getppid(void)`: 0 if the parent is outside the namespace."""
-    parent = _signal_pid(call, call.field(call.task, "task_struct", "real_parent"), _TGID)
-    own = _own_level(call)
+    shape, own = _shape(call), _own_level(call)
+    parent = _signal_pid(call, call.word(call.task + shape.parent_at), _TGID)
     mine = _signal_pid(call, call.task, _TGID)
-    types = call.services.view.facts.types
-    namespace_at = types.offset_of("pid", "numbers") + own * types.size_of("upid")
-    if own > call.field32(parent, "pid", "level"):
+    namespace_at = shape.numbers_at + own * shape.number_bytes + shape.namespace_at
+    if own > call.word32(parent + shape.level_at):
         return 0
-    same = call.field(parent + namespace_at, "upid", "ns") == call.field(mine + namespace_at, "upid", "ns")
+    same = call.word(parent + namespace_at) == call.word(mine + namespace_at)
     return _number(call, parent, own) if same else 0
 
 
@@ -76,15 +83,19 @@ def _group_of(kind: int) -> Handler:
     return handler
 
 
-def _extents(call: EmulatedCall, member: str) -> list[tuple[int, int, int]]:
+def _cred(call: EmulatedCall) -> int:
+    return call.word(call.task + _shape(call).cred_at)
+
+
+def _extents(call: EmulatedCall, *, groups: bool) -> list[tuple[int, int, int]]:
     """The map of the task's user namespace: (first inside, first outside, how many) of each extent."""
-    types = call.services.view.facts.types
-    namespace = call.field(call.field(call.task, "task_struct", "cred"), "cred", "user_ns")
-    table = namespace + types.offset_of("user_namespace", member)
-    count = call.field32(table, "uid_gid_map", "nr_extents")
-    at = table + types.offset_of("uid_gid_map", "extent")
+    shape = _shape(call)
+    namespace = call.word(_cred(call) + shape.user_namespace_at)
+    table = namespace + (shape.gid_map_at if groups else shape.uid_map_at)
+    count = call.word32(table + shape.extent_count_at)
+    at = table + shape.extents_at
     if count > _INLINE_EXTENTS:
-        at = call.field(table, "uid_gid_map", "forward")
+        at = call.word(table + shape.more_extents_at)
     if count > _MOST_EXTENTS:
         raise CallError(errno.EFAULT)
     data = call.kernel_bytes(at, count * _EXTENT_BYTES)
@@ -99,17 +110,13 @@ def _inside(extents: list[tuple[int, int, int]], value: int) -> int:
     return OVERFLOW_ID
 
 
-def _mapped(call: EmulatedCall, member: str, value: int) -> int:
-    return _inside(_extents(call, member), value)
+def _id(call: EmulatedCall, name: str) -> int:
+    value = call.word32(_cred(call) + _shape(call).ids_at[name])
+    return _inside(_extents(call, groups="gid" in name), value)
 
 
-def _id(call: EmulatedCall, member: str) -> int:
-    cred = call.field(call.task, "task_struct", "cred")
-    return _mapped(call, "gid_map" if "gid" in member else "uid_map", call.field32(cred, "cred", member))
-
-
-def _id_getter(member: str) -> Handler:
-    return lambda call: _id(call, member)
+def _id_getter(name: str) -> Handler:
+    return lambda call: _id(call, name)
 
 
 def _three_ids(letter: str) -> Handler:
@@ -125,17 +132,17 @@ def _three_ids(letter: str) -> Handler:
 def getgroups(call: EmulatedCall) -> int:
     """`int getgroups(int size, gid_t list[])`."""
     size = call.int32(0)
-    info = call.field(call.field(call.task, "task_struct", "cred"), "cred", "group_info")
-    types = call.services.view.facts.types
-    count = call.field32(info, "group_info", "ngroups")
+    shape = _shape(call)
+    info = call.word(_cred(call) + shape.groups_at)
+    count = call.word32(info + shape.group_count_at)
     if size < 0 or 0 < size < count:
         raise CallError(errno.EINVAL)
     if count > _MOST_GROUPS:
         raise CallError(errno.EFAULT)
     if not size:
         return count
-    extents, known = _extents(call, "gid_map"), dict[int, int]()
-    data = call.kernel_bytes(info + types.offset_of("group_info", "gid"), 4 * count)
+    extents, known = _extents(call, groups=True), dict[int, int]()
+    data = call.kernel_bytes(info + shape.group_list_at, 4 * count)
     for (group,) in struct.iter_unpack("<I", data):
         if group not in known:
             known[group] = _inside(extents, group)
@@ -144,8 +151,8 @@ def getgroups(call: EmulatedCall) -> int:
 
 
 _GETTERS: dict[str, Callable[[EmulatedCall], int]] = {
-    name: _id_getter(member)
-    for name, member in (("getuid", "uid"), ("geteuid", "euid"), ("getgid", "gid"), ("getegid", "egid"))
+    name: _id_getter(which)
+    for name, which in (("getuid", "uid"), ("geteuid", "euid"), ("getgid", "gid"), ("getegid", "egid"))
 }
 IDENTITY: dict[str, Handler] = {
     "getpid": getpid,

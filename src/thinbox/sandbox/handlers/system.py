@@ -1,11 +1,13 @@
 """What machine is this: uname, sysinfo, limits, CPUs; and giving the CPU away.
 
-Sources: kernel/sys.c (`newuname`, `do_sysinfo`, `do_prlimit`), kernel/sched/core.c; structure offsets from BTF.
+Sources: kernel/sys.c (`newuname`, `do_sysinfo`, `do_prlimit`), kernel/sched/core.c; where what lies:
+`thinbox.kernel.process`.
 """
 
 import errno
 import struct
 
+from thinbox.kernel.process import find_process
 from thinbox.sandbox.call_error import CallError, NotOursError
 from thinbox.sandbox.emulated_call import EmulatedCall, Handler
 from thinbox.sandbox.handlers.clocks import monotonic_ns
@@ -22,27 +24,20 @@ _UNAME26 = 0x20000
 def uname(call: EmulatedCall) -> int:
     """`int uname(struct utsname *)`, of the task's own UTS namespace."""
     # personality(PER_LINUX32) and UNAME26 change the answer: those are left to the kernel.
-    if call.field32(call.task, "task_struct", "personality") & (0xFF | _UNAME26):
+    shape = call.services.shape(find_process)
+    if call.word32(call.task + shape.personality_at) & (0xFF | _UNAME26):
         raise NotOursError
-    view = call.services.view
-    namespace = call.field(call.field(call.task, "task_struct", "nsproxy"), "nsproxy", "uts_ns")
-    at = namespace + view.facts.types.offset_of("uts_namespace", "name")
-    call.write(call.args[0], call.kernel_bytes(at, _UTSNAME_BYTES))
+    namespace = call.word(call.word(call.task + shape.namespaces_at) + shape.uts_at)
+    call.write(call.args[0], call.kernel_bytes(namespace + shape.names_at, _UTSNAME_BYTES))
     return 0
 
 
 def sysinfo(call: EmulatedCall) -> int:
     """`int sysinfo(struct sysinfo *)`: no load, no swap, no high memory; buffers are not told apart from free
     pages' rest."""
-    view = call.services.view
-
-    def counter(symbol: str) -> int:
-        place = view.symbols.find(symbol)
-        return 0 if place is None else view.read_u64(place, view.kernel_root)
-
-    threads = view.symbols.find("nr_threads")
-    procs = 1 if threads is None else view.read_u32(threads, view.kernel_root)
-    total, free = counter("_totalram_pages") * _PAGE, counter("vm_zone_stat") * _PAGE
+    shape = call.services.shape(find_process)
+    procs = call.word32(shape.task_count_at) if shape.task_count_at else 1
+    total, free = (_PAGE * (call.word(place) if place else 0) for place in (shape.pages_at, shape.free_pages_at))
     uptime = -(-monotonic_ns(call) // _NS)
     data = struct.pack("<q3Q2Q2Q2QHHIQQI", uptime, 0, 0, 0, total, free, 0, 0, 0, 0, procs & 0xFFFF, 0, 0, 0, 0, 1)
     call.write(call.args[0], data.ljust(112, b"\0"))
@@ -76,10 +71,8 @@ def sched_getaffinity(call: EmulatedCall) -> int:
 def _limit(call: EmulatedCall, resource: int) -> bytes:
     if resource >= _RLIM_COUNT:
         raise CallError(errno.EINVAL)
-    view = call.services.view
-    signal = call.field(call.task, "task_struct", "signal")
-    at = signal + view.facts.types.offset_of("signal_struct", "rlim") + 16 * resource
-    return call.kernel_bytes(at, 16)
+    shape = call.services.shape(find_process)
+    return call.kernel_bytes(call.word(call.task + shape.signal_at) + shape.limits_at + 16 * resource, 16)
 
 
 def getrlimit(call: EmulatedCall) -> int:
