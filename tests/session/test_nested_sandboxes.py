@@ -79,7 +79,10 @@ def own(folder):
 @pytest.mark.parametrize(("policy", "view"), KINDS)
 def test_rootless_engines_start_containers(guest, root, engine, policy, view):
     """A program that none can execute has the kernel start modprobe for its format: no kill under a view either."""
-    for name, words in (("good", ("/bin/sh", "-c", "id -u; hostname; echo $$; ls /")), ("bad", ("/bin/not-a-program",))):
+    for name, words in (
+        ("good", ("/bin/sh", "-c", "id -u; hostname; echo $$; ls /")),
+        ("bad", ("/bin/not-a-program",)),
+    ):
         (root / BUNDLE / f"{name}.json").write_text(json.dumps(bundle(*words)))
     own(root / "home/user")
     shell = (
@@ -132,7 +135,8 @@ def test_cgroups_are_where_programs_look_and_only_the_tenants_own(guest):
     alone = run(guest, ["sh", "-c", "cat /proc/self/cgroup; ls /sys/fs/cgroup | grep -c cgroup.procs"])
     assert alone.stdout == b"0::/\n1\n"
     words = ("sh", "-c", "ls /sys/fs/cgroup | grep -cE 'red|blue'; cat /sys/fs/cgroup/pids.current; "
-             "echo 0 > /sys/fs/cgroup/cgroup.procs || echo refused")  # fmt: skip
+             "echo 0 > /sys/fs/cgroup/cgroup.procs || echo refused; umount /sys/fs/cgroup; "
+             "cat /sys/fs/cgroup/red/pids.current /sys/fs/cgroup/blue/pids.current | wc -l")  # fmt: skip
     for result in run_tenants(guest, [TenantSpec(name, words) for name in ("red", "blue")]).values():
-        none, tasks, refused = result.stdout.decode().split()
-        assert (none, refused) == ("0", "refused") and 0 < int(tasks) < 10
+        none, tasks, refused, seen = result.stdout.decode().split()
+        assert (none, refused, seen) == ("0", "refused", "1") and 0 < int(tasks) < 10

@@ -6,6 +6,8 @@ import pytest
 from tests.support.futex_tenants import WAKER, futex_tenants
 from tests.support.static_elf import build_elf64
 from tests.support.traced_program import SIGSTOP, TRACEME, call
+from thinbox.boot.params import BootParams
+from thinbox.boot.ready import prepare
 from thinbox.errors import InputError
 from thinbox.isolation.policies.sci import MIDDLE, Sci
 from thinbox.session.session import RunOptions, TenantSpec, run, run_tenants
@@ -188,3 +190,10 @@ def test_a_tenant_that_makes_tasks_without_end_leaves_the_others_theirs(guest):
     ]
     found = run_tenants(guest, specs)
     assert (found["works"].exit_code, found["works"].stdout) == (0, b"1\n2\n3\n4\n5\ndone\n")
+
+
+def test_a_kernel_that_charges_none_of_its_own_memory_has_no_views():
+    ready = prepare(None, BootParams(append="cgroup.memory=nokmem"))
+    assert run(ready, ["id", "-u"]).stdout == b"0\n"
+    with pytest.raises(InputError, match="nokmem"):
+        run(ready, ["id", "-u"], RunOptions(view="strict"))

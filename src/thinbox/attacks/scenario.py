@@ -15,7 +15,7 @@ from thinbox.attacks.payload import ExploitFailedError, LiveText
 from thinbox.attacks.read_run import COPIED_BYTES, READS, ReadRun, ReadWatch
 from thinbox.errors import MachineError
 from thinbox.guest.agent_channel import SCRATCH_BYTES, AgentChannel, GuestScript, Park, call, must
-from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
+from thinbox.guest.cgroups import clone_in_cgroup, enable_controllers, make_cgroup
 from thinbox.guest.charged_sockets import ChargedSockets
 from thinbox.harness.checkpoint import Checkpoint, ParentWait, freeze, run_to_park
 from thinbox.harness.process import AREA_BYTES, SIGCHLD, Steps
@@ -95,7 +95,7 @@ class _Builder:
     def agent_script(self) -> GuestScript:
         """Run by process 1."""
         agent = self.agent
-        yield from mount_cgroups()
+        yield from enable_controllers()
         for name in (ATTACKER, VICTIM):
             yield from make_cgroup(name)
         yield from must("mkdir", FOLDER, 0o755)

@@ -11,7 +11,7 @@ in pages they were copied through, which the neighbour has overwritten.
 import struct
 
 from thinbox.guest.agent_channel import AgentChannel, GuestScript, call, must
-from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups
+from thinbox.guest.cgroups import clone_in_cgroup, enable_controllers, make_cgroup
 
 TENANT, NEIGHBOUR = "tenant", "neighbour"
 """Names of the two tenants of a case runner."""
@@ -37,7 +37,7 @@ _SETTLE = (0).to_bytes(8, "little") + (50_000_000).to_bytes(8, "little")
 
 def start_neighbour(agent: AgentChannel, area: int, flags: int) -> GuestScript:
     """By the agent: make both cgroups, start the neighbour in its own, and let it settle."""
-    yield from mount_cgroups()
+    yield from enable_controllers()
     for name in (TENANT, NEIGHBOUR):
         yield from make_cgroup(name)
     agent.adopt_next_child(_live(agent, area), area)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from thinbox.guest.agent_channel import GuestScript, call, must
 
-GROUPS = "/run/thinbox-cgroups"
+GROUPS = "/sys/fs/cgroup"
 CONTROLLERS = "+memory +pids"
 _O_WRONLY = 1
+_RDONLY, _NOSUID_NODEV_NOEXEC, _REMOUNT, _BIND = 1, 2 | 4 | 8, 0x20, 0x1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +27,30 @@ class Limits:
     tasks: int | None = None
 
 
-def mount_cgroups() -> GuestScript:
-    """Mount the cgroup file system, with the controllers that are needed; once for a guest."""
-    yield from must("mkdir", GROUPS, 0o700)
-    yield from must("mount", "cgroup2", GROUPS, "cgroup2", 2 | 4 | 8, "")
+def enable_controllers() -> GuestScript:
+    """Switch on the controllers that are needed; once for a guest."""
     yield from write_file(f"{GROUPS}/cgroup.subtree_control", CONTROLLERS)
 
 
-def make_cgroup(name: str, limits: Limits | None = None) -> GuestScript:
-    """Make the cgroup of tenant `name`."""
+def make_cgroup(name: str, limits: Limits | None = None, owner: int | None = None) -> GuestScript:
+    """Make the cgroup of tenant `name`; with `owner`, a user and group id, none but they look into it."""
     yield from must("mkdir", f"{GROUPS}/{name}", 0o755)
+    if owner is not None:
+        yield from must("chown", f"{GROUPS}/{name}", owner, owner)
+        yield from must("chmod", f"{GROUPS}/{name}", 0o550)
     limits = limits or Limits()
     if limits.memory_bytes is not None:
         yield from write_file(f"{GROUPS}/{name}/memory.max", str(limits.memory_bytes))
     if limits.tasks is not None:
         yield from write_file(f"{GROUPS}/{name}/pids.max", str(limits.tasks))
+
+
+def show_cgroup(name: str, root: str, *, writable: bool) -> GuestScript:
+    """Show, in the caller's mount namespace, the cgroup of tenant `name` ("": all) where programs look for cgroups."""
+    flags = 0 if writable else _RDONLY
+    result = yield from call("mount", f"{GROUPS}/{name}", f"{root}{GROUPS}", 0, _BIND, 0)
+    if result == 0:
+        yield from must("mount", 0, f"{root}{GROUPS}", 0, _REMOUNT | _BIND | _NOSUID_NODEV_NOEXEC | flags, 0)
 
 
 def clone_in_cgroup(name: str, flags: int) -> GuestScript:

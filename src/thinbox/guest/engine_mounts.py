@@ -5,10 +5,10 @@ by itself (libcontainer/rootfs_linux.go); a path this kernel lacks is left out, 
 """
 
 from thinbox.guest.agent_channel import GuestScript, call, must
+from thinbox.guest.cgroups import show_cgroup
 from thinbox.guest.populate import ROOT
-from thinbox.guest.setup import show_cgroups
 
-MS_RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
+_RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
 _REMOUNT, _BIND, _REC = 0x20, 0x1000, 0x4000
 _STRICTATIME = 1 << 24
 _O_WRONLY = 1
@@ -44,7 +44,7 @@ def mount_engine_view(root: str = ROOT) -> GuestScript:
     """
     yield from must("mount", "/proc", f"{root}/proc", 0, _BIND | _REC, 0)
     yield from _bind_sys(root)
-    yield from show_cgroups(root, MS_RDONLY)
+    yield from show_cgroup("", root, writable=False)
     yield from hide_proc(root)
     yield from _make_dev(root)
     yield from open_low_ports()
@@ -53,13 +53,13 @@ def mount_engine_view(root: str = ROOT) -> GuestScript:
 def mount_sys_and_dev(root: str) -> GuestScript:
     """As `mount_engine_view`, all but proc and cgroups, which a tenant with namespaces of its own mounts itself."""
     yield from _bind_sys(root)
-    yield from call("mount", "tmpfs", f"{root}/sys/firmware", "tmpfs", MS_RDONLY, "size=4k")
+    yield from call("mount", "tmpfs", f"{root}/sys/firmware", "tmpfs", _RDONLY, "size=4k")
     yield from _make_dev(root)
 
 
 def _bind_sys(root: str) -> GuestScript:
     yield from must("mount", "/sys", f"{root}/sys", 0, _BIND, 0)
-    yield from must("mount", 0, f"{root}/sys", 0, _REMOUNT | _BIND | MS_RDONLY | _NOSUID | _NODEV | _NOEXEC, 0)
+    yield from must("mount", 0, f"{root}/sys", 0, _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV | _NOEXEC, 0)
 
 
 def hide_proc(root: str) -> GuestScript:
@@ -68,11 +68,11 @@ def hide_proc(root: str) -> GuestScript:
     for name in HIDDEN_FILES:
         yield from call("mount", "/dev/null", f"{root}/{name}", 0, _BIND, 0)
     for name in HIDDEN_FOLDERS:
-        yield from call("mount", "tmpfs", f"{root}/{name}", "tmpfs", MS_RDONLY, "size=4k")
+        yield from call("mount", "tmpfs", f"{root}/{name}", "tmpfs", _RDONLY, "size=4k")
     for name in READ_ONLY:
         result = yield from call("mount", f"{root}/{name}", f"{root}/{name}", 0, _BIND | _REC, 0)
         if result == 0:
-            flags = _REMOUNT | _BIND | MS_RDONLY | _NOSUID | _NODEV | _NOEXEC
+            flags = _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV | _NOEXEC
             yield from must("mount", 0, f"{root}/{name}", 0, flags, 0)
 
 

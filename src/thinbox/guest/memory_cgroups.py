@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from thinbox.address import U64
-from thinbox.errors import MachineError
+from thinbox.errors import InputError, MachineError
 from thinbox.guest.page_facts import PageReader
 from thinbox.isolation.page_ownership import PageFacts
 from thinbox.kernel.memcg import find_memcg_shape
@@ -30,9 +30,19 @@ class MemoryCgroups:
 
     def __init__(self, kernel: "KernelView", memory: "Memory") -> None:
         self._kernel, self._memory = kernel, memory
+        self._require_kernel_memory()
         self.pages = PageReader(kernel, memory)
         self._memcg, self._tasks = find_memcg_shape(kernel.facts), find_task_shape(kernel.facts)
         self.owners: dict[int, str] = {}
+
+    def _require_kernel_memory(self) -> None:
+        """Refuse a kernel that was told to charge no memory of its own (mm/memcontrol.c, `cgroup_memory`)."""
+        told = self._kernel.symbols.find("cgroup_memory_nokmem")
+        if told is not None and self._kernel.read_u64(told & ~7, self._kernel.kernel_root) >> 8 * (told & 7) & 0xFF:
+            raise InputError(
+                "with cgroup.memory=nokmem the kernel charges its own memory to nobody, so a view would take a "
+                "tenant's for everybody's; leave it out of --append, or use --view none"
+            )
 
     def memcg_of(self, task: int, root: int) -> int:
         """Return the memory cgroup a task is in (`task->cgroups->subsys[memory_cgrp_id]`)."""

@@ -39,7 +39,7 @@ def prepare_guest(agent: AgentChannel) -> GuestScript:
     yield from leave_rootfs()
     for source, target, kind, flags, data in _MOUNTS:
         yield from must("mount", source, target, kind, flags, data)
-    yield from show_cgroups()
+    yield from call("mount", "cgroup2", "/sys/fs/cgroup", "cgroup2", _MS_NOSUID_NODEV_NOEXEC, "")
     yield from must("mkdir", "/dev/pts", 0o755)
     yield from must("mount", "devpts", "/dev/pts", "devpts", 2 | 8, "gid=5,mode=620,ptmxmode=666")
     yield from must("mkdir", "/dev/shm", 0o1777)
@@ -68,11 +68,6 @@ def leave_rootfs() -> GuestScript:
     yield from must("mount", ".", "/", 0, _MS_MOVE, 0)
     yield from must("chroot", ".")
     yield from must("chdir", "/")
-
-
-def show_cgroups(root: str = "", flags: int = 0) -> GuestScript:
-    """Mount the cgroups of the caller's cgroup namespace where systemd and engines have them, if this kernel has any."""
-    yield from call("mount", "cgroup2", f"{root}/sys/fs/cgroup", "cgroup2", _MS_NOSUID_NODEV_NOEXEC | flags, "")
 
 
 def enter_root(root: str) -> GuestScript:
@@ -117,4 +112,4 @@ def raise_loopback() -> GuestScript:
     yield from must("close", handle)
 
 
-__all__ = ["CHILD_AREA", "DOORBELL_FD", "enter_root", "prepare_guest", "raise_loopback", "show_cgroups"]
+__all__ = ["CHILD_AREA", "DOORBELL_FD", "enter_root", "prepare_guest", "raise_loopback"]

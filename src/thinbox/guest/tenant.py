@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from thinbox.errors import InputError
 from thinbox.guest.agent_channel import CHILD_AREA, AgentChannel, GuestScript, Park, call, must
-from thinbox.guest.cgroups import Limits, clone_in_cgroup, make_cgroup, mount_cgroups
+from thinbox.guest.cgroups import Limits, clone_in_cgroup, enable_controllers, make_cgroup
 from thinbox.guest.identity import Identity, find_identity
 from thinbox.guest.in_root import O_PATH, open_in_root
 from thinbox.guest.pump import BUFFER_AT, Pump, TenantEnds, TenantIo
@@ -96,7 +96,7 @@ def run_tenant(agent: AgentChannel, options: TenantOptions, io: TenantIo) -> Gue
     if options.cgroup is None:
         child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
     else:
-        yield from mount_cgroups()
+        yield from enable_controllers()
         yield from make_cgroup(options.cgroup, options.limits)
         child = yield from clone_in_cgroup(options.cgroup, SIGCHLD)
     handle = yield from must("pidfd_open", child, 0)

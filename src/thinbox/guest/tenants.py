@@ -18,11 +18,11 @@ from dataclasses import dataclass
 
 from thinbox.errors import InputError
 from thinbox.guest.agent_channel import CHILD_AREA, AgentChannel, GuestScript, must
-from thinbox.guest.cgroups import clone_in_cgroup, make_cgroup, mount_cgroups, write_file
-from thinbox.guest.engine_mounts import MS_RDONLY, hide_proc, open_low_ports
+from thinbox.guest.cgroups import clone_in_cgroup, enable_controllers, make_cgroup, show_cgroup, write_file
+from thinbox.guest.engine_mounts import hide_proc, open_low_ports
 from thinbox.guest.pump import Pump, TenantEnds, TenantIo, run_pumps
 from thinbox.guest.relay import relay_stdio
-from thinbox.guest.setup import SIGCHLD, enter_root, raise_loopback, show_cgroups
+from thinbox.guest.setup import SIGCHLD, enter_root, raise_loopback
 from thinbox.guest.tenant import (
     Start,
     TenantOptions,
@@ -74,7 +74,7 @@ def run_tenants_script(agent: AgentChannel, plans: list[TenantPlan]) -> GuestScr
     """
     if len(plans) > MOST_TENANTS:
         raise InputError(f"there are {len(plans)} tenants; at most {MOST_TENANTS} can run at once")
-    yield from mount_cgroups()
+    yield from enable_controllers()
     pumps = []
     for number, plan in enumerate(plans):
         pumps.append((yield from _start(agent, plan, number)))
@@ -93,7 +93,7 @@ def _start(agent: AgentChannel, plan: TenantPlan, number: int) -> GuestScript:
     start = Start(options, program, stdio, identity, is_apart=True)
     (gate_r, gate_w) = yield from open_pipe(agent)
     (started_r, started_w) = yield from open_pipe(agent)
-    yield from make_cgroup(plan.name, options.limits)
+    yield from make_cgroup(plan.name, options.limits, first_id(number))
     area = _AREAS_AT + number * _AREA_BYTES
     agent.adopt_next_child(_be_process_1(agent, plan, start, (gate_r, agent.scratch + area + _PLACE)), area)
     child = yield from clone_in_cgroup(plan.name, SIGCHLD | NAMESPACES)
@@ -123,7 +123,7 @@ def _be_process_1(agent: AgentChannel, plan: TenantPlan, start: Start, gate: tup
     yield from must("setgid", 0)
     yield from must("setuid", 0)
     yield from must("sethostname", plan.name.encode(), len(plan.name.encode()))
-    yield from _mount_own(plan.options.root, has_image=plan.has_image)
+    yield from _mount_own(plan.name, plan.options.root, has_image=plan.has_image)
     yield from raise_loopback()
     agent.adopt_next_child(become_tenant(agent, start, plan.io))
     child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
@@ -136,10 +136,10 @@ def _be_process_1(agent: AgentChannel, plan: TenantPlan, start: Start, gate: tup
             yield from leave(agent, 128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF)
 
 
-def _mount_own(root: str, *, has_image: bool) -> GuestScript:
+def _mount_own(name: str, root: str, *, has_image: bool) -> GuestScript:
     prefix = "" if root == "/" else root
     yield from must("mount", "proc", f"{prefix}/proc", "proc", _NOSUID_NODEV | 8, "")
-    yield from show_cgroups(prefix, MS_RDONLY if has_image else 0)
+    yield from show_cgroup(name, prefix, writable=not has_image)
     if has_image:
         # Before /proc/sys is read-only; an image's own /tmp stays.
         yield from open_low_ports(prefix)
