@@ -113,12 +113,22 @@ LINKING = (
     "__rb_insert_augmented",
     "__rb_erase_color",
     # Counters of each CPU: one list for all, which a CPU that goes is taken out of.
+    "__percpu_counter_init",
+    "percpu_counter_destroy",
     "__percpu_counter_init_many",  # 6.6
     "percpu_counter_destroy_many",
     # Freed objects that wait for a grace period: one list for all.
     "rcu_segcblist_pend_cbs",
     "rcu_segcblist_enqueue",
     "rcu_cblist_enqueue",
+    # Devices (each network namespace has one): lists of all of a kind.
+    "kobject_add_internal",
+    "kobj_kset_leave",
+    "klist_add_tail",
+    "klist_add_head",
+    "klist_release",
+    "device_pm_add",
+    "device_pm_remove",
     # Wait queues and locks: a waiter's entry lies on its own stack.
     "add_wait_queue",
     "add_wait_queue_exclusive",
