@@ -27,12 +27,13 @@ def real_facts(real_kernel):
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
-        if item.get_closest_marker("newest"):
+        if "real_kernel" in item.fixturenames or item.get_closest_marker("newest"):
             item.add_marker(pytest.mark.guest)
-            if "newest" not in config.getoption("markexpr"):
-                item.add_marker(pytest.mark.skip("is of another kernel, which is fetched: make test-newest"))
-        if "real_kernel" in item.fixturenames:
-            item.add_marker(pytest.mark.guest)
+    if "newest" not in config.getoption("markexpr"):
+        # Of another kernel, which is fetched: only by `make test-newest`.
+        others = [item for item in items if item.get_closest_marker("newest")]
+        items[:] = [item for item in items if item not in others]
+        config.hook.pytest_deselected(items=others)
 
 
 @pytest.fixture(scope="session")
