@@ -192,6 +192,7 @@ def test_a_tenant_that_makes_tasks_without_end_leaves_the_others_theirs(guest):
     assert (found["works"].exit_code, found["works"].stdout) == (0, b"1\n2\n3\n4\n5\ndone\n")
 
 
+@pytest.mark.guest
 def test_a_kernel_that_charges_none_of_its_own_memory_has_no_views():
     ready = prepare(None, BootParams(append="cgroup.memory=nokmem"))
     assert run(ready, ["id", "-u"]).stdout == b"0\n"
