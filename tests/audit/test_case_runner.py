@@ -88,7 +88,7 @@ def test_a_result_that_is_not_expected_fails_the_case(runner):
         yield from process.measure(99, expect=ZERO)
 
     entry = audit_case(runner, case("close", body))
-    assert not entry.exercised and entry.reason == "close returned EBADF, expected 0"
+    assert not entry.exercised and entry.reason == "close returned EBADF, expected 0" and not entry.lacking
 
 
 def test_what_a_kernel_cannot_do_is_not_exercised_and_says_why(runner):
@@ -98,6 +98,7 @@ def test_what_a_kernel_cannot_do_is_not_exercised_and_says_why(runner):
 
     entry = audit_case(runner, Case("close", "needs", False, body))
     assert not entry.exercised and not entry.same and entry.reason == "this kernel has processes"
+    assert entry.lacking
 
 
 def test_a_case_without_or_with_two_measured_calls_fails(runner):

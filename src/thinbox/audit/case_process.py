@@ -66,6 +66,7 @@ class Process(GuestProcess):
     def needs(self, condition: object, why: str) -> None:
         """Leave the case out, not exercised, unless `condition` holds: this kernel cannot do it, and `why` says why."""
         if not condition:
+            self._measurement.lacking = True
             raise CaseFailedError(why)
 
     def check(self, condition: object, text: str) -> None:

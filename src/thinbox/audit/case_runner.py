@@ -66,6 +66,8 @@ class Outcome:
     memory: str
     record: "CallRecord | None"
     killed: str | None
+    lacking: bool = False
+    """The case says that this kernel cannot do it."""
 
     @property
     def ret(self) -> int | None:
@@ -144,7 +146,9 @@ class CaseRunner(Runner):
         measurement = Measurement(case.call, record, self.agent, isolated=isolated)
         problem = self._drive_case(case, measurement)
         killed = record.kills[0].sentence() if record.kills else None
-        return Outcome(None if killed else problem, measurement.memory_hash(), measurement.measured, killed)
+        return Outcome(
+            None if killed else problem, measurement.memory_hash(), measurement.measured, killed, measurement.lacking
+        )
 
     def _drive_case(self, case: Case, measurement: Measurement) -> str | None:
         scripts = {0: _steps(case, self.opened, measurement), self.checkpoint.agent_task: await_end()}

@@ -26,6 +26,8 @@ class Measurement:
     def __init__(self, call: str, record: "RunRecord", agent: "AgentChannel", *, isolated: bool) -> None:
         self.call, self.is_isolated, self.is_finished = call, isolated, False
         self.measured: CallRecord | None = None
+        self.lacking = False
+        """The case says that this kernel cannot do it."""
         self.expected_status = -1
         """The wait status the first process ends with in its measured call; negative if it is to go on."""
         self._nr, self._record, self._agent = call_number(call), record, agent

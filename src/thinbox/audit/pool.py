@@ -61,7 +61,7 @@ def _run_plain(runner: "CaseRunner", case: Case) -> AuditEntry:
     plain = runner.run(case, isolated=False)
     virtual_ns = plain.record.virtual_ns if plain.record else 0
     entry = AuditEntry(case.call, case.name, case.success, ret=plain.ret, virtual_ns=virtual_ns, memory=plain.memory)
-    entry.exercised, entry.reason = plain.problem is None, plain.problem or ""
+    entry.exercised, entry.reason, entry.lacking = plain.problem is None, plain.problem or "", plain.lacking
     return entry
 
 

@@ -41,6 +41,8 @@ class AuditEntry:
     memory: str = ""
     """A hash of the user memory after the un-isolated run."""
     grants: list[Grant] = field(default_factory=list)
+    lacking: bool = False
+    """Not exercised, and the case says why: this kernel cannot do it."""
 
     @property
     def title(self) -> str:
