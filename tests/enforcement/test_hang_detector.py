@@ -1,10 +1,11 @@
-"""When a guest is given up, without a guest: only for a wound, and only where nothing gives a sign of life."""
+"""When a guest is given up, mostly without a guest: only for a wound, and only where nothing gives a sign of life."""
 
 import pytest
 from tests.support.fake_target import FakeGuest
 
 from thinbox.enforcement.hang_detector import DEATH_LIMIT_NS, SPIN_LIMIT_NS, HangDetector, is_wound
-from thinbox.isolation.verdict import PLANNED, Violation
+from thinbox.isolation.verdict import PLANNED, Verdict, Violation
+from thinbox.session.session import RunOptions, run
 
 INTERRUPTIBLE, UNINTERRUPTIBLE, TRACED, WAKEKILL = 1, 2, 8, 0x100
 A_LONG_TIME = 100 * DEATH_LIMIT_NS
@@ -146,3 +147,20 @@ def test_without_a_kill_nothing_is_given_up():
     fake = Wounded(kills=0)
     fake.tasks.running = fake.state
     assert not fake.is_hung_at(A_LONG_TIME)
+
+
+@pytest.mark.guest
+def test_a_guest_whose_task_was_refused_within_its_end_is_given_up(guest):
+    """Behind `do_exit` of an exit_group that is isolated nobody is told of the task any more: its parent waits."""
+
+    def watch(machine, enforcer):
+        def refuse():
+            state = enforcer.running
+            if state is not None and state.call is not None and state.is_exiting and not state.killed:
+                verdict = Verdict(granted=False, rule="test", reason="refused within its end")
+                enforcer.violation_action.refuse_here(state, state.call, verdict, machine.cpu.rip)
+
+        machine.cpu.add_code_hook(enforcer.view.symbols.address_of("exit_files"), refuse)
+
+    result = run(guest, ["true"], RunOptions(on_violation="oops", on_machine=watch))
+    assert [kill.rule for kill in result.record.kills] == ["test"] and result.record.stuck

@@ -122,7 +122,7 @@ class ViolationAction:
     ) -> None:
         """Note the kill, leave the call, and make the registers those of `make_task_dead(SIGKILL)`."""
         self._note(state, call, verdict, access, hidden, undone=False)
-        if call.is_exit:
+        if call.is_exit or state.is_exiting:
             self._tasks.parked += 1
         self._switch.close(state, call, CallEvent.KILL)
         self._cpu.regs[registers.RDI] = SIGKILL
