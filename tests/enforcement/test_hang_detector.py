@@ -5,7 +5,7 @@ from tests.support.fake_target import FakeGuest
 
 from thinbox.enforcement.hang_detector import DEATH_LIMIT_NS, SPIN_LIMIT_NS, HangDetector, is_wound
 from thinbox.isolation.verdict import PLANNED, Verdict, Violation
-from thinbox.session.session import RunOptions, run
+from thinbox.session.session import RunOptions, TenantSpec, run, run_tenants
 
 INTERRUPTIBLE, UNINTERRUPTIBLE, TRACED, WAKEKILL = 1, 2, 8, 0x100
 A_LONG_TIME = 100 * DEATH_LIMIT_NS
@@ -76,9 +76,28 @@ def test_who_sleeps_for_input_is_not(fake):
 
 
 def test_who_waits_for_a_task_whose_end_was_refused_is_given_up(fake):
-    fake.tasks.parked = 1
+    fake.tasks.parked = {"well"}
     assert not fake.is_hung_at(1 + DEATH_LIMIT_NS)
     assert fake.is_hung_at(2 + DEATH_LIMIT_NS)
+
+
+def test_who_sleeps_beside_a_tenant_with_such_a_task_is_not(fake):
+    """Nobody but its own tenant waits for it; when the others have ended, that one is given up."""
+    fake.tasks.parked = {"hurt"}
+    assert not fake.is_hung_at(A_LONG_TIME)
+    fake.tasks.tasks.clear()
+    assert not fake.is_hung_at(A_LONG_TIME + 1)
+    assert fake.is_hung_at(2 * A_LONG_TIME)
+
+
+def test_a_cpu_that_runs_and_takes_no_interrupt_is_given_up(fake):
+    """A worker of the kernel's spins for a lock that is taken with interrupts off."""
+    fake.machine.busy_ns, fake.machine.interrupts = 2 * SPIN_LIMIT_NS, 1
+    assert not fake.is_hung_at(10)
+    fake.machine.busy_ns += SPIN_LIMIT_NS
+    assert not fake.is_hung_at(20)
+    fake.machine.busy_ns += 1
+    assert fake.is_hung_at(30)
 
 
 def test_one_of_many_that_sleeps_for_ever_is_enough(fake):
@@ -149,18 +168,35 @@ def test_without_a_kill_nothing_is_given_up():
     assert not fake.is_hung_at(A_LONG_TIME)
 
 
-@pytest.mark.guest
-def test_a_guest_whose_task_was_refused_within_its_end_is_given_up(guest):
-    """Behind `do_exit` of an exit_group that is isolated nobody is told of the task any more: its parent waits."""
+def refuses_ends(tenant):
+    """Refuse what tasks of a tenant ("": any) do in the midst of `do_exit`."""
 
     def watch(machine, enforcer):
         def refuse():
             state = enforcer.running
-            if state is not None and state.call is not None and state.is_exiting and not state.killed:
+            if state is None or state.call is None or state.killed or not state.is_exiting:
+                return
+            if not tenant or state.tenant.name == tenant:
                 verdict = Verdict(granted=False, rule="test", reason="refused within its end")
                 enforcer.violation_action.refuse_here(state, state.call, verdict, machine.cpu.rip)
 
         machine.cpu.add_code_hook(enforcer.view.symbols.address_of("exit_files"), refuse)
 
-    result = run(guest, ["true"], RunOptions(on_violation="oops", on_machine=watch))
+    return watch
+
+
+@pytest.mark.guest
+def test_a_guest_whose_task_was_refused_within_its_end_is_given_up(guest):
+    """Behind `do_exit` of an exit_group that is isolated nobody is told of the task any more: its parent waits."""
+    result = run(guest, ["true"], RunOptions(on_violation="oops", on_machine=refuses_ends("")))
     assert [kill.rule for kill in result.record.kills] == ["test"] and result.record.stuck
+
+
+@pytest.mark.guest
+def test_a_neighbour_that_sleeps_long_is_not_cut_off_by_it(guest):
+    words = {"red": ("true",), "blue": ("sh", "-c", "for i in 1 2; do sleep 30; echo woke; done")}
+    specs = [TenantSpec(name, command, on_violation="oops") for name, command in words.items()]
+    results = run_tenants(guest, specs, on_machine=refuses_ends("red"))
+    assert results["red"].record.stuck
+    assert (results["blue"].exit_code, results["blue"].stdout) == (0, b"woke\nwoke\n")
+    assert not results["blue"].record.stuck

@@ -100,7 +100,9 @@ class FakeGuest:
             enter_table=lambda: self.cpu.done.append(("enter",)), leave_table=self.cpu.leave_table,
             leave_for_deferred_work=lambda: self.cpu.done.append(("leave for deferred work",)),
         )  # fmt: skip
-        self.machine = SimpleNamespace(memory=self.memory, cpu=self.cpu, sci=sci, slot=self.slot, now_ns=0)
+        self.machine = SimpleNamespace(
+            memory=self.memory, cpu=self.cpu, sci=sci, slot=self.slot, now_ns=0, busy_ns=0, interrupts=0
+        )
         self.sites = SimpleNamespace(
             baseline=SimpleNamespace(pages=lambda stack, size: range(stack, stack + size, 4096)),
             range_teardowns=[0x100], sized_teardowns=[0x180], whole_teardowns=[0x200], user_teardown=0x300, returns=[], entries=[],

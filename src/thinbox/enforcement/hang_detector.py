@@ -5,7 +5,9 @@ task may need a lock it holds; another may spin for it, or sleep and never be wo
 
 Rules of this file:
 - Nothing is given up unless a task was killed and not undone.
-- Where a task's very end was refused, nobody is told of it: whoever waits for it waits for ever.
+- Where a task's very end was refused, nobody is told of it: whoever waits for it waits for ever. Only its own tenant
+  waits for it; while others have tasks, which may sleep as long as they like, nothing is given up for that.
+- Where a lock was lost that is taken with interrupts off, the CPU runs and takes no interrupt any more.
 - A call that begins, a task that comes or goes, and user code on the CPU are signs of life, and begin the wait anew.
 """
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 DEATH_LIMIT_NS = 10_000_000_000
 """Virtual time a killed task may take to end, and a task may wait uninterruptibly without a sign of life."""
 SPIN_LIMIT_NS = 2_000_000_000
-"""Virtual time the kernel may run for a tenant without a sign of life: 2 GB of code (bytes are ns), of one call."""
+"""Virtual time the kernel may run, for a tenant or without an interrupt, without a sign of life: 2 GB of code (bytes
+are ns), of one call."""
 _UNINTERRUPTIBLE, _TRACED, _WAKEKILL = 2, 8, 0x100
 """Bits of task_struct.__state (include/linux/sched.h). A task that waits killably (vfork) waits for no lock."""
 _USER = 3
@@ -33,6 +36,8 @@ class HangDetector:
         self._target, self._tasks = target, tasks
         self._seen: tuple[int, int] = (0, 0)
         self._life_ns = 0
+        self._interrupts, self._busy_ns = 0, 0
+        """External interrupts taken when last one was, and what the CPU had run by then."""
 
     def is_hung(self) -> bool:
         """Tell whether to give the guest up; the records of the tenants that were killed say so then."""
@@ -52,10 +57,16 @@ class HangDetector:
         seen = sum(len(tenant.record.calls) for tenant in tasks.tenants.values()), len(tasks.tasks)
         if seen != self._seen or (tasks.running is not None and self._target.cpu.privilege == _USER):
             self._seen, self._life_ns = seen, now
-        quiet_ns = now - self._life_ns
-        if quiet_ns > SPIN_LIMIT_NS and tasks.running is not None:
+        quiet_ns, machine = now - self._life_ns, self._target.machine
+        if quiet_ns == 0 or machine.interrupts != self._interrupts:
+            self._interrupts, self._busy_ns = machine.interrupts, machine.busy_ns
+        is_spinning = machine.busy_ns - self._busy_ns > SPIN_LIMIT_NS
+        if is_spinning or (quiet_ns > SPIN_LIMIT_NS and tasks.running is not None):
             return True
-        return quiet_ns > DEATH_LIMIT_NS and (tasks.parked > 0 or any(self._waits(task) for task in tasks.tasks))
+        if quiet_ns <= DEATH_LIMIT_NS:
+            return False
+        is_waited_for = tasks.parked and all(task.tenant.name in tasks.parked for task in tasks.tasks.values())
+        return bool(is_waited_for) or any(self._waits(task) for task in tasks.tasks)
 
     def _state(self, task: int) -> int:
         view = self._target.view

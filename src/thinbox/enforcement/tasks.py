@@ -51,12 +51,12 @@ class TaskList:
         self.tasks: dict[int, TaskState] = {}
         self.running: TaskState | None = None
         self.tenants: dict[str, Tenant] = {}
-        self.parked = 0
-        """Tasks whose very end was refused: they are gone, and nobody was told."""
+        self.parked: set[str] = set()
+        """Tenants of which a task's very end was refused: it is gone, and nobody was told."""
 
     def clear(self) -> None:
         """Begin again: no task is known."""
-        self.tasks, self.running, self.parked = {}, None, 0
+        self.tasks, self.running, self.parked = {}, None, set()
 
     def isolated(self) -> list[tuple[TaskState, OpenCall]]:
         """Every isolated call in progress, of running and sleeping tasks."""

@@ -123,7 +123,7 @@ class ViolationAction:
         """Note the kill, leave the call, and make the registers those of `make_task_dead(SIGKILL)`."""
         self._note(state, call, verdict, access, hidden, undone=False)
         if call.is_exit or state.is_exiting:
-            self._tasks.parked += 1
+            self._tasks.parked.add(state.tenant.name)
         self._switch.close(state, call, CallEvent.KILL)
         self._cpu.regs[registers.RDI] = SIGKILL
         self._cpu.flags = self._cpu.flags & ~(TF | NT | _AC | _DF)

@@ -383,5 +383,6 @@ class Cpu:
         wanted, self._debug[DR7] = self._debug[DR7], _DR7_OFF
         self._debug[8:] = [0] * 4
         self._update_dr7(self._env, wanted)
+        self.slot[slots.WATCH_HIT] = 0
         self.load_cr3(self.cr3)
         self.uc.ctl_flush_tb()

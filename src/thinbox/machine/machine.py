@@ -80,6 +80,16 @@ class Machine:
         """Virtual time."""
         return self.slot[slots.CLOCK]
 
+    @property
+    def busy_ns(self) -> int:
+        """Virtual time less what was slept in HLT: what the CPU has run."""
+        return self.slot[slots.CLOCK] - self.slot[slots.SLEPT]
+
+    @property
+    def interrupts(self) -> int:
+        """External interrupts delivered so far."""
+        return self.slot[slots.COUNT_IRQS]
+
     # -- devices ------------------------------------------------------------------------------------
     def _console_byte(self, value: int) -> None:
         self.console.append(value)
