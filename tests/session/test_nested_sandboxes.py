@@ -139,4 +139,30 @@ def test_cgroups_are_where_programs_look_and_only_the_tenants_own(guest):
              "cat /sys/fs/cgroup/red/pids.current /sys/fs/cgroup/blue/pids.current | wc -l")  # fmt: skip
     for result in run_tenants(guest, [TenantSpec(name, words) for name in ("red", "blue")]).values():
         none, tasks, refused, seen = result.stdout.decode().split()
-        assert (none, refused, seen) == ("0", "refused", "1") and 0 < int(tasks) < 10
+        assert (none, refused, seen) == ("0", "refused", "0") and 0 < int(tasks) < 10
+
+
+UNCOVER = (
+    "for m in /proc /sys/fs/cgroup /dev/shm /tmp /run /dev/pts /dev /sys; do umount -l $m; done 2>/dev/null; "
+    "ls -d /proc/1 /sys/fs/cgroup/*; for d in /dev/shm /tmp /run /dev /var /; do echo left > $d/left; done"
+)
+"""Take off whatever comes off, look at what was below, and leave something wherever it can be left."""
+
+
+@pytest.mark.parametrize("has_root", [False, True])
+def test_nothing_that_others_see_lies_below_a_tenants_own_mounts(guest, root, has_root):
+    """A tenant may take off what process 1 of its namespaces mounted, and nothing else."""
+    look = "sleep 1; " + UNCOVER.split("; for d")[0] + "; ls -d /*/left /dev/shm/left"
+    words = {"red": ("sh", "-c", UNCOVER), "blue": ("sh", "-c", "sleep 1; ls /*/left /dev/shm/left; echo looked")}
+    specs = [TenantSpec(name, command, rootfs=root if has_root else None) for name, command in words.items()]
+    found = run_tenants(guest, specs)
+    assert not found["red"].record.kills and not found["blue"].record.kills
+    assert found["red"].stdout == b"", found["red"].stdout
+    assert found["blue"].stdout == b"looked\n"
+    # The other way round: who has taken its mounts off looks, too.
+    specs = [
+        TenantSpec("red", ("sh", "-c", "echo left | tee /tmp/left /dev/shm/left; sleep 2")),
+        TenantSpec("blue", ("sh", "-c", look)),
+    ]
+    other = run_tenants(guest, specs)["blue"].stdout
+    assert other == b"", other

@@ -22,6 +22,7 @@ _AT_SYMLINK_NOFOLLOW = 0x100
 _NODE_KINDS = {EntryKind.FIFO: 0o010000, EntryKind.CHAR: 0o020000, EntryKind.BLOCK: 0o060000}
 _BIND = 0x1000
 _REC = 0x4000
+_REMOUNT, _RDONLY, _NOSUID = 0x20, 1, 2
 _CAPABILITY = "security.capability"
 
 WORKING_BYTES = 64 << 20
@@ -71,6 +72,28 @@ def share_mounts(root: str = ROOT) -> GuestScript:
         yield from call("mkdir", f"{root}/{name}", 0o1777 if name == "tmp" else 0o755)
     for name in ("proc", "sys", "dev"):
         yield from must("mount", f"/{name}", f"{root}/{name}", 0, _BIND | _REC, 0)
+
+
+def share_root(root: str) -> GuestScript:
+    """Make the guest's own root file system, none of its mounts, the root at `root`: to be read only."""
+    yield from must("mkdir", root, 0o755)
+    yield from must("mount", "/", root, 0, _BIND, 0)
+    yield from share_devices(root)
+    yield from must("mount", 0, root, 0, _REMOUNT | _BIND | _RDONLY, 0)
+
+
+def share_devices(root: str) -> GuestScript:
+    """Show the guest's sys and devices in the root of a tenant with namespaces of its own, read-only where it could
+    leave something for others.
+
+    Such a tenant may take off what it mounts itself (proc, tmp, /dev/shm, its cgroup), so nothing that is the guest's
+    may lie below that.
+    """
+    for name in ("proc", "sys", "dev", "tmp", "run"):
+        yield from call("mkdir", f"{root}/{name}", 0o1777 if name == "tmp" else 0o755)
+    for name in ("sys", "dev", "dev/pts"):
+        yield from must("mount", f"/{name}", f"{root}/{name}", 0, _BIND, 0)
+    yield from must("mount", 0, f"{root}/dev", 0, _REMOUNT | _BIND | _RDONLY | _NOSUID, 0)
 
 
 def _target(entry: RootfsEntry, root: str) -> bytes:

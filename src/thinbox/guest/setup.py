@@ -29,6 +29,7 @@ _MOUNTS = (
     ("devtmpfs", "/dev", "devtmpfs", 2, "mode=0755"),
     ("tmpfs", "/run", "tmpfs", 2 | 4, "mode=0755"),
     ("tmpfs", "/tmp", "tmpfs", 2 | 4, "mode=1777"),
+    ("tmpfs", "/mnt", "tmpfs", 0, "mode=0755"),
 )
 
 
@@ -42,7 +43,7 @@ def prepare_guest(agent: AgentChannel) -> GuestScript:
     yield from call("mount", "cgroup2", "/sys/fs/cgroup", "cgroup2", _MS_NOSUID_NODEV_NOEXEC, "")
     yield from must("mkdir", "/dev/pts", 0o755)
     yield from must("mount", "devpts", "/dev/pts", "devpts", 2 | 8, "gid=5,mode=620,ptmxmode=666")
-    yield from must("mkdir", "/dev/shm", 0o1777)
+    yield from must("mkdir", "/dev/shm", 0o755)
     yield from must("mount", "tmpfs", "/dev/shm", "tmpfs", 2 | 4, "mode=1777")
     for name, target in _LINKS:
         yield from must("symlink", target, name)

@@ -172,7 +172,7 @@ def find_program(agent: AgentChannel, options: TenantOptions) -> GuestScript:
         yield from must("close", handle)
         if mode & _S_IFMT == _S_IFDIR:
             reason = "is a directory"
-        elif candidate.endswith(_AGENT) and options.root == "/" and file == (yield from _agent_file(agent)):
+        elif candidate.endswith(_AGENT) and file == (yield from _agent_file(agent)):
             reason = "is thinbox's own agent in the guest, not a program"
         elif not mode & 0o111:
             reason = "is not executable"

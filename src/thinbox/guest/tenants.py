@@ -137,14 +137,12 @@ def _be_process_1(agent: AgentChannel, plan: TenantPlan, start: Start, gate: tup
 
 
 def _mount_own(name: str, root: str, *, has_image: bool) -> GuestScript:
-    prefix = "" if root == "/" else root
-    yield from must("mount", "proc", f"{prefix}/proc", "proc", _NOSUID_NODEV | 8, "")
-    yield from show_cgroup(name, prefix, writable=not has_image)
+    yield from must("mount", "proc", f"{root}/proc", "proc", _NOSUID_NODEV | 8, "")
+    yield from show_cgroup(name, root, writable=not has_image)
     if has_image:
         # Before /proc/sys is read-only; an image's own /tmp stays.
-        yield from open_low_ports(prefix)
-        yield from hide_proc(prefix)
+        yield from open_low_ports(root)
+        yield from hide_proc(root)
     for folder in ("/dev/shm",) if has_image else ("/tmp", "/dev/shm"):
-        yield from must("mount", "tmpfs", f"{prefix}{folder}", "tmpfs", _NOSUID_NODEV, "mode=1777")
-    if prefix:
-        yield from enter_root(root)
+        yield from must("mount", "tmpfs", f"{root}{folder}", "tmpfs", _NOSUID_NODEV, "mode=1777")
+    yield from enter_root(root)

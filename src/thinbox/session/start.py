@@ -11,7 +11,7 @@ from thinbox.boot.params import MAXIMUM_MEMORY_MIB
 from thinbox.errors import RootfsError
 from thinbox.guest.agent_channel import AgentChannel, GuestScript
 from thinbox.guest.engine_mounts import mount_engine_view, mount_sys_and_dev
-from thinbox.guest.populate import ROOT, populate_root, require_room, share_mounts
+from thinbox.guest.populate import ROOT, populate_root, require_room, share_devices, share_mounts, share_root
 from thinbox.guest.rootfs import open_rootfs
 from thinbox.guest.tenant import run_tenant
 from thinbox.guest.tenants import TenantPlan, first_id, run_tenants_script
@@ -54,14 +54,16 @@ def start_apart(
     plans = []
     for number, tenant in enumerate(tenants):
         options = tenant.options
-        root = f"/mnt/{tenant.name}" if tenant.has_own_root else "/"
+        root = f"/mnt/{tenant.name}"
         if options.image is not None:
             yield from _copy_image(agent, options.image, root, first_id(number), memory_mib, say)
             yield from mount_sys_and_dev(root)
         elif options.rootfs is not None:
             say(f"copying {options.rootfs} into the guest for {tenant.name}")
             yield from populate_root(agent, open_rootfs(options.rootfs), root, first_id(number))
-            yield from share_mounts(root)
+            yield from share_devices(root)
+        else:
+            yield from share_root(root)
         has_image = options.image is not None
         wanted = tenant.guest_options(root)
         if wanted.limits.tasks is None:
