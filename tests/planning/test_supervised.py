@@ -38,12 +38,23 @@ def test_every_call_of_a_loop_is_asked_about(tmp_path, name, supervisor):
 @pytest.mark.parametrize("name", ["getppid", "fork+wait"])
 def test_a_loop_ends_with_its_supervisor(tmp_path, name, supervisor):
     """As where thinbox is killed: nobody is left to answer for it."""
+    kill_the_supervisor(tmp_path, name, supervisor, lambda pid: calls_waiting(pid) >= 1)
+
+
+@pytest.mark.parametrize("supervisor", SUPERVISORS)
+@pytest.mark.parametrize("turn", range(5))
+def test_a_loop_ends_with_a_supervisor_killed_at_once(tmp_path, turn, supervisor):
+    """Somewhere between its birth and the first call that is asked about."""
+    kill_the_supervisor(tmp_path, "fork+wait", supervisor, lambda _: True)
+
+
+def kill_the_supervisor(tmp_path, name, supervisor, far_enough):
     program = tmp_path / "loop"
     program.write_bytes(build_supervised(name, (1 << 31) - 1, supervisor))
     program.chmod(0o755)
+    end = time.monotonic() + 300
     with subprocess.Popen([program], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as watcher:
-        end = time.monotonic() + 300
-        while not (below := descendants(watcher.pid)) or calls_waiting(below[0]) < 1:
+        while not (below := descendants(watcher.pid)) or not far_enough(below[0]):
             assert time.monotonic() < end
         watcher.send_signal(signal.SIGKILL)
     while any(runs(pid, program) for pid in Path("/proc").glob("[0-9]*")):

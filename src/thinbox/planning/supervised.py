@@ -43,7 +43,8 @@ def build_supervised(name: str, count: int, supervisor: str) -> bytes:
     watch = _answer_notices() if supervisor == NOTIFY else _let_stops_go_on()
     # The descriptors are shared until the supervisor has seen the listener, so that it has it too.
     flags = _SIGCHLD | (_CLONE_FILES if supervisor == NOTIFY else 0)
-    start = build_step(Step("mmap", (_SHARED, 4096, 3, 0x31, -1, 0))) + build_step(Step("clone", (flags, 0, 0, 0, 0)))
+    start = build_step(Step("getpid")) + b"\x41\x89\xc5"  # mov r13d, eax
+    start += build_step(Step("mmap", (_SHARED, 4096, 3, 0x31, -1, 0))) + build_step(Step("clone", (flags, 0, 0, 0, 0)))
     start += b"\x85\xc0\x0f\x85" + struct.pack("<i", len(child))  # test eax, eax; jnz over the child
     data = struct.pack("<HxxxxxxQ", 1, 0x410000 + _PROGRAM + 16) + struct.pack("<HBBI", 0x06, 0, 0, 0x7FC00000)
     return build_elf(start + child + watch, {_PROGRAM: data})
@@ -57,7 +58,7 @@ def _ask_to_be_notified() -> bytes:
     """
     return b"".join(
         (
-            build_step(Step("prctl", (1, 9, 0, 0, 0))),  # PR_SET_PDEATHSIG, SIGKILL
+            _die_with_the_supervisor(),
             build_step(Step("prctl", (38, 1, 0, 0, 0))),  # PR_SET_NO_NEW_PRIVS
             build_step(Step("seccomp", (1, 8, 0x410000 + _PROGRAM))),  # SET_MODE_FILTER, NEW_LISTENER
             b"\x89\x04\x25" + struct.pack("<I", _LISTENER),  # mov [listener], eax
@@ -102,9 +103,18 @@ def _answer_notices() -> bytes:
     return keep + wait + unshare + receive + struct.pack("<i", len(rest)) + rest + build_step(Step("exit_group", (1,)))
 
 
+def _die_with_the_supervisor() -> bytes:
+    """Ask for SIGKILL at the supervisor's end, and end here if that has been: whoever adopted this is not in r13d."""
+    failed = build_step(Step("exit_group", (1,)))
+    asked = build_step(Step("prctl", (1, 9, 0, 0, 0))) + build_step(Step("getppid"))  # PR_SET_PDEATHSIG, SIGKILL
+    return asked + b"\x44\x39\xe8\x74" + bytes((len(failed),)) + failed  # cmp eax, r13d; je over the end
+
+
 def _ask_to_be_traced() -> bytes:
+    """Stop for the supervisor. Where that ends before it sets `PTRACE_O_EXITKILL`, this would stay stopped for ever."""
+    ask = _die_with_the_supervisor() + build_step(Step("ptrace", (0, 0, 0, 0)))
     stop = build_step(Step("getpid")) + b"\x89\xc7" + _load(6, _SIGSTOP)  # mov edi, eax
-    return build_step(Step("ptrace", (0, 0, 0, 0))) + stop + _load(0, call_number("kill")) + b"\x0f\x05"
+    return ask + stop + _load(0, call_number("kill")) + b"\x0f\x05"
 
 
 def _let_stops_go_on() -> bytes:
