@@ -74,6 +74,15 @@ class Attacker(GuestProcess):
         """Make the CPU one with SMEP, as the kernel would have at boot (arch/x86/kernel/cpu/common.c, setup_smep)."""
         set_smep(self._machine, self.leak, self.text)
 
+    @property
+    def cpu_registers(self) -> tuple[int, ...]:
+        """The CPU's general registers, by encoding, where a watched instruction is about to run."""
+        return tuple(self._machine.cpu.regs)
+
+    def watch(self, place: int, function: Callable[[], None]) -> None:
+        """Call `function` whenever the instruction at `place` is about to run."""
+        self._attempt.watch(place, function)
+
     # -- attacking --------------------------------------------------------------------------------
     def attack(self, name: str, *args: Argument, bug: Bug | None = None) -> Steps:
         """Make a call of the attack; its value is the result, negative errno included."""

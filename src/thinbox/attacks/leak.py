@@ -92,6 +92,19 @@ class Leak:
             raise MachineError(f"{vaddr:#x} has no page table")
         return self.in_direct_map(8 * index), self._memory.words[index] & U64
 
+    def kernel_entry(self, vaddr: int) -> tuple[int, int]:
+        """Return (kernel address, value) of the entry that maps a kernel address, large or not."""
+        table = self._root & paging.FRAME_MASK
+        for shift in (39, 30, 21, 12):
+            place = table + 8 * (vaddr >> shift & 511)
+            value = self._memory.words[place >> 3] & U64
+            if not value & paging.PRESENT:
+                break
+            if shift == 12 or (value & paging.LARGE and shift != 39):
+                return self.in_direct_map(place), value
+            table = value & paging.FRAME_MASK
+        raise MachineError(f"{vaddr:#x} is not mapped in the kernel's address space")
+
     # -- objects ------------------------------------------------------------------------------------
     def cred(self, task: int) -> int:
         """Return the address of a task's struct cred."""

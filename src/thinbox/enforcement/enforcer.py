@@ -33,6 +33,7 @@ from thinbox.enforcement.tenants import Isolation, Tenant
 from thinbox.enforcement.undo import Undo
 from thinbox.enforcement.views import Views
 from thinbox.enforcement.violation_action import ViolationAction
+from thinbox.enforcement.wall import Wall
 from thinbox.errors import InputError
 from thinbox.isolation import fault, pagetable
 from thinbox.isolation.policies.live import Live
@@ -71,6 +72,7 @@ class Enforcer:
         self.faults = FaultHandler(target, tasks, self.grants, self.switch, self.violation_action)
         self.integrity = Integrity(target, tasks, self.grants)
         self.outside = OutsideWork(target, tasks)
+        self.wall: Wall | None = None
         self._helpers: dict[int, Tenant] = {}
         """For whom the kernel starts a program, by the address of its `struct subprocess_info`."""
         self._mm_at = target.view.facts.types.offset_of("task_struct", "mm")
@@ -110,6 +112,7 @@ class Enforcer:
                 self.cpu.add_code_hook(vaddr, partial(self._deferred_work_begins, work, vaddr))
             for vaddr in work.ends:
                 self.cpu.add_code_hook(vaddr, partial(self._deferred_work_ends, work))
+            self.wall = Wall(self.target, self.task_list, self.switch.views, self.violation_action)
         return self.switch.views
 
     def add_tenant(self, isolation: Isolation, record: RunRecord) -> Tenant:
@@ -145,6 +148,8 @@ class Enforcer:
         self.integrity.reset()
         if self.switch.views is not None:
             self.switch.views.reset()
+        if self.wall is not None:
+            self.wall.reset()
         for slot in (slots.ACTIVE, slots.SCI_ROOT, slots.KERNEL_ROOT, slots.RESUME_RSP, slots.LOG_COUNT):
             self.slot[slot] = 0
 
@@ -184,16 +189,23 @@ class Enforcer:
         tenant = self.tenants[name]
         if self.switch.views is not None or len(self.tenants) > 1:
             self.views.adopt(tenant, task, root)
-        self.task_list.running = state = self._add_task(task, root, tenant)
+        state = self._add_task(task, root, tenant)
+        self._runs(state)
         self.outside.begins()
         return state
+
+    def _runs(self, state: TaskState | None) -> None:
+        """The CPU runs a tenant's task from here on, or somebody else's."""
+        self.task_list.running = state
+        if self.wall is not None:
+            self.wall.runs(state)
 
     def disown_current(self) -> None:
         """The running task, between two calls, is no tenant's after all: its program could not be executed."""
         state = self.tasks.pop(self.view.current)
         self.integrity.forget(state)
         self.tables.free(state)
-        self.task_list.running = None
+        self._runs(None)
 
     def _add_task(self, task: int, root: int, tenant: Tenant) -> TaskState:
         state = TaskState(task, self.view.pid_of(task, root), tenant, bytes_mark=self.switch.executed())
@@ -253,8 +265,9 @@ class Enforcer:
         task = self.view.current
         if tenant is None or task in self.tasks:
             return
-        self.task_list.running = state = self._add_task(task, self.kernel_root, tenant)
+        state = self._add_task(task, self.kernel_root, tenant)
         state.is_helper, state.has_program = True, False
+        self._runs(state)
         self.outside.begins()
 
     def _switch_out(self) -> None:
@@ -277,7 +290,7 @@ class Enforcer:
                     return
             self.switch.sleep(state, call)
         self.outside.ends(state)
-        self.task_list.running = None
+        self._runs(None)
 
     def _switch_in(self) -> None:
         """`finish_task_switch(prev)`, run by the next task: back into its isolated call, if it is in one (9)."""
@@ -285,7 +298,7 @@ class Enforcer:
         if previous in self.tasks:
             self._bury_if_dead(previous)
         state = self.tasks.get(self.view.current)
-        self.task_list.running = state
+        self._runs(state)
         if state is None:
             return
         self.outside.begins()

@@ -1,6 +1,7 @@
 """The state SCI keeps for each task of a tenant, and for the call it is in."""
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from thinbox.enforcement.open_call import OpenCall
@@ -37,6 +38,8 @@ class TaskState:
     """It has been on the CPU with an address space of its own. What the kernel starts begins without one."""
     planned: "PlannedEntry | None" = None
     """What a plan decided for the call that is about to enter the kernel."""
+    number: int = field(default_factory=itertools.count(1).__next__)
+    """No two tasks have the same, also where one has another's `task_struct`."""
 
     @property
     def view(self) -> str:

@@ -206,14 +206,21 @@ class UserTables:
         base = self._kernel.read_u64(self._kernel.symbols.address_of("page_offset_base"), self._target.kernel_root)
         return (base + paddr) & U64
 
-    def _judge_leaf(self, own: str, rule: int, entry: int, _level: int) -> ViewVerdict:
+    def judge_access(self, state: "TaskState", rule: int, frame: int, *, is_write: bool) -> ViewVerdict:
+        """Judge an access of user code to the page `frame`, while its task runs (rule W3)."""
+        roots = (self._target.kernel_root & paging.FRAME_MASK, *map(self._pgd_of, self._mms(state)))
+        self._sought, self._tables = np.unique(np.array(roots, dtype=np.int64)), None
+        self._holders = frozenset()
+        return self._judge_leaf(state.tenant.name, rule, frame, mappings.LAST, is_write=is_write)
+
+    def _judge_leaf(self, own: str, rule: int, entry: int, _level: int, *, is_write: bool = False) -> ViewVerdict:
         frame = entry & paging.FRAME_MASK
         if frame in self._shared or frame < _LEGACY_END:
             return PLAIN_MAPPING
         facts = self._cgroups.facts(frame, self._target.kernel_root, self._holders)
         if facts.kind is PageKind.KERNEL and frame in self._unmarked_tables():
             return TABLE_MAPPING
-        return check_mapping(rule, own, facts)
+        return check_mapping(rule, own, facts, is_write=is_write)
 
     def _judge_entry(self, own: str, rule: int, entry: int, level: int) -> ViewVerdict:
         """An entry above the last level: the next table, or a large page, each part of which is judged."""

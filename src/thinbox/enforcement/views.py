@@ -106,6 +106,25 @@ class Views:
         self._grants.drain(state, call)
         return self._user_tables.check(state, call, self._words[view_rules.RULE], is_dead=is_dead)
 
+    @property
+    def host_words(self) -> int:
+        """Host address of the words of `isolation.view_rules`, which are those of the tenant that runs."""
+        return self._host_words
+
+    def charge_of(self, frame: int) -> tuple[int, int]:
+        """Return what `struct page` has of a page, as `isolation.wall_rules` compares it: its charge, and its file."""
+        words, memory = self._words.data, self._memory
+        at = view_rules.find_page(memory.words, memory.guest_bytes, self._target.view.kernel_root, words, frame)
+        if at < 0:
+            return 0, 0
+        return memory.words[(at + words[view_rules.MEMCG_AT]) >> 3], memory.words[
+            (at + words[view_rules.MAPPING_AT]) >> 3
+        ]
+
+    def check_user(self, state: "TaskState", frame: int, *, is_write: bool) -> ViewVerdict:
+        """Judge an access of user code of a task that runs, or of the kernel by a user address, to the page `frame`."""
+        return self._user_tables.judge_access(state, self._words[view_rules.RULE], frame, is_write=is_write)
+
     # -- pages that change hands -------------------------------------------------------------------------
     def recheck(self, call: "OpenCall") -> int:
         """Take back what the call, about to go on, holds and no longer plainly may; return how many pages."""

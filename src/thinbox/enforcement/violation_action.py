@@ -21,7 +21,7 @@ from thinbox.isolation.verdict import Access, AccessKind, Verdict, Violation
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.state_bits import IF, NT, TF
-from thinbox.records.run import Restored
+from thinbox.records.run import CallRecord, Restored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from thinbox.enforcement.target import Target
     from thinbox.enforcement.tasks import TaskList, TaskState
     from thinbox.enforcement.undo import Undo
-    from thinbox.records.run import CallRecord
 
 SIGSYS = 31
 MOST_RESTORED = 1000
@@ -139,6 +138,21 @@ class ViolationAction:
         self._cpu.flags = self._cpu.flags | IF
         self._cpu.jump(self._sites.undone_death)
 
+    def note_outside(
+        self, state: "TaskState", what: str, verdict: Verdict, access: Access, hidden: ViewVerdict | None
+    ) -> None:
+        """A task of a tenant was refused an access in no call of its own, but by `what`."""
+        record = CallRecord(-1, state.tenant.name, state.pid, -1, what, ())
+        self._remember(state, record, self._violation(state, record, verdict, access, hidden, undone=False))
+
+    def end_here(self, state: "TaskState") -> None:
+        """At the first instruction of an exception's handler: end the process, for what was noted, by SIGKILL."""
+        if state.call is not None:
+            self._switch.close(state, state.call, CallEvent.KILL)
+        self._cpu.regs[registers.RDI] = SIGKILL
+        self._cpu.flags = self._cpu.flags | IF
+        self._cpu.jump(self._sites.undone_death)
+
     def after_stop(self) -> None:
         """Between two runs of the CPU: roll a killed call back."""
         undo = self._undo
@@ -158,9 +172,21 @@ class ViolationAction:
         *,
         undone: bool,
     ) -> None:
+        self._remember(state, call.record, self._violation(state, call.record, verdict, access, hidden, undone=undone))
+
+    @staticmethod
+    def _violation(
+        state: "TaskState",
+        record: "CallRecord",
+        verdict: Verdict,
+        access: Access,
+        hidden: ViewVerdict | None,
+        *,
+        undone: bool,
+    ) -> Violation:
         isolation = state.tenant.isolation
-        violation = Violation(
-            call=call.record.name,
+        return Violation(
+            call=record.name,
             reason=verdict.reason,
             rule=verdict.rule,
             vaddr=access.vaddr,
@@ -173,7 +199,6 @@ class ViolationAction:
             view=None if hidden is None else isolation.view,
             owner=None if hidden is None else hidden.owner,
         )
-        self._remember(state, call.record, violation)
 
     def _remember(self, state: "TaskState", call: "CallRecord", violation: Violation) -> None:
         record = state.tenant.record

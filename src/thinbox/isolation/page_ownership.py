@@ -300,12 +300,15 @@ def _check_slab(rule: int, own: str, facts: PageFacts, other: str | None, functi
     return _refused("V2", f"it belongs to tenant {facts.here}: {kind_name(facts)}", facts.here, function)
 
 
-def check_mapping(rule: int, own: str, facts: PageFacts) -> ViewVerdict:
-    """Judge a user mapping of tenant `own` of the page of `facts`, found in its page table when a call ends (rule V7).
+def check_mapping(rule: int, own: str, facts: PageFacts, *, is_write: bool = False) -> ViewVerdict:
+    """Judge a user mapping of tenant `own` of the page of `facts`, found in its page table when a call ends (rule V7),
+    or by an access (`is_write`: a store) as it happens (rule W3).
 
     Preconditions: it is none of the kernel's own pages that every process may map (zeros, vDSO).
     """
     kind = facts.kind
+    if is_write and kind is PageKind.FILE and not facts.is_writable:
+        return _refused("V8", "a write to a file that the task may not write", None, None)
     if kind is PageKind.STATIC:
         return _refused("V7", f"a user mapping of {kind.value} data", None, None)
     if kind in (PageKind.SLAB, PageKind.TABLE, PageKind.FREE):

@@ -29,11 +29,10 @@ from thinbox.machine.delivery import GENERAL_PROTECTION, PAGE_FAULT, native
 from thinbox.machine.granting import active_root
 from thinbox.machine.intrinsics import address_of, call3, call7, load32, load64, store64, words_at
 from thinbox.machine.state_bits import HF_LONG_MODE
+from thinbox.machine.wall_hooks import FETCH, STORE, met_rule, must_come_back
 
 walk_access = compiled(paging.walk_access)
 
-STORE, FETCH = 1, 2
-"""MMUAccessType (include/hw/core/cpu.h); 0 is a load."""
 FETCHED, STORED = 1, 2
 """Marks of a page; one without was only loaded from, or never touched."""
 BUS_READ = 1 << 40
@@ -41,6 +40,8 @@ BUS_WRITE = BUS_READ + 4096
 """Two pages beyond every physical address the guest can name: one of ones, never written, and one never read."""
 _READ, _WRITE, _EXECUTE = 1, 2, 4
 _PAGE_BYTES = 4096
+NOWHERE = -1
+"""What was refused where nobody can be killed for it: the empty bus is reached instead."""
 _WP, _PAGING = 1 << 16, 1 << 31
 _PAE, _LA57, _SMEP = 1 << 5, 1 << 12, 1 << 20
 _SMAP_MODE, _USER_MODE = 0, 1
@@ -142,6 +143,23 @@ def set_ram(core, cpu, vaddr, entry, rights, access, mode):
     set_entry(core, cpu, vaddr, page << 12, rights, mode, size)
 
 
+@native
+def pass_wall(core, control, vaddr, entry, access, rights, is_user):
+    """Return what the wall says of an access to the guest's RAM (the rule it meets, 0, or NOWHERE), and what of its
+    rights the TLB may hold."""
+    asked, root = (vaddr & ~0xFFF) | (access + 1), load64(control + 24)
+    if core[slots.WALL_BUS] == asked:
+        core[slots.WALL_BUS] = 0
+        return NOWHERE, rights
+    if core[slots.WALL_PASS] == asked and core[slots.WALL_FRAME] == entry & paging.FRAME_MASK:
+        core[slots.WALL_PASS], rule = 0, 0
+    else:
+        rule = met_rule(core, root, vaddr, entry, access, is_user)
+    if not rule and access != STORE and rights & _WRITE and must_come_back(core, root, vaddr, entry, is_user):
+        rights &= ~_WRITE
+    return rule, rights
+
+
 @cfunc(
     types.boolean(_NATIVE, _NATIVE, types.CPointer(types.int64), types.int32, types.int32, types.int32, _NATIVE),
 )
@@ -159,6 +177,17 @@ def on_tlb_fill(cpu, vaddr, core, access, mode, probe, back):
         if not probe:
             refuse(core, control, vaddr, entry, access, mode, back)
         return False
+    if core[slots.WALL_SEALS] and (entry & paging.FRAME_MASK) + _PAGE_BYTES <= core[slots.GUEST_END]:
+        rule, rights = pass_wall(core, control, vaddr, entry, access, rights, mode == _USER_MODE)
+        if rule == NOWHERE:
+            set_bus(core, cpu, vaddr, rights, access, mode)
+            return True
+        if rule:
+            if not probe:
+                core[slots.WALL_HIT], core[slots.WALL_FRAME] = rule, entry & paging.FRAME_MASK
+                core[slots.WALL_CR2] = load64(control + 16)
+                refuse(core, control, vaddr, entry, access, mode, back)
+            return False
     if not entry & paging.ACCESSED or (access == STORE and not entry & paging.DIRTY):
         marks = paging.ACCESSED | (paging.DIRTY if access == STORE else 0)
         words_at(core[slots.WORDS])[core[slots.ENTRY_PLACE]] |= marks

@@ -230,6 +230,9 @@ def push_frame(core, root, rsp, frame, count, spares_users):
         if leaf == 0 or not leaf & paging.WRITABLE or (leaf & paging.FRAME_MASK) + 4096 > core[slots.GUEST_END]:
             note_fault(core, vaddr, paging.FAULT_WRITE | (leaf & paging.FAULT_PRESENT))
             return PAGE_FAULT
+        if core[slots.WALL_SEALS] and words_at(core[slots.WALL_SEALS])[(leaf & paging.FRAME_MASK) >> 12]:
+            note_fault(core, vaddr, paging.FAULT_WRITE | paging.FAULT_PRESENT)
+            return PAGE_FAULT
         if spares_users and leaf & paging.USER:
             note_fault(core, vaddr, paging.FAULT_WRITE | paging.FAULT_PRESENT)
             return PAGE_FAULT

@@ -19,6 +19,7 @@ from thinbox.machine.call_arguments import keep_int80_arguments, keep_syscall_ar
 from thinbox.machine.delivery import (
     DEBUG,
     EXCEPTION,
+    GENERAL_PROTECTION,
     INT80,
     INTERRUPT,
     INVALID_OPCODE,
@@ -123,6 +124,31 @@ def on_watch_code(uc, vaddr, _size, core):
         core[slots.WATCH_RIP] = vaddr
 
 
+@native
+def is_trap_first(uc, core, rip):
+    """Deliver the #DB of the instruction before the one at `rip`, if it is that which was hit: tell whether."""
+    if rip != core[slots.WATCH_RIP]:
+        # Its trap goes first, and this fault will be again.
+        report_hit(uc, core)
+        return True
+    # The one that hit did not end, and will hit again.
+    core[slots.WATCH_HIT] = 0
+    return False
+
+
+@native
+def ask_wall(uc, core, rule, vaddr, error, rip):
+    """Put an access that met a rule of the wall before Python; what it refuses and nobody is killed for here is a
+    general protection fault."""
+    core[slots.WALL_HIT] = rule
+    action = call3(core[slots.ON_WALL], vaddr, error, rip)
+    core[slots.WALL_HIT] = 0
+    if action == slots.RETRY and not error & paging.FAULT_FETCH:
+        uncount_block(core, rip)
+    if action == slots.DELIVER:
+        deliver_from(uc, core, GENERAL_PROTECTION, 0, EXCEPTION)
+
+
 @cfunc(types.void(types.int64, types.uint32, types.CPointer(types.int64)))
 def on_exception(uc, vector, core):
     """UC_HOOK_INTR: every exception and software interrupt."""
@@ -135,13 +161,15 @@ def on_exception(uc, vector, core):
     if is_stuck(uc, core):
         core[slots.STOP_DETAIL] = vector
         return
-    if core[slots.WATCH_HIT]:
-        if rip != core[slots.WATCH_RIP]:
-            # The one before was hit: its trap goes first, and this fault will be again.
-            report_hit(uc, core)
-            return
-        # The one that hit did not end, and will hit again.
-        core[slots.WATCH_HIT] = 0
+    hit, vaddr = core[slots.WALL_HIT], load64(env + core[slots.OFF_CR] + 16)
+    if hit:
+        core[slots.WALL_HIT] = 0
+        store64(env + core[slots.OFF_CR] + 16, core[slots.WALL_CR2])
+    if core[slots.WATCH_HIT] and is_trap_first(uc, core, rip):
+        return
+    if hit:
+        ask_wall(uc, core, hit, vaddr, error, rip)
+        return
     if vector == PAGE_FAULT:
         core[slots.COUNT_FAULTS] += 1
         if core[slots.ACTIVE]:

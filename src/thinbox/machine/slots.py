@@ -123,8 +123,25 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     # data breakpoints, see `watch_hooks`
     WATCH_HIT,  # the breakpoints that the last instruction hit, as in DR6; its #DB is to be delivered
     WATCH_RIP,  # where that instruction is
+    # the wall, see `wall_hooks`
+    WALL_SEALS,  # host address of one word for each page (`isolation.wall_rules`), 0 while there is no wall
+    WALL_ROOT,  # the kernel's own table, by which `struct page` is found
+    WALL_VIEW,  # host address of the words of `isolation.view_rules`
+    WALL_SEEN,  # host address of `wall_rules.SEEN_WORDS` for each page: what was judged of it
+    WALL_TENANT,  # the number of the tenant on the CPU, 0 if nothing is hidden from it
+    WALL_TASK,  # the number of its task: no two have the same
+    WALL_POKING,  # the root of the address space by which the kernel patches its text
+    WALL_TEXT,  # the kernel's text: first address, address behind it, frame of the first
+    WALL_TEXT_END,
+    WALL_TEXT_FRAME,
+    WALL_HIT,  # the rule that the access to be asked about met, 0 for none
+    WALL_CR2,  # what the guest must find in CR2 behind it
+    WALL_FRAME,  # the frame that it would reach
+    WALL_PASS,  # page and kind of the access that was asked about and may be, to `WALL_FRAME`
+    WALL_BUS,  # page and kind of the access that is to reach the empty bus
+    ON_WALL,  # asked about it
     FRAME,  # eight words: the exception frame being built
-) = range(106)
+) = range(122)
 
 SLOT_COUNT = FRAME + 8
 

@@ -1,0 +1,87 @@
+"""The wall: what is enforced for physical pages, whoever made the page table and whoever runs.
+
+Why it exists: a reduced page table judges reach, in a call. Damage can be planted in a call and used outside: by user
+code through its own page tables, by an interrupt, by the kernel's patched text. Each of these passes the TLB fill.
+
+Rules of this file:
+- The subset of Python that Numba compiles, but for the verdicts.
+- "No" whenever in doubt: then Python judges, with the page's facts (`enforcement.wall`).
+
+Source: Linux 6.1 arch/x86/kernel/vmlinux.lds.S, arch/x86/mm/init_64.c (mark_rodata_ro), arch/x86/kernel/alternative.c
+(__text_poke), arch/x86/entry/vdso/vma.c.
+"""
+
+from thinbox.isolation import view_rules
+from thinbox.isolation.verdict import Verdict
+from thinbox.isolation.view_rules import find_page, is_kernels, is_plain_mapping, is_slab
+from thinbox.paging import Words
+
+SEALED, FOR_ALL, DATA_FOR_ALL = 1, 2, 3
+"""Seals of a page: text and read-only data; zeros and the vDSO, which all may map; the vDSO's data, which the kernel
+writes. A page without one has 0."""
+STORE, CODE, MAPPING = 1, 2, 3
+"""What an access met: rules W1, W2 and W3."""
+SEEN_READ, SEEN_WRITE, SEEN_CHARGE, SEEN_FILE = range(4)
+SEEN_WORDS = 4
+"""What was judged of a page: the tenant that may read it, the task that may write it, and what `struct page` had."""
+
+
+def is_users_page(words: Words, frame_end: int, root: int, view: Words, paddr: int) -> bool:
+    """Tell whether the page of `paddr` is user memory or page cache: what holds no code of the kernel's."""
+    at = find_page(words, frame_end, root, view, paddr)
+    if at < 0 or words[(at + view[view_rules.FLAGS_AT]) >> 3] & view[view_rules.RESERVED]:
+        return False
+    if is_slab(words, view, at):
+        return False
+    data = words[(at + view[view_rules.MEMCG_AT]) >> 3]
+    if data & view_rules.DATA_FLAGS or (data != 0 and is_kernels(words, view, at)):
+        return False
+    return data != 0 or words[(at + view[view_rules.MAPPING_AT]) >> 3] != 0
+
+
+def is_admitted(
+    words: Words,
+    frame_end: int,
+    root: int,
+    view: Words,
+    seen: Words,
+    tenant: int,
+    task: int,
+    seal: int,
+    paddr: int,
+    is_store: bool,
+) -> bool:
+    """Tell whether the page of `paddr` is plainly for user code of `tenant` to read, or for `task` of it to store to.
+
+    `seen` are the `SEEN_WORDS` of the page. Page cache may be stored to by whoever may write the file, whoever it is
+    charged to: that is judged.
+    """
+    if seal >= FOR_ALL:
+        return not is_store
+    at = find_page(words, frame_end, root, view, paddr)
+    if at < 0:
+        return False
+    mapping = words[(at + view[view_rules.MAPPING_AT]) >> 3]
+    is_memory = mapping & view_rules.MAPPING_FLAGS
+    if (is_memory or not is_store) and is_plain_mapping(words, frame_end, root, view, paddr):
+        return True
+    charge = words[(at + view[view_rules.MEMCG_AT]) >> 3]
+    if charge == 0 or seen[SEEN_CHARGE] != charge or seen[SEEN_FILE] != mapping:
+        return False
+    return seen[SEEN_WRITE] == task if is_store else seen[SEEN_READ] == tenant
+
+
+def _refused(rule: str, reason: str) -> Verdict:
+    return Verdict(granted=False, rule=rule, reason=reason)
+
+
+REFUSED = {
+    STORE: _refused("W1", "a store to what nobody but the kernel's own patching of text writes"),
+    CODE: _refused("W2", "kernel code from where none is"),
+}
+"""What is refused without a look at the page's owner."""
+
+
+def refused_mapping(reason: str) -> Verdict:
+    """Return the verdict on an access of user code, or by a user address, to a page that is not the tenant's to map."""
+    return _refused("W3", f"an access of user code: {reason}")
