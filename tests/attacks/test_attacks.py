@@ -44,6 +44,13 @@ THROUGH_SCI = {
     "pipe-write-page-cache",
     "pipe-write-common-file",
     "forged-owner",
+    "zero-page",
+    "vdso-code",
+    "map-common-file",
+    "text-by-own-table",
+    "text-by-direct-map",
+    "remapped-text",
+    "forged-vm-ops",
 }
 BEST_POLICY, BEST_VIEW = "live+guard", "permissive"
 

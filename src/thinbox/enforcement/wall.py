@@ -80,6 +80,7 @@ class Wall:
         slot[slots.WALL_POKING] = translate(root, to_signed(word(poking + self._image.pgd_at)))
         slot[slots.WALL_TEXT], slot[slots.WALL_TEXT_END] = to_signed(text_start), to_signed(text_end)
         slot[slots.WALL_TEXT_FRAME] = translate(root, to_signed(text_start))
+        slot[slots.WALL_FLUSHES] = int(not self._target.view.uses_pti)
         # From here on the fill asks.
         slot[slots.WALL_SEALS] = keep(self._seals)
         self._cpu.load_cr3(self._cpu.cr3)

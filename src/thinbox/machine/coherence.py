@@ -148,6 +148,8 @@ def pass_wall(core, control, vaddr, entry, access, rights, is_user):
     """Return what the wall says of an access to the guest's RAM (the rule it meets, 0, or NOWHERE), and what of its
     rights the TLB may hold."""
     asked, root = (vaddr & ~0xFFF) | (access + 1), load64(control + 24)
+    if core[slots.ACTIVE]:
+        root = core[slots.KERNEL_ROOT]
     if core[slots.WALL_BUS] == asked:
         core[slots.WALL_BUS] = 0
         return NOWHERE, rights

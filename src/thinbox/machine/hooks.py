@@ -52,6 +52,13 @@ from thinbox.machine.state_bits import CPL_MASK, DEBUG_WORDS, DR6, HF_CS64, HF_I
 
 
 @native
+def forget_user_pages(uc, core):
+    """User code is left for the kernel: what it may reach is judged anew behind it, for a page may have changed hands."""
+    if core[slots.WALL_TENANT] and core[slots.WALL_FLUSHES]:
+        write_cr3(uc, core, load64(core[slots.ENV] + core[slots.OFF_CR] + 24))
+
+
+@native
 def deliver_from(uc, core, vector, error, origin):
     """Deliver, leaving the SCI table first if the CPU is on it (rule 4), and remember the way back.
 
@@ -66,6 +73,7 @@ def deliver_from(uc, core, vector, error, origin):
             core[slots.COUNT_USER_FAULTS] += 1
         else:
             core[slots.COUNT_USER_EXCEPTIONS] += 1
+        forget_user_pages(uc, core)
     nested = core[slots.ACTIVE]
     if nested:
         core[slots.ACTIVE] = 0
@@ -229,6 +237,7 @@ def on_syscall(uc, core):
         if answer == slots.ENTER_AND_REPEAT:
             back = here
             keep_syscall_arguments(core, compat)
+    forget_user_pages(uc, core)
     store64(env + RCX, back)
     store64(env + R11, flags & ~RF)
     entry = load64(env + core[slots.OFF_LSTAR])

@@ -134,6 +134,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     WALL_TEXT,  # the kernel's text: first address, address behind it, frame of the first
     WALL_TEXT_END,
     WALL_TEXT_FRAME,
+    WALL_FLUSHES,  # 1: no switch of tables flushes the TLB when user code is left, so the wall does
     WALL_HIT,  # the rule that the access to be asked about met, 0 for none
     WALL_CR2,  # what the guest must find in CR2 behind it
     WALL_FRAME,  # the frame that it would reach
@@ -141,7 +142,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     WALL_BUS,  # page and kind of the access that is to reach the empty bus
     ON_WALL,  # asked about it
     FRAME,  # eight words: the exception frame being built
-) = range(122)
+) = range(123)
 
 SLOT_COUNT = FRAME + 8
 

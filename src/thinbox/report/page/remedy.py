@@ -128,6 +128,20 @@ REMEDIES = {
         "The page cache of a file was written by a task that may not write the file, as Dirty Pipe did.",
         "Treat it as an attack, unless the task may write by a group or an access list and had not opened the file.",
     ),
+    "W1": Remedy(
+        "The kernel's text, its read-only data, the vDSO or the page of zeros was to be written, or a page table was "
+        "made to lie there.",
+        "Treat it as an attack: after its boot the kernel writes them by its own patching of text only.",
+    ),
+    "W2": Remedy(
+        "The kernel was to run code from user memory, from a file's page cache, or from another page in place of its "
+        "text.",
+        "Treat it as an attack.",
+    ),
+    "W3": Remedy(
+        "User code, or the kernel on its behalf, reached a page by a page table that was not the tenant's to map.",
+        "Treat it as an attack. A driver that maps kernel objects into programs in a way of its own would look alike.",
+    ),
     "pool": Remedy(
         "thinbox had no page left for the tenant's page tables: it made more of them than there is room for.",
         "Run fewer tasks at once (`tasks` in a file of tenants), or fewer tenants; all share a room that is fixed.",
