@@ -6,22 +6,13 @@ import capstone
 from elftools.elf.elffile import ELFFile
 
 from thinbox.audit.kernel_module import build_module
+from thinbox.kernel.module_file import ModuleFileShape
 
-OFFSETS = {"name": 24, "init": 312, "exit": 1200}
-
-
-class Layout:
-    """A `struct module` of some kernel."""
-
-    def size_of(self, _type_name: str) -> int:
-        return 1280
-
-    def offset_of(self, _type_name: str, member: str) -> int:
-        return OFFSETS[member]
+SHAPE = ModuleFileShape(module_bytes=1280, name_at=24, init_at=312, exit_at=1200)
 
 
 def test_a_module_has_the_sections_and_the_name_that_load_module_wants() -> None:
-    elf = ELFFile(io.BytesIO(build_module(Layout(), "audited", has_code=False)))
+    elf = ELFFile(io.BytesIO(build_module(SHAPE, "audited", has_code=False)))
     assert (elf.header.e_type, elf.header.e_machine) == ("ET_REL", "EM_X86_64")
     this = elf.get_section_by_name(".gnu.linkonce.this_module")
     assert len(this.data()) == 1280
@@ -32,7 +23,7 @@ def test_a_module_has_the_sections_and_the_name_that_load_module_wants() -> None
 
 
 def test_a_module_with_code_points_to_its_init_and_exit_functions() -> None:
-    elf = ELFFile(io.BytesIO(build_module(Layout(), "audited", has_code=True)))
+    elf = ELFFile(io.BytesIO(build_module(SHAPE, "audited", has_code=True)))
     symbols = elf.get_section_by_name(".symtab")
     code = elf.get_section_by_name(".text").data()
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from tests.support.fake_facts import fake_facts
 from thinbox.enforcement import protected_objects
 from thinbox.enforcement.protected_objects import ProtectedObjectReader
 from thinbox.isolation.policies.guard import ProtectedObject
@@ -21,9 +22,8 @@ class Kernel:
         for at, ids, count in ((OLD, old, usage), (NEW, new, 7)):
             self.put(at + USAGE, (count & 0xFFFFFFFF).to_bytes(4, "little"))
             self.put(at + FIRST, ids)
-        types = SimpleNamespace(offset_of=lambda *_key: 0)
         view = SimpleNamespace(
-            facts=SimpleNamespace(types=types), symbols=SimpleNamespace(find=lambda _name: None),
+            facts=fake_facts(members={"subprocess_info.path": 40}),
             read_u64=lambda at, _root: self.word(at, 8), read_u32=lambda at, _root: self.word(at, 4),
         )  # fmt: skip
         memory = SimpleNamespace(read_virtual=lambda _root, at, size: bytes(self.memory[at : at + size]))

@@ -5,6 +5,7 @@ import struct
 
 import pytest
 from tests.support.call_program import DATA, Step, results
+from thinbox.kernel.populate import find_populate
 from thinbox.planning.microbench import build_elf, build_step
 from thinbox.sandbox.plan_file import parse_plan
 from thinbox.session.session import RunOptions, run
@@ -37,7 +38,7 @@ def answer_calls(name, value):
     return {PROGRAM: code, FILTER: struct.pack("<HxxxxxxQ", len(rows), DATA + PROGRAM)}
 
 
-def test_a_page_that_is_said_to_be_there_and_is_not_is_a_bad_address(run_image):
+def test_a_page_that_is_said_to_be_there_and_is_not_is_a_bad_address(guest, run_image):
     """The tenant's own filter answers the call that would bring the page in, with success, as often as it is made."""
     steps = (
         Step("prctl", (38, 1, 0, 0, 0)),
@@ -47,9 +48,11 @@ def test_a_page_that_is_said_to_be_there_and_is_not_is_a_bad_address(run_image):
     )
     code = b"".join(build_step(step) for step in steps) + b"\x48\x89\x04\x25" + struct.pack("<I", DATA + ANSWER)
     code += build_step(Step("write", (1, DATA + ANSWER, 8))) + build_step(Step("exit_group", (0,)))
-    result = run_image(build_elf(code, answer_calls("madvise", 0)))
+    populate = find_populate(guest.facts).call(PAGE, write=True)
+    (done,) = populate.done
+    result = run_image(build_elf(code, answer_calls(populate.name, -done)))
     assert results(result.stdout) == [-errno.EFAULT]
-    assert [call.ret for call in result.record.calls if call.disposition == "populate"] == [0] * 65
+    assert [call.ret for call in result.record.calls if call.disposition == "populate"] == [done] * 65
 
 
 def interrupted_program(rounds):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from thinbox.image.btf import TypeTable
+    from thinbox.kernel.module_file import ModuleFileShape
 
 _PROGBITS, _SYMTAB, _STRTAB, _RELA = 1, 2, 3, 4
 _WRITE, _ALLOC, _EXEC = 1, 2, 4
@@ -31,21 +31,19 @@ class _Section:
     entry_bytes: int = 0
 
 
-def build_module(types: "TypeTable", name: str, *, has_code: bool) -> bytes:
+def build_module(shape: "ModuleFileShape", name: str, *, has_code: bool) -> bytes:
     """Return a module called `name`; with `has_code`, its init function returns 0 and its exit function nothing."""
-    module = bytearray(types.size_of("module"))
-    at = types.offset_of("module", "name")
-    module[at : at + len(name)] = name.encode()
+    module = bytearray(shape.module_bytes)
+    module[shape.name_at : shape.name_at + len(name)] = name.encode()
     strings = b"\0init_module\0cleanup_module\0"
     symbols = bytes(24)
     relocations = b""
     if has_code:
-        for number, (symbol, member, value) in enumerate(
-            (("init_module", "init", 0), ("cleanup_module", "exit", 16)), 1
-        ):
+        functions = (("init_module", shape.init_at, 0), ("cleanup_module", shape.exit_at, 16))
+        for number, (symbol, place, value) in enumerate(functions, 1):
             symbols += struct.pack("<IBBHQQ", strings.index(symbol.encode()), _GLOBAL_FUNCTION, 0, 1, value, 1)
-            info = number << 32 | _R_X86_64_64
-            relocations += struct.pack("<QQq", types.offset_of("module", member), info, 0)
+            if place is not None:
+                relocations += struct.pack("<QQq", place, number << 32 | _R_X86_64_64, 0)
     this = ".gnu.linkonce.this_module"
     return _write_elf(
         (

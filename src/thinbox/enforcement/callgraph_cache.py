@@ -13,6 +13,8 @@ import numpy as np
 from thinbox.address import PAGE_BYTES, to_signed
 from thinbox.image.cache import cache_dir, read_cached, store_bytes
 from thinbox.isolation.callgraph import CallGraph, build_callgraph
+from thinbox.kernel.ftrace import find_ftrace_pages
+from thinbox.kernel.function_tables import find_function_tables
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
@@ -20,23 +22,6 @@ if TYPE_CHECKING:
 
 GRAPH_VERSION = 3
 """Raise it whenever `build_callgraph` finds other edges, or the layout below changes."""
-DISPATCHERS = ("x64_sys_call", "x32_sys_call", "ia32_sys_call")
-"""arch/x86/entry/syscall_64.c: the functions that go to a handler by the call's number (since the mitigation of
-branch history injection; before it, the handler was called through the table). Nothing else is in them."""
-_OTHER_USES = (
-    ("sys_call_table", 8 * 1024),
-    ("ia32_sys_call_table", 8 * 1024),
-    ("x32_sys_call_table", 8 * 1024),
-)
-"""Tables of handlers, which are called by number, with the most bytes they may have."""
-_OTHER_RANGES = (
-    ("__start___ksymtab", "__stop___ksymtab"),
-    ("__start___ksymtab_gpl", "__stop___ksymtab_gpl"),
-    ("__start_kprobe_blacklist", "__stop_kprobe_blacklist"),
-    ("__start_error_injection_whitelist", "__stop_error_injection_whitelist"),
-    ("__start_mcount_loc", "__stop_mcount_loc"),
-)
-"""include/asm-generic/vmlinux.lds.h: tables that name functions for other uses than calling them."""
 _COUNTS = struct.Struct("<32sII")
 
 
@@ -48,7 +33,7 @@ def load_live_graph(view: "KernelView", memory: "Memory", entries: tuple[int, ..
     digest = hashlib.sha256(text)
     for piece in pieces:
         digest.update(piece)
-    dispatchers = tuple(vaddr for name in DISPATCHERS for vaddr in symbols.addresses_of(name))
+    dispatchers = find_function_tables(view.facts).dispatchers
     handlers = tuple(symbols.find(name) or 0 for name in view.facts.sys_call_table)
     path = cache_dir() / "graphs" / f"{digest.hexdigest()}.v{GRAPH_VERSION}.graph"
     starts = symbols.text_starts
@@ -100,36 +85,28 @@ def _elsewhere(view: "KernelView", memory: "Memory") -> bytes:
 
 
 def _ftrace_frames(view: "KernelView", memory: "Memory") -> set[int]:
-    """Return the frames that hold the list of every traceable function (kernel/trace/ftrace.c, struct ftrace_page)."""
-    symbols, types, root = view.symbols, view.facts.types, view.kernel_root
-    head = symbols.find("ftrace_pages_start")
-    if head is None:
+    """Return the frames that hold the list of every traceable function."""
+    pages, root = find_ftrace_pages(view.facts), view.kernel_root
+    if pages is None:
         return set()
-    next_at, records_at = types.offset_of("ftrace_page", "next"), types.offset_of("ftrace_page", "records")
-    count_at, size = types.offset_of("ftrace_page", "index"), types.size_of("dyn_ftrace")
     found = set()
-    group = view.read_u64(head, root)
+    group = view.read_u64(pages.head_at, root)
     while group:
-        start = view.read_u64(group + records_at, root)
-        size_bytes = size * view.read_u32(group + count_at, root)
+        start = view.read_u64(group + pages.records_at, root)
+        size_bytes = pages.record_bytes * view.read_u32(group + pages.count_at, root)
         found |= {paddr // PAGE_BYTES for paddr, _count in memory.spans(root, start, size_bytes)}
-        group = view.read_u64(group + next_at, root)
+        group = view.read_u64(group + pages.next_at, root)
     return found
 
 
 def _other_uses(view: "KernelView") -> list[tuple[int, int]]:
-    symbols = view.symbols
+    """Return the tables that name functions for other uses than calling them (start, exclusive end)."""
+    starts, tables = view.symbols.starts, find_function_tables(view.facts)
     found = []
-    for name, most_bytes in _OTHER_USES:
-        start = symbols.find(name)
-        if start is not None:
-            behind = symbols.starts[symbols.starts > start]
-            found.append((int(start), min(int(behind[0]), start + most_bytes)))
-    for first, last in _OTHER_RANGES:
-        start, end = symbols.find(first), symbols.find(last)
-        if start is not None and end is not None:
-            found.append((int(start), int(end)))
-    return found
+    for start, most_bytes in tables.handlers:
+        behind = starts[starts > start]
+        found.append((start, min(int(behind[0]), start + most_bytes)))
+    return [*found, *tables.ranges]
 
 
 def _pack(graph: CallGraph) -> bytes:

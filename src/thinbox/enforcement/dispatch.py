@@ -6,13 +6,14 @@ its place, and the kernel then runs that. What is recorded, isolated and planned
 Rules of this file: read from `struct pt_regs` on the kernel's stack, as the kernel reads it; nothing is decided here.
 
 Source: Linux 6.1 kernel/entry/common.c (`syscall_trace_enter`, the one place where a number is replaced),
-arch/x86/entry/common.c, arch/x86/include/asm/syscall.h; other kernels: `thinbox.kernel.entry`.
+arch/x86/entry/common.c; other kernels, and where the arguments lie: `thinbox.kernel.entry`, `pt_regs`.
 """
 
 from typing import TYPE_CHECKING
 
 from thinbox.address import U64
 from thinbox.kernel.entry import find_dispatchers
+from thinbox.kernel.pt_regs import find_regs
 from thinbox.machine import cpu as registers
 from thinbox.syscalls.table import call_name
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from thinbox.enforcement.target import Target
 
 COMPAT = "i386#"
-_NATIVE = ("di", "si", "dx", "r10", "r8", "r9")
-_COMPAT = ("bx", "cx", "dx", "si", "di", "bp")
 NOTHING = -1
 
 
@@ -47,9 +46,7 @@ class Dispatch:
         """The first instructions of what lets tracers and filters at the call, and returns the number."""
         self.switches = self._places.switches
         """The first instructions of what is handed the number, and calls the function of that number."""
-        offset = target.view.facts.types.offset_of
-        self._native = tuple(offset("pt_regs", name) for name in _NATIVE)
-        self._compat = tuple(offset("pt_regs", name) for name in _COMPAT)
+        self._regs = find_regs(target.view.facts)
 
     def return_address(self) -> int:
         """At such an instruction: where it returns to; 0 if that is no text of the kernel."""
@@ -69,7 +66,7 @@ class Dispatch:
         """Return the six arguments as the kernel's function will find them."""
         words = self._target.memory.words
         mask = 0xFFFFFFFF if compat else U64
-        places = self._compat if compat else self._native
+        places = self._regs.compat if compat else self._regs.native
         return tuple(words[(regs_paddr + place) >> 3] & mask for place in places)
 
     def answer(self, regs_paddr: int, result: int, *, at_entry: bool, compat: bool) -> None:

@@ -14,11 +14,14 @@ kernel/time/timer.c, kernel/time/hrtimer.c, kernel/rcu/tree.c, kernel/umh.c.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from thinbox.address import U64, to_signed
+from thinbox.kernel.io_uring import find_operation
+from thinbox.kernel.task_struct import find_task_struct
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.machine.native import hook_address
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from thinbox.enforcement.target import Target
     from thinbox.enforcement.tasks import TaskList, TaskState
     from thinbox.enforcement.tenants import Tenant
+    from thinbox.kernel.io_uring import OperationShape
     from thinbox.records.run import RunRecord
 
 MOST_NAMES = 64
@@ -60,11 +64,8 @@ class OutsideWork:
 
     def __init__(self, target: "Target", tasks: "TaskList") -> None:
         self._target, self._tasks, self._slot = target, tasks, target.slot
-        types = target.view.facts.types
-        self._comm_at = types.offset_of("task_struct", "comm")
-        has_ring = types.has_member("io_kiocb", "opcode")
-        self._opcode_at = types.offset_of("io_kiocb", "opcode") if has_ring else 0
-        self._submitter_at = types.offset_of("io_kiocb", "task") if types.has_member("io_kiocb", "task") else None
+        self._name_at = find_task_struct(target.view.facts).name_at
+        self._operation = find_operation(target.view.facts)
         self._put_off = np.zeros(len(PUT_OFF), dtype=np.int64)
         self._marks: tuple[int, ...] = ()
         address = target.cpu.keep_array(self._put_off)
@@ -79,8 +80,8 @@ class OutsideWork:
         find = self._target.view.symbols.addresses_with_variants
         found: dict[int, Callable[[], None]] = dict.fromkeys(find("get_signal"), self._signal)
         found |= dict.fromkeys(find("task_work_run"), self._task_work)
-        if self._opcode_at:
-            found |= dict.fromkeys(find("io_issue_sqe"), self._io_uring)
+        if self._operation is not None:
+            found |= dict.fromkeys(find("io_issue_sqe"), partial(self._io_uring, self._operation))
         return found
 
     # -- while a tenant's task is on the CPU --------------------------------------------------------------
@@ -120,23 +121,23 @@ class OutsideWork:
         if state is not None:
             self.count(state, "task work")
 
-    def _io_uring(self) -> None:
+    def _io_uring(self, operation: "OperationShape") -> None:
         """`io_issue_sqe(req, issue_flags)`: in a call it is the call's; in a thread of the kernel's it is outside."""
         view, word, root = self._target.view, self._target.memory.word_at, self._target.kernel_root
         request = self._target.cpu.regs[registers.RDI]
         state = self._tasks.running
-        if state is None and self._submitter_at is not None:
+        if state is None and operation.task_at is not None:
             # Before 5.12 workers are no threads of the process.
-            state = self._tasks.tasks.get(word(root, request + self._submitter_at))
+            state = self._tasks.tasks.get(word(root, request + operation.task_at))
         if state is None:
             return
-        at = request + self._opcode_at
+        at = request + operation.opcode_at
         opcode = word(root, at & ~7) >> 8 * (at & 7) & 0xFF
         name, where = operation_name(opcode), "in calls"
         if state.call is None:
-            comm_at = view.current + self._comm_at
-            comm = self._target.memory.read_virtual(root, to_signed(comm_at & U64), len(_POLLER))
-            where = "sqpoll" if comm == _POLLER else "worker"
+            name_at = view.current + self._name_at
+            thread = self._target.memory.read_virtual(root, to_signed(name_at & U64), len(_POLLER))
+            where = "sqpoll" if thread == _POLLER else "worker"
         gate = state.tenant.gate
         error = 0 if gate is None else gate.refuses_operation(state.pid, name)
         if error:

@@ -10,14 +10,12 @@ from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.isolation.policies.guard import ProtectedObject
 from thinbox.kernel.cred import find_cred_shape
+from thinbox.kernel.umh import find_usermode_helpers
 
 if TYPE_CHECKING:
     from thinbox.guest.kernel_view import KernelView
     from thinbox.machine.memory import Memory
 
-HELPERS = {"modprobe_path": 256, "poweroff_cmd": 256, "core_pattern": 128, "uevent_helper": 256}
-"""Paths of programs that run as root, and their sizes: kernel/module/kmod.c (KMOD_PATH_LEN), kernel/reboot.c
-(POWEROFF_CMD_PATH_LEN), fs/coredump.c (CORENAME_MAX_SIZE), lib/kobject_uevent.c (UEVENT_HELPER_PATH_LEN)."""
 _PATH_BYTES = 256
 """Longer than any path the kernel starts; a longer one is none of them."""
 _MOST_USERS = 1 << 24
@@ -29,14 +27,11 @@ class ProtectedObjectReader:
 
     def __init__(self, view: "KernelView", memory: "Memory") -> None:
         self._view, self._memory = view, memory
-        symbols, cred = view.symbols, find_cred_shape(view.facts)
+        cred, helpers = find_cred_shape(view.facts), find_usermode_helpers(view.facts)
         self._cred_at, self._namespace_at = cred.task_cred_at, cred.namespace_at
         self._first, self._bytes = cred.run_at, cred.run_bytes
-        self._program_at = view.facts.types.offset_of("subprocess_info", "path")
+        self._program_at, self._sizes = helpers.path_at, helpers.paths
         self._real_cred_at, self._usage_at = cred.task_real_cred_at, cred.usage_at
-        self._sizes: dict[int, int] = {
-            vaddr: size for name, size in HELPERS.items() if (vaddr := symbols.find(name)) is not None
-        }
 
     def identity(self, task: int, root: int) -> ProtectedObject:
         """Return a task's ids and capabilities as they are; `root` is the kernel's table."""

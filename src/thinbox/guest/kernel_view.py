@@ -13,7 +13,10 @@ from thinbox.address import PAGE_BYTES, U64, page_align_up, to_signed
 from thinbox.errors import MachineError
 from thinbox.isolation.baseline import CPU_ENTRY_AREA
 from thinbox.kernel.current import find_current
+from thinbox.kernel.entry_area import find_entry_area
+from thinbox.kernel.pt_regs import find_regs
 from thinbox.kernel.pti import USER_TABLE_BIT, WITNESS, measure_pti
+from thinbox.kernel.task_struct import DEAD, find_task_struct
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 
@@ -23,8 +26,6 @@ if TYPE_CHECKING:
 
 _NEW_PROGRAM = ("execve", "execveat", "rt_sigreturn")
 """Calls that return somewhere else without a signal."""
-_TASK_DEAD = 0x80
-"""include/linux/sched.h; the same since 4.14, and not in BTF (a macro)."""
 _SYSCALL_ENTRY = "entry_SYSCALL_64"
 """What LSTAR holds from the moment user space runs (arch/x86/kernel/cpu/common.c, `syscall_init`)."""
 _SLIDE_STEP = 2 << 20
@@ -50,24 +51,15 @@ class KernelView:
         self._check_banner(facts, delta, root)
         self.facts = facts = facts.slid(delta)
         self.symbols = facts.symbols
-        types = facts.types
-        current = find_current(facts)
+        current, task, regs = find_current(facts), find_task_struct(facts), find_regs(facts)
         self.per_cpu = self.read_u64(current.offsets_at, root) if current.offsets_at else 0
         """What is added to the symbol of a per-CPU variable."""
         self.current_paddr = self._paddr((self.per_cpu + current.task_at) & U64, root)
-        self.pid_offset = types.offset_of("task_struct", "pid")
-        self.tgid_offset = types.offset_of("task_struct", "tgid")
-        self.stack_offset = types.offset_of("task_struct", "stack")
-        self.state_offset = types.offset_of(
-            "task_struct", "__state" if types.has_member("task_struct", "__state") else "state"
-        )
-        self.ax_offset = types.offset_of("pt_regs", "ax")
-        self.ip_offset, self.sp_offset = types.offset_of("pt_regs", "ip"), types.offset_of("pt_regs", "sp")
-        self.frame_ax_offset = types.offset_of("rt_sigframe", "uc.uc_mcontext.ax")
-        self.orig_ax_offset = types.offset_of("pt_regs", "orig_ax")
-        self.regs_bytes = types.size_of("pt_regs")
-        self.flags_offset = types.offset_of("pt_regs", "flags")
-        self.dead_state = _TASK_DEAD
+        self.pid_offset, self.tgid_offset, self.stack_offset = task.pid_at, task.tgid_at, task.stack_at
+        self.state_offset, self.dead_state = task.state_at, DEAD
+        self.ax_offset, self.orig_ax_offset, self.flags_offset = regs.ax_at, regs.orig_ax_at, regs.flags_at
+        self.ip_offset, self.sp_offset, self.regs_bytes = regs.ip_at, regs.sp_at, regs.regs_bytes
+        self.frame_ax_offset = regs.frame_ax_at
         self.stack_bytes = self._find_stack_bytes((self.per_cpu + current.stack_end_at) & U64, root)
 
     def _measure_pti(self, witness: int) -> bool:
@@ -102,14 +94,13 @@ class KernelView:
 
     @property
     def entry_areas(self) -> tuple[tuple[int, int], ...]:
-        """The page of the IDT, and this CPU's `struct cpu_entry_area` (start, exclusive end), which newer kernels put
-        at random too (commit 97e3d26b5e5f, Linux 6.2): the task state segment in use lies in it."""
-        types = self.facts.types
-        inside = types.offset_of("cpu_entry_area", "tss") + types.offset_of("tss_struct", "x86_tss")
-        start = self._machine.cpu.task_state - inside
+        """The page of the IDT, and this CPU's `struct cpu_entry_area` (start, exclusive end), in which the task state
+        segment in use lies."""
+        area = find_entry_area(self.facts)
+        start = self._machine.cpu.task_state - area.task_state_at
         if start % PAGE_BYTES or start < CPU_ENTRY_AREA + PAGE_BYTES:
             raise MachineError("the task state segment is not in the cpu_entry_area; this kernel is built otherwise")
-        end = page_align_up(start + types.size_of("cpu_entry_area"))
+        end = page_align_up(start + area.area_bytes)
         return ((CPU_ENTRY_AREA, CPU_ENTRY_AREA + PAGE_BYTES), (start, end))
 
     @property

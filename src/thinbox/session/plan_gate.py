@@ -7,12 +7,11 @@ entry.
 Rules of this file:
 - A call of a tenant's task that no plan's rule and no default decides does not exist: `Plan.decide` always answers.
 - The first call is thinbox's own: the `execve` that starts the program is not judged.
-- A buffer the kernel has not brought in yet is brought in by a call made in between (`madvise`, populate), on the same
-  terms as the tenant's calls, and on the record.
+- A buffer the kernel has not brought in yet is brought in by a call made in between (`session.awaited_pages`), on the
+  same terms as the tenant's calls, and on the record.
 """
 
 import errno
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from thinbox.enforcement.planned_entry import PlannedEntry
@@ -31,6 +30,7 @@ from thinbox.sandbox.handlers.files import FILES
 from thinbox.sandbox.owned_files import Files
 from thinbox.sandbox.plan import Answer, Decision, Disposition, Plan
 from thinbox.sandbox.random_stream import RandomStream
+from thinbox.session.awaited_pages import ARGUMENTS, AwaitedPages, WaitingCall
 from thinbox.syscalls.io_uring import BY_PATH, calls_of_operation
 from thinbox.syscalls.table import call_name, call_number
 
@@ -46,32 +46,6 @@ MARKER_FD = 0xFFFFFFFF
 """`write` to descriptor -1 is a phase marker that any program can make: it fails with EBADF and does nothing else."""
 _TOP = 1 << 63
 _WRITE = 1
-_POPULATE_READ, _POPULATE_WRITE = 22, 23
-"""MADV_POPULATE_READ and _WRITE (include/uapi/asm-generic/mman-common.h, Linux 5.14)."""
-_ARGUMENTS = (slots.CALL_ARG0, slots.CALL_ARG1, slots.CALL_ARG2, slots.CALL_ARG3, slots.CALL_ARG4, slots.CALL_ARG5)
-_SAVED = (registers.RAX, registers.RDI, registers.RSI, registers.RDX)
-_MOST_WAITING = 32
-"""Emulated calls of one task that wait for a page, one in the signal handler of the other; of more, the oldest are
-forgotten: a handler that never returns leaves one behind."""
-_MOST_TRIES = 64
-"""Times that one page is brought in for one call."""
-_MOST_PAGES = 4096
-"""Pages brought in for one call; its buffers are at most 1 MiB or a path, so a handler that wants more runs in
-circles."""
-
-
-@dataclass(slots=True)
-class _Bringing:
-    """An emulated call that waits for a page: where it stands, its registers, and what happened so far."""
-
-    rip: int
-    rsp: int
-    saved: tuple[int, ...]
-    page: int
-    refused: set[int] = field(default_factory=set)
-    count: int = 0
-    again: int = 0
-    """How often the kernel said that it is there, and it was not: a fork takes the right to write it back."""
 
 
 class PlanGates:
@@ -115,13 +89,11 @@ class Gate:
         self._files = Files(plan.files)
         self._services = Services(enforcer.machine, enforcer.view, self._files, RandomStream(plan.seed))
         self._handlers = self._load_handlers()
-        self._bringing: dict[int, list[_Bringing]] = {}
-        """By task, the innermost last."""
+        self._awaited = AwaitedPages(enforcer)
         self._groups: dict[int, int] = {}
         """The process (thread group) of each task, and how many tasks each process has."""
         self._members: dict[int, int] = {}
         self._started = self._steady = False
-        self._populate = call_number("madvise")
         tenant.record.plan, tenant.gate = plan.name, self
 
     def _load_handlers(self) -> dict[str, Handler]:
@@ -139,10 +111,8 @@ class Gate:
         if is_compat:
             nr = self._slot[slots.CALL_NR] & 0xFFFFFFFF
             return self._act(state, nr, f"i386#{nr}", self._arguments(), self._plan.decide_compat())
+        waiting = self._awaited.take(state.task)
         nr = self._slot[slots.CALL_NR]
-        bringing = self._take_waiting(state.task)
-        if bringing is not None:
-            nr = self._brought(bringing)
         args = self._arguments()
         name = call_name(nr) if nr >= 0 else f"#{nr}"
         self._look_for_marker(nr, args)
@@ -150,16 +120,14 @@ class Gate:
         handler = self._handler(name, decision)
         if handler is not None:
             call = EmulatedCall(nr, name, args, state.task, state.pid, self._services)
-            if bringing:
-                call.refused = frozenset(bringing.refused)
+            if waiting:
+                call.refused = frozenset(waiting.refused)
             try:
                 return self._answer(state, call, decision, self._run(handler, call))
             except PageWantedError as wanted:
-                if bringing and (bringing.again >= _MOST_TRIES or bringing.count >= _MOST_PAGES):
-                    # It is said to be there and is not, time and again (a filter or a tracer of the tenant's answers),
-                    # or pages are wanted for ever: the tenant's affair.
+                if waiting and waiting.is_hopeless:
                     return self._answer(state, call, decision, -errno.EFAULT)
-                return self._bring(state, bringing, wanted, decision)
+                return self._bring(state, waiting, wanted, decision)
             except NotOursError:
                 decision = self._otherwise(decision)
         return self._act(state, nr, name, args, decision)
@@ -207,7 +175,7 @@ class Gate:
         return 0
 
     def _arguments(self) -> tuple[int, ...]:
-        return tuple(self._slot[slot] & U64 for slot in _ARGUMENTS)
+        return tuple(self._slot[slot] & U64 for slot in ARGUMENTS)
 
     @property
     def _isolated_by_default(self) -> bool:
@@ -306,56 +274,13 @@ class Gate:
         self._tenant.record.refusals.add(refusal)
         return refusal
 
-    # -- pages of emulated calls ------------------------------------------------------------------
-    def _bring(self, state: "TaskState", before: _Bringing | None, wanted: PageWantedError, decision: Decision) -> int:
+    def _bring(
+        self, state: "TaskState", before: WaitingCall | None, wanted: PageWantedError, decision: Decision
+    ) -> int:
         """Let the kernel bring a page in; the call instruction runs again behind that."""
-        regs = self._cpu.regs
-        saved = before.saved if before else tuple(regs[register] for register in _SAVED)
-        waiting = _Bringing(self._cpu.rip, regs[registers.RSP], saved, wanted.vaddr)
-        if before:
-            waiting.refused, waiting.count = before.refused, before.count + 1
-            waiting.again = before.again + 1 if before.page == wanted.vaddr else 0
-        pending = self._bringing.setdefault(state.task, [])
-        pending.append(waiting)
-        del pending[:-_MOST_WAITING]
-        advice = _POPULATE_WRITE if wanted.write else _POPULATE_READ
-        for register, value in zip(_SAVED, (self._populate, wanted.vaddr, 4096, advice), strict=True):
-            regs[register] = value
+        self._awaited.bring(state.task, before, wanted)
         state.planned = PlannedEntry(isolated=True, disposition="populate", line=decision.line)
         return slots.ENTER_AND_REPEAT
-
-    def _take_waiting(self, task: int) -> _Bringing | None:
-        """Return the call of `task` that goes on here, if one does; those that began in handlers within it are gone."""
-        pending = self._bringing.get(task, [])
-        for at in range(len(pending) - 1, -1, -1):
-            if self._is_same_call(pending[at]):
-                found = pending[at]
-                del pending[at:]
-                return found
-        return None
-
-    def _is_same_call(self, bringing: _Bringing) -> bool:
-        """Tell whether the call instruction runs again behind a page that was brought in: the registers are still those
-        of that, and not of another call that a signal's handler came to."""
-        regs = self._cpu.regs
-        here = (self._cpu.rip, regs[registers.RSP], regs[registers.RDI], regs[registers.RSI])
-        wanted = (bringing.rip, bringing.rsp, bringing.page, 4096)
-        return here == wanted and regs[registers.RDX] in (_POPULATE_READ, _POPULATE_WRITE)
-
-    def _brought(self, bringing: _Bringing) -> int:
-        """Put the registers of the emulated call back; return its number."""
-        regs = self._cpu.regs
-        if regs[registers.RAX]:
-            bringing.refused.add(bringing.page)
-        for register, value in zip(_SAVED, bringing.saved, strict=True):
-            regs[register] = value
-        low = bringing.saved[0] & 0xFFFFFFFF
-        nr = low - (low >> 31 << 32)
-        self._slot[slots.CALL_NR] = nr
-        for slot, register in ((slots.CALL_ARG0, 1), (slots.CALL_ARG1, 2), (slots.CALL_ARG2, 3)):
-            value = bringing.saved[register]
-            self._slot[slot] = value - (value >> 63 << 64)
-        return nr
 
     # -- tasks ------------------------------------------------------------------------------------
     def executed(self, task: int) -> None:
@@ -368,8 +293,7 @@ class Gate:
 
     def forked(self, parent: int, child: int) -> None:
         """A task has a child: it has what its parent has open, and returns where its parent does."""
-        waiting = self._bringing.get(parent, [])
-        self._bringing[child] = [replace(call, refused=set(call.refused)) for call in waiting]
+        self._awaited.forked(parent, child)
         self._join(parent)
         self._files.forked(self._groups[parent], self._group(child))
         self._join(child)
@@ -383,7 +307,7 @@ class Gate:
 
     def gone(self, task: int) -> None:
         """A task is dead: with the last one of a process its descriptors go."""
-        self._bringing.pop(task, None)
+        self._awaited.gone(task)
         group = self._groups.pop(task, None)
         if group is None:
             return

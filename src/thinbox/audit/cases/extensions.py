@@ -9,6 +9,7 @@ from thinbox.audit.case_process import Process
 from thinbox.audit.expect import POSITIVE, ZERO, fails
 from thinbox.audit.kernel_module import build_module
 from thinbox.harness.process import Steps
+from thinbox.kernel.module_file import find_module_file
 
 _NOBODY = 65534
 _NAME = "audited"
@@ -24,7 +25,7 @@ def _by_nobody(call: str, *args: int | str | bytes) -> None:
 # -- modules ------------------------------------------------------------------------------------------
 def _module_file(process: Process, *, has_code: bool = False) -> Steps:
     """A descriptor of a file that holds a module."""
-    content = build_module(process.facts.types, _NAME, has_code=has_code)
+    content = build_module(find_module_file(process.facts), _NAME, has_code=has_code)
     handle = yield from process.must("open", "module", os.O_CREAT | os.O_WRONLY, 0o644)
     yield from process.must("write", handle, process.buffer(content), len(content))
     yield from process.must("close", handle)
@@ -39,7 +40,7 @@ for _title, _has_code in (("without code", False), ("with code that runs", True)
 
     @success("init_module", _title)
     def init_module(process: Process, has_code: bool = _has_code) -> Steps:
-        content = build_module(process.facts.types, _NAME, has_code=has_code)
+        content = build_module(find_module_file(process.facts), _NAME, has_code=has_code)
         yield from process.measure(process.buffer(content), len(content), "", expect=ZERO)
         process.check((yield from _is_loaded(process)), "the module in /sys/module")
 
@@ -59,7 +60,7 @@ for _title, _has_code in (("without code", False), ("with code that runs", True)
 
 @error("init_module", "a second time")
 def init_module_twice(process: Process) -> Steps:
-    content = build_module(process.facts.types, _NAME, has_code=False)
+    content = build_module(find_module_file(process.facts), _NAME, has_code=False)
     place = process.buffer(content)
     yield from process.must("init_module", place, len(content), "")
     yield from process.measure(place, len(content), "", expect=fails(errno.EEXIST))
@@ -67,7 +68,7 @@ def init_module_twice(process: Process) -> Steps:
 
 @error("init_module", "damaged")
 def init_module_damaged(process: Process) -> Steps:
-    content = bytearray(build_module(process.facts.types, _NAME, has_code=False))
+    content = bytearray(build_module(find_module_file(process.facts), _NAME, has_code=False))
     content[0x28:0x30] = struct.pack("<Q", 1 << 40)  # The section headers are elsewhere.
     yield from process.measure(process.buffer(bytes(content)), len(content), "", expect=fails(errno.ENOEXEC))
 
