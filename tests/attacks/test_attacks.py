@@ -51,6 +51,9 @@ THROUGH_SCI = {
     "text-by-direct-map",
     "remapped-text",
     "forged-vm-ops",
+    "cred-in-prctl",
+    "cred-in-setresuid",
+    "first-namespace",
 }
 BEST_POLICY, BEST_VIEW = "live+guard", "permissive"
 

@@ -28,11 +28,18 @@ class Kernel:
         )  # fmt: skip
         memory = SimpleNamespace(read_virtual=lambda _root, at, size: bytes(self.memory[at : at + size]))
         shape = SimpleNamespace(
-            task_cred_at=CRED, task_real_cred_at=REAL, usage_at=USAGE, run_at=FIRST, run_bytes=len(IDS), namespace_at=40
+            task_cred_at=CRED,
+            task_real_cred_at=REAL,
+            usage_at=USAGE,
+            run_at=FIRST,
+            run_bytes=len(IDS),
+            namespace_at=40,
+            groups_at=48,
+            first_namespace_at=0,
         )
         monkeypatch.setattr(protected_objects, "find_cred_shape", lambda _facts: shape)
         self.reader = ProtectedObjectReader(view, memory)
-        self.known = ProtectedObject(OLD + FIRST, IDS, is_identity=True)
+        self.known = ProtectedObject(OLD + FIRST, IDS + bytes(16), is_identity=True)
 
     def put(self, at, data):
         self.memory[at : at + len(data)] = data
@@ -49,7 +56,7 @@ class Kernel:
 
 def test_what_was_changed_in_place_is_written_in_place(monkeypatch):
     kernel = Kernel(monkeypatch, old=OTHER)
-    assert kernel.put_back() == ((OLD + FIRST, IDS),)
+    assert kernel.put_back() == tuple((OLD + at, data) for at, data in ((FIRST, IDS), (40, bytes(8)), (48, bytes(8))))
 
 
 def test_pointers_are_put_back_to_what_is_still_there_and_counted(monkeypatch):

@@ -7,8 +7,6 @@ from tests.support.call_program import Step, build_program, load_word, results
 
 from thinbox import paging
 from thinbox.address import to_signed
-from thinbox.isolation import wall_rules
-from thinbox.machine import slots
 from thinbox.session.session import RunOptions, TenantSpec, run, run_tenants
 
 PLACE, PAGE = 0x500000, 4096
@@ -178,31 +176,3 @@ def test_a_neighbours_memory_is_out_of_reach(guest, tmp_path):
     assert killed is not None, results(found["spy"].stdout)
     assert (killed.rule, killed.owner) == ("W3", "neighbour")
     assert found["spy"].stdout == b"" and not found["neighbour"].record.kills
-
-
-@pytest.mark.parametrize("name", ["user address", "page cache", "text elsewhere"])
-def test_kernel_code_is_not_fetched_from_user_pages(guest, tmp_path, name):
-    """In an isolated call, of whose policy code from there is none either: the wall is asked first."""
-    forged = Forged(guest, tmp_path)
-    places = []
-
-    def choose(machine, enforcer):
-        cpu, words, end, root = machine.cpu, machine.memory.words, machine.memory.guest_bytes, enforcer.kernel_root
-        own = int(words[paging.entry_index(words, end, root, PLACE)]) & paging.FRAME_MASK
-        if name == "user address":
-            target = PLACE
-        else:
-            base = enforcer.view.read_u64(enforcer.view.symbols.address_of("page_offset_base"), root)
-            target = base + own
-        if name == "text elsewhere":
-            target = enforcer.view.symbols.address_of("__x64_sys_sethostname")
-        places.append(target)
-        seals = machine.cpu.slot
-        assert seals[slots.WALL_TEXT] and seals[slots.WALL_SEALS]
-        frame = machine.memory.tables.translate(root, to_signed(target)) & -PAGE
-        probe = wall_probe(machine, to_signed(target), own if name == "text elsewhere" else frame)
-        assert probe == wall_rules.CODE
-        return own
-
-    forged.run(choose)
-    assert places

@@ -1,4 +1,4 @@
-"""Reads what policy `guard` compares: the running task's ids and capabilities, and the paths of the kernel's helpers.
+"""Reads what policy `guard` compares: a task's ids, capabilities, user namespace and groups, and the paths of helpers.
 
 Rules of this file: read by the kernel's own types and symbols, through the kernel's own table; a kernel that lacks one
 of the paths has one object less.
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
-from thinbox.isolation.policies.guard import ProtectedObject
+from thinbox.isolation.policies.guard import POINTER_BYTES, ProtectedObject
 from thinbox.kernel.cred import find_cred_shape
 from thinbox.kernel.umh import find_usermode_helpers
 
@@ -30,23 +30,44 @@ class ProtectedObjectReader:
         cred, helpers = find_cred_shape(view.facts), find_usermode_helpers(view.facts)
         self._cred_at, self._namespace_at = cred.task_cred_at, cred.namespace_at
         self._first, self._bytes = cred.run_at, cred.run_bytes
+        self._first_namespace = cred.first_namespace_at
+        # What else is compared, by its place behind the run's first byte: a pointer each.
+        self._pointers_at = (cred.namespace_at - cred.run_at, cred.groups_at - cred.run_at)
         self._program_at, self._sizes = helpers.path_at, helpers.paths
         self._real_cred_at, self._usage_at = cred.task_real_cred_at, cred.usage_at
 
     def identity(self, task: int, root: int) -> ProtectedObject:
         """Return a task's ids and capabilities as they are; `root` is the kernel's table."""
         place = (self._view.read_u64(task + self._cred_at, root) + self._first) & U64
-        return ProtectedObject(place, self._content(place, root), is_identity=True)
+        return self._identity_at(place, root)
+
+    def _identity_at(self, place: int, root: int) -> ProtectedObject:
+        content = self._content(place, root)
+        return ProtectedObject(place, content, is_identity=True, first_namespace=self._first_namespace)
 
     def real_identity(self, task: int, root: int) -> ProtectedObject:
         """As `identity`, of `real_cred`: the task's own also while it works with others' for a while
         (`override_creds`, kernel/cred.c), as threads of io_uring do."""
         place = (self._view.read_u64(task + self._real_cred_at, root) + self._first) & U64
-        return ProtectedObject(place, self._content(place, root), is_identity=True)
+        return self._identity_at(place, root)
+
+    def _pieces(self, place: int) -> tuple[tuple[int, int], ...]:
+        """Where what is compared lies: (address, bytes) of each piece."""
+        return ((place, self._bytes), *((place + at & U64, POINTER_BYTES) for at in self._pointers_at))
+
+    def _writes(self, known: ProtectedObject) -> tuple[tuple[int, bytes], ...]:
+        """What to write so that there is what there was."""
+        wrote, at = [], 0
+        for place, size in self._pieces(known.vaddr):
+            wrote.append((place, known.content[at : at + size]))
+            at += size
+        return tuple(wrote)
 
     def _content(self, place: int, root: int) -> bytes:
         try:
-            return self._memory.read_virtual(root, to_signed(place), self._bytes)
+            return b"".join(
+                self._memory.read_virtual(root, to_signed(vaddr), size) for vaddr, size in self._pieces(place)
+            )
         except (LookupError, MachineError):
             # A forged pointer: nobody's ids, and so changed ones.
             return b""
@@ -64,7 +85,7 @@ class ProtectedObjectReader:
         pointers = [task + self._real_cred_at] if real_only else [task + self._real_cred_at, task + self._cred_at]
         wrong = [place for place in pointers if view.read_u64(place, root) != old]
         if not wrong:
-            return ((known.vaddr, known.content),)
+            return self._writes(known)
         is_real = view.read_u64(task + self._real_cred_at, root) == old
         try:
             usage = view.read_u32((old + self._usage_at) & U64, root)
@@ -75,7 +96,7 @@ class ProtectedObjectReader:
         if self._content(known.vaddr, root) != known.content:
             if not is_real:
                 return ()
-            wrote = [(known.vaddr, known.content)]
+            wrote = list(self._writes(known))
         else:
             wrote = []
         count = ((old + self._usage_at) & U64, (usage + len(wrong)).to_bytes(4, "little"))
@@ -83,7 +104,8 @@ class ProtectedObjectReader:
 
     def frames(self, task: int, known: ProtectedObject, root: int) -> tuple[int, ...]:
         """Return the frames that hold a task's ids and the pointer to them (guest-physical, ascending)."""
-        places = (known.vaddr, known.vaddr + self._bytes - 1, task + self._cred_at)
+        pieces = (vaddr + at for vaddr, size in self._pieces(known.vaddr) for at in (0, size - 1))
+        places = (*pieces, task + self._cred_at)
         return tuple(sorted({self.frame(place, root) for place in places}))
 
     def frame(self, vaddr: int, root: int) -> int:

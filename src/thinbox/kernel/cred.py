@@ -30,6 +30,7 @@ class CredShape:
     effective_at: int
     namespace_at: int
     first_namespace_at: int
+    groups_at: int
 
 
 def probe_cred(probe: Probe) -> CredShape:
@@ -48,6 +49,7 @@ def probe_cred(probe: Probe) -> CredShape:
         effective_at=probe.offset("cred.cap_effective"),
         namespace_at=probe.offset("cred.user_ns"),
         first_namespace_at=probe.symbol("init_user_ns"),
+        groups_at=probe.offset("cred.group_info"),
     )
 
 

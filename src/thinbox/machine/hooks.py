@@ -53,7 +53,7 @@ from thinbox.machine.state_bits import CPL_MASK, DEBUG_WORDS, DR6, HF_CS64, HF_I
 
 @native
 def forget_user_pages(uc, core):
-    """User code is left for the kernel: what it may reach is judged anew behind it, for a page may have changed hands."""
+    """User code is left for the kernel: behind it, what it may reach is judged anew, for pages may change hands."""
     if core[slots.WALL_TENANT] and core[slots.WALL_FLUSHES]:
         write_cr3(uc, core, load64(core[slots.ENV] + core[slots.OFF_CR] + 24))
 

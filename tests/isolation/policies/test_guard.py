@@ -1,5 +1,7 @@
 """Policy guard: what is compared at the end of a call, and who may change it."""
 
+import struct
+
 import pytest
 from thinbox.isolation.policies import load_policy
 from thinbox.isolation.policies.guard import CHANGES_IDENTITY, Guard, ProtectedObject, is_born_with
@@ -71,3 +73,83 @@ def test_a_task_is_born_with_its_parents_ids_and_in_a_new_namespace_with_other_c
     assert not is_born_with(IDENTITY, ROOT, in_new_namespace=True)
     gone = ProtectedObject(0x1000, b"", is_identity=True)
     assert not is_born_with(gone, gone, in_new_namespace=True)
+
+
+SETGID, SETUID, ALL = 1 << 6, 1 << 7, (1 << 41) - 1
+FIRST, OWN = 0xFFFFFFFF82000000, 0xFFFF888001000000
+
+
+def identity(users=(1000,) * 4, groups=(1000,) * 4, permitted=0, effective=None, namespace=FIRST, more=7, gap=0):
+    """As the kernel has it: since 6.3 a capability set is a word of its own, aligned."""
+    ids = [value for pair in zip(users, groups, strict=True) for value in pair]
+    sets = (0, permitted, permitted if effective is None else effective, ALL, 0)
+    content = (
+        struct.pack("<8I", *ids) + bytes(4 + gap) + struct.pack("<5Q", *sets) + struct.pack("<2Q", namespace, more)
+    )
+    return ProtectedObject(0x1000, content, is_identity=True, first_namespace=FIRST)
+
+
+@pytest.mark.parametrize("gap", [0, 4])
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("setuid", {}, {"users": (0,) * 4}),
+        ("setresuid", {"users": (1000, 1001, 1000, 1000)}, {"users": (1000, 0, 1000, 1000)}),
+        ("setgid", {}, {"groups": (0,) * 4}),
+        ("setuid", {}, {"groups": (0,) * 4}),
+        ("setgid", {"permitted": SETUID}, {"permitted": SETUID, "groups": (0,) * 4}),
+        ("setfsuid", {}, {"permitted": ALL}),
+        ("setuid", {}, {"permitted": 0, "effective": ALL}),
+        ("setuid", {"namespace": OWN}, {"namespace": FIRST}),
+        ("setgroups", {}, {"more": 8}),
+        ("setuid", {"permitted": SETGID}, {"permitted": SETGID, "more": 8}),
+        ("capset", {}, {"permitted": ALL}),
+        ("capset", {}, {"users": (0,) * 4}),
+        ("prctl", {}, {"permitted": ALL}),
+        ("keyctl", {}, {"users": (0,) * 4}),
+        ("keyctl", {}, {"namespace": OWN}),
+        ("unshare", {}, {"users": (0,) * 4}),
+        ("unshare", {}, {"permitted": ALL}),
+        ("unshare", {"namespace": OWN}, {"namespace": FIRST, "permitted": ALL}),
+        ("execve", {}, {"users": (0,) * 4}),
+        ("execve", {}, {"groups": (0, 1000, 1000, 1000)}),
+        ("execve", {"namespace": OWN}, {"namespace": FIRST}),
+        ("execve", {}, {"more": 8}),
+    ],
+)
+def test_a_call_gives_no_more_than_it_can(name, old, new, gap):
+    old, new = identity(**old, gap=gap), identity(**new, gap=gap)
+    verdict, vaddr = Guard().check_end(name, (old,), (new,))
+    assert (verdict.granted, verdict.rule, vaddr) == (False, "G7", 0x1000)
+
+
+@pytest.mark.parametrize("gap", [0, 4])
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("setuid", {"users": (0,) * 4, "permitted": ALL}, {}),
+        ("setresuid", {"users": (1000, 1001, 1002, 1000)}, {"users": (1002, 1000, 1001, 1001)}),
+        ("setuid", {"permitted": SETUID}, {"users": (5,) * 4, "permitted": SETUID}),
+        ("setgid", {"permitted": SETGID}, {"groups": (5,) * 4, "permitted": SETGID}),
+        ("setgroups", {"permitted": SETGID}, {"more": 8, "permitted": SETGID}),
+        ("capset", {"permitted": ALL}, {"permitted": SETUID}),
+        ("unshare", {}, {"namespace": OWN, "permitted": ALL}),
+        ("setns", {}, {"namespace": OWN, "permitted": ALL}),
+        ("execve", {}, {"users": (1000, 0, 0, 0), "permitted": ALL}),
+        ("execve", {"permitted": ALL}, {}),
+    ],
+)
+def test_what_a_call_can_give_it_may(name, old, new, gap):
+    assert Guard().check_end(name, (identity(**old, gap=gap),), (identity(**new, gap=gap),)) is None
+
+
+def test_ids_that_are_no_ids_any_more_are_changed_ones():
+    gone = ProtectedObject(0x1000, b"", is_identity=True, first_namespace=FIRST)
+    verdict, _vaddr = Guard().check_end("setuid", (identity(),), (gone,))
+    assert verdict.rule == "G7"
+
+
+def test_nobody_is_born_into_the_first_namespace_from_another():
+    parent = identity(namespace=OWN)
+    assert is_born_with(parent, identity(namespace=OWN + 4096, permitted=ALL), in_new_namespace=True)
+    assert not is_born_with(parent, identity(namespace=FIRST, permitted=ALL), in_new_namespace=True)

@@ -8,6 +8,7 @@ Allows every access. Cannot see: what was changed and put back, what was done wi
 object. A call that never ends is never compared. See docs/policies/guard.md.
 """
 
+import struct
 from dataclasses import dataclass
 
 from thinbox.isolation.policies.sci import DATA
@@ -16,6 +17,9 @@ from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 CODE = Verdict(granted=True, rule="G0", reason="code is not judged", cacheable=True)
 NEW_IDENTITY = Verdict(granted=False, rule="G1", reason="the task's ids or capabilities changed, in a call that cannot")
+TOO_MUCH = Verdict(
+    granted=False, rule="G7", reason="the task's ids or capabilities changed to what this call cannot give it"
+)
 NEW_HELPER = Verdict(granted=False, rule="G2", reason="the path of a program that the kernel starts changed")
 NEW_BETWEEN = Verdict(granted=False, rule="G3", reason="the task's ids or capabilities changed outside of its calls")
 FOREIGN_IDENTITY = Verdict(granted=False, rule="G5", reason="the call changed another task's ids or capabilities")
@@ -24,7 +28,7 @@ NEW_AT_BIRTH = Verdict(granted=False, rule="G6", reason="a new task has other id
 CHANGES_IDENTITY = frozenset(
     (
         *("setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid"),
-        *("capset", "prctl", "execve", "execveat", "unshare", "setns", "keyctl"),
+        *("capset", "prctl", "execve", "execveat", "unshare", "setns", "keyctl", "setgroups"),
     )
 )
 """kernel/sys.c, kernel/capability.c, security/commoncap.c, fs/exec.c, kernel/user_namespace.c, security/keys/keyctl.c:
@@ -45,6 +49,11 @@ drivers/video/fbdev/uvesafb.c, net/bpfilter/bpfilter_kern.c (the name of a drive
 _EUID_AT, _ID_BYTES = 16, 4
 _ALL_IDS_BYTES = 32
 """uid to fsgid: eight ids."""
+POINTER_BYTES = 8
+_CAPABILITY_BYTES = 8
+_KINDS = ("inheritable", "permitted", "effective", "bounding", "ambient")
+_CAP_SETGID, _CAP_SETUID = 6, 7
+"""include/uapi/linux/capability.h."""
 """struct cred: uid, gid, suid, sgid, euid; 4 bytes each (include/linux/cred.h)."""
 
 
@@ -55,6 +64,8 @@ class ProtectedObject:
     vaddr: int
     content: bytes
     is_identity: bool
+    first_namespace: int = 0
+    """Of an identity: the address of the first user namespace."""
 
     @property
     def is_root(self) -> bool:
@@ -80,9 +91,14 @@ class Guard:
         for old, new in zip(before, after, strict=True):
             if old.content == new.content:
                 continue
-            may = name in CHANGES_IDENTITY if new.is_identity else name in WRITES and before[0].is_root
-            if not may:
-                return NEW_IDENTITY if new.is_identity else NEW_HELPER, new.vaddr
+            if not new.is_identity:
+                if name in WRITES and before[0].is_root:
+                    continue
+                return NEW_HELPER, new.vaddr
+            if name not in CHANGES_IDENTITY:
+                return NEW_IDENTITY, new.vaddr
+            if not may_become(name, old, new):
+                return TOO_MUCH, new.vaddr
         return None
 
     def check_between(self, before: bytes, now: ProtectedObject) -> tuple[Verdict, int] | None:
@@ -101,9 +117,69 @@ class Guard:
         ), place
 
 
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """The bytes of an identity, taken apart."""
+
+    users: tuple[int, ...]
+    groups: tuple[int, ...]
+    capabilities: dict[str, int]
+    namespace: int
+    more_groups: int
+
+    @classmethod
+    def of(cls, content: bytes) -> "_Identity":
+        ids = struct.unpack_from("<8I", content)
+        end = len(content) - 2 * POINTER_BYTES
+        words = struct.unpack_from(f"<{len(_KINDS)}Q", content, end - len(_KINDS) * _CAPABILITY_BYTES)
+        namespace, more_groups = struct.unpack_from("<2Q", content, end)
+        return cls(ids[0::2], ids[1::2], dict(zip(_KINDS, words, strict=True)), namespace, more_groups)
+
+    def may(self, capability: int) -> bool:
+        return bool(self.capabilities["effective"] >> capability & 1)
+
+
+_IDENTITY_BYTES = _ALL_IDS_BYTES + 4 + len(_KINDS) * _CAPABILITY_BYTES + 2 * POINTER_BYTES
+_SETS_IDS = frozenset(
+    ("setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups")
+)
+_NEW_PROGRAM, _ENTERS_NAMESPACES = frozenset(("execve", "execveat")), frozenset(("unshare", "setns"))
+
+
+def may_become(name: str, old: ProtectedObject, new: ProtectedObject) -> bool:
+    """Tell whether call `name`, which may change ids, can have changed these so.
+
+    Without CAP_SETUID (CAP_SETGID) ids are exchanged among themselves (kernel/sys.c); permitted capabilities grow by a
+    new program and by a user namespace that is not the first one only (security/commoncap.c, kernel/user_namespace.c).
+    Which file a new program came from, and what a namespace maps ids to, is not looked at.
+    """
+    if not len(old.content) == len(new.content) >= _IDENTITY_BYTES:
+        return len(old.content) == len(new.content)
+    was, now = _Identity.of(old.content), _Identity.of(new.content)
+    is_elsewhere = now.namespace != was.namespace
+    if is_elsewhere and (name not in _ENTERS_NAMESPACES or now.namespace == new.first_namespace):
+        return False
+    if name in _NEW_PROGRAM:
+        # The real ids are those of before; the others may be the file's.
+        return now.users[0] == was.users[0] and now.groups[0] == was.groups[0] and now.more_groups == was.more_groups
+    if not is_elsewhere and now.capabilities["permitted"] & ~was.capabilities["permitted"]:
+        return False
+    if now.capabilities["effective"] & ~now.capabilities["permitted"]:
+        return False
+    if name not in _SETS_IDS:
+        return (now.users, now.groups, now.more_groups) == (was.users, was.groups, was.more_groups)
+    return (
+        (was.may(_CAP_SETUID) or set(now.users) <= set(was.users))
+        and (was.may(_CAP_SETGID) or set(now.groups) <= set(was.groups))
+        and (now.more_groups == was.more_groups or (name == "setgroups" and was.may(_CAP_SETGID)))
+    )
+
+
 def is_born_with(parents: ProtectedObject, now: ProtectedObject, *, in_new_namespace: bool) -> bool:
     """Tell whether a new task's ids are as `copy_creds` makes them (kernel/cred.c): its parent's; in a user namespace
     of its own (`create_user_ns`), its parent's with other capabilities."""
     if in_new_namespace:
+        if len(now.content) >= _IDENTITY_BYTES and _Identity.of(now.content).namespace == now.first_namespace:
+            return False
         return now.content[:_ALL_IDS_BYTES] == parents.content[:_ALL_IDS_BYTES] and bool(now.content)
     return now.content == parents.content

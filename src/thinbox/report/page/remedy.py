@@ -103,6 +103,11 @@ REMEDIES = {
         "A new task began with other ids or capabilities than those of the one that made it.",
         "Treat it as an attack. A child has its parent's, or all of them in a new user namespace of its own.",
     ),
+    "G7": Remedy(
+        "A call that may change ids gave its task ids, capabilities, groups or a user namespace that it cannot give.",
+        "Treat it as an attack: without CAP_SETUID a task exchanges the ids it has, and no call takes it into the "
+        "first user namespace.",
+    ),
     "P": Remedy(
         "The profile was learned from runs in which this call never used that code.",
         "If the program is trusted, learn again with this input among the runs (`--save-profile`); a profile knows "
