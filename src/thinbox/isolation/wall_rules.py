@@ -71,17 +71,15 @@ def is_admitted(
     return seen[SEEN_WRITE] == task if is_store else seen[SEEN_READ] == tenant
 
 
-def _refused(rule: str, reason: str) -> Verdict:
-    return Verdict(granted=False, rule=rule, reason=reason)
-
-
 REFUSED = {
-    STORE: _refused("W1", "a store to what nobody but the kernel's own patching of text writes"),
-    CODE: _refused("W2", "kernel code from where none is"),
+    STORE: Verdict(
+        granted=False, rule="W1", reason="a store to what nobody but the kernel's own patching of text writes"
+    ),
+    CODE: Verdict(granted=False, rule="W2", reason="kernel code from where none is"),
 }
 """What is refused without a look at the page's owner."""
 
 
 def refused_mapping(reason: str) -> Verdict:
     """Return the verdict on an access of user code, or by a user address, to a page that is not the tenant's to map."""
-    return _refused("W3", f"an access of user code: {reason}")
+    return Verdict(granted=False, rule="W3", reason=f"an access of user code: {reason}")
