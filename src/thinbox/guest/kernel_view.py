@@ -55,6 +55,7 @@ class KernelView:
         self.per_cpu = self.read_u64(current.offsets_at, root) if current.offsets_at else 0
         """What is added to the symbol of a per-CPU variable."""
         self.current_paddr = self._paddr((self.per_cpu + current.task_at) & U64, root)
+        self._ptrace_offset = types.offset_of("task_struct", "ptrace")
         self.pid_offset = types.offset_of("task_struct", "pid")
         self.tgid_offset = types.offset_of("task_struct", "tgid")
         self.stack_offset = types.offset_of("task_struct", "stack")
@@ -99,6 +100,10 @@ class KernelView:
                 found = b""
             if found != expected:
                 raise MachineError(f"the kernel's banner is not {delta:#x} bytes above where its symbols say")
+
+    def is_traced(self, task: int, root: int) -> bool:
+        """Tell whether somebody traces a task (include/linux/sched.h, `ptrace`)."""
+        return bool(self.read_u32(task + self._ptrace_offset, root))
 
     @property
     def entry_areas(self) -> tuple[tuple[int, int], ...]:
