@@ -14,7 +14,7 @@ Source: kernel/module/main.c (`init_module`, `load_module`), kernel/module/kmod.
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from thinbox.address import page_align_up
@@ -44,16 +44,21 @@ _REASONS = {
 
 
 def load_modules(
-    agent: AgentChannel, order: "LoadOrder", modules: "Iterable[Module]", said: Callable[[str], str]
+    agent: AgentChannel,
+    order: "LoadOrder",
+    modules: "Iterable[Module]",
+    said: Callable[[str], str],
+    parameters: Mapping[str, str] | None = None,
 ) -> GuestScript:
-    """Load modules in their order, before any tenant starts; `said(name)` is what the kernel printed of a module.
+    """Load modules in their order, before any tenant starts; `said(name)` is what the kernel printed of a module,
+    `parameters` are those of some, by name.
 
     Raises:
         InputError: the kernel does not take one that is required, or none of a choice.
     """
     refused: dict[str, int] = {}
     for module in modules:
-        result = yield from load_module(agent, module.data)
+        result = yield from load_module(agent, module.data, (parameters or {}).get(module.name, ""))
         if result < 0:
             refused[module.name] = -result
             if module.name in order.required:

@@ -59,14 +59,14 @@ class SessionModules:
             for vaddr in find_watched(opened.view.facts).programs_run:
                 opened.machine.cpu.add_code_hook(vaddr, self._helper_runs)
 
-    def load(self, names: tuple[str, ...]) -> GuestScript:
-        """Load these modules and what they need.
+    def load(self, names: tuple[str, ...], parameters: dict[str, str] | None = None) -> GuestScript:
+        """Load these modules and what they need; `parameters` are those of some, by name.
 
         Raises:
             InputError: there is no such module, or the kernel does not take it.
         """
         order = self.library.require(names)
-        yield from load_modules(self._opened.agent, order, self.library.load(order.names), self._said)
+        yield from load_modules(self._opened.agent, order, self.library.load(order.names), self._said, parameters)
 
     def start(self) -> GuestScript:
         """Load what is named, and answer the kernel from here on if that is wanted; raises as `load`."""

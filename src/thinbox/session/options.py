@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from thinbox.errors import InputError
+from thinbox.guest.disks import parse_disk
 from thinbox.guest.terminal import Terminal
 from thinbox.isolation.policies import Policy, load_policy
 from thinbox.isolation.view_rules import view_rule
@@ -88,6 +89,8 @@ class Confinement:
                 raise InputError(f"{who}{name} is a number above 0, not {limit!r}")
         if isinstance(self.modules, str) or not all(isinstance(name, str) and name for name in self.modules):
             raise InputError(f"{who}modules is a list of names, not {self.modules!r}")
+        if self.disk is not None:
+            parse_disk(self.disk, who)
         pairs = () if self.environment is None else self.environment
         if isinstance(pairs, str) or not all(isinstance(pair, str) and pair.find("=") > 0 for pair in pairs):
             raise InputError(f"{who}environment is a list of NAME=VALUE, not {pairs!r}")

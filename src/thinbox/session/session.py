@@ -19,6 +19,7 @@ from thinbox.enforcement.hang_detector import HangDetector
 from thinbox.errors import InputError
 from thinbox.guest.agent_channel import GuestScript
 from thinbox.guest.pump import TenantIo
+from thinbox.session.disks import prepare_disks
 from thinbox.session.event_recorder import EventRecorder
 from thinbox.session.modules import SessionModules
 from thinbox.session.opened import restore_guest
@@ -170,8 +171,9 @@ class Session:
         return {name: tenant.result(console) for name, tenant in self.tenants.items()}
 
     def _script(self) -> GuestScript:
-        yield from self._modules.start()
         memory_mib = self._guest.params.memory_mib
+        yield from prepare_disks(self.agent, self.tenants.values(), self._modules, memory_mib)
+        yield from self._modules.start()
         if self._host is not None:
             (tenant,) = self.tenants.values()
             yield from start_alone(self.agent, tenant, self._host.terminal, memory_mib, self._say)
