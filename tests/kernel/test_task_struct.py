@@ -6,6 +6,7 @@ from thinbox.errors import MissingFactError
 from thinbox.kernel.task_struct import find_task_struct
 
 OTHERS = {"task_struct.pid": 1256, "task_struct.tgid": 1260, "task_struct.stack": 32, "task_struct.comm": 1760}
+OTHERS["task_struct.ptrace"] = 48
 
 
 def test_5_14_the_state_is_a_word_of_32_bits():

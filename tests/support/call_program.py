@@ -12,14 +12,14 @@ RESULTS = DATA + 2048
 CODE = 0x400000
 
 
-def build_program(*steps):
-    """`Step`s, or bytes of code that leave a result in RAX."""
+def build_program(*steps, data=None):
+    """`Step`s, or bytes of code that leave a result in RAX; `data` goes to `DATA` by offset, 256 to 2047."""
     code = b""
     for number, step in enumerate(steps):
         code += step if isinstance(step, bytes) else build_step(step)
         code += b"\x48\x89\x04\x25" + struct.pack("<I", RESULTS + 8 * number)  # mov [abs], rax
     code += build_step(Step("write", (1, RESULTS, 8 * len(steps)))) + build_step(Step("exit_group", (0,)))
-    return build_elf(code)
+    return build_elf(code, data)
 
 
 def raw_call(rax: int) -> bytes:

@@ -32,6 +32,8 @@ class Options(TypedDict, total=False):
     `plan` is a plan, its file, or the name of one that comes with thinbox; `prefault` a profile's file. The root is
     `rootfs`, a folder or archive, or `image`, a container image; `user` a name or number, `env` variables beside the
     default ones, `workdir` where it starts, `stdin` bytes or a binary stream. `memory_bytes` and `tasks` limit it.
+    `modules` are kernel modules to load, with what they need, from the kernel's package or `modules_from`, a folder or
+    package; ["auto"] loads what the kernel asks for. `disk` is a disk of its own at /disk, "64M" or "64M:ext4".
     `faults` keeps every granted page, `coverage` the functions and pages of each call, `surface` measures what each
     call leaves to an exploit.
     """
@@ -50,12 +52,15 @@ class Options(TypedDict, total=False):
     stdin: bytes | BinaryIO | None
     memory_bytes: int | None
     tasks: int | None
+    modules: Sequence[str]
+    modules_from: PathLike | None
+    disk: str | None
     faults: bool
     coverage: bool
     surface: bool
 
 
-_PLAIN = ("policy", "isolate", "view", "on_violation", "user", "stdin", "memory_bytes", "tasks", "coverage")
+_PLAIN = ("policy", "isolate", "view", "on_violation", "user", "stdin", "memory_bytes", "tasks", "disk", "coverage")
 
 
 @dataclass(frozen=True, init=False)
@@ -108,6 +113,10 @@ def _values(command: Sequence[str], options: Options, level: int) -> tuple[tuple
         raise InputError("image and rootfs exclude each other: a tenant has one root")
     if root is not None:
         values["rootfs"] = Path(root)
+    modules, folder = options.get("modules", ()), options.get("modules_from")
+    values["modules"] = modules if isinstance(modules, str) else tuple(modules)
+    if folder is not None:
+        values["modules_from"] = Path(folder)
     launch = _launch(command, options, level)
     if image is not None:
         values["image"] = _image(image, options.get("workdir"), level)

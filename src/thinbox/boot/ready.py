@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from thinbox.errors import CacheError
 if TYPE_CHECKING:
     from thinbox.image.companions import KernelSpec
     from thinbox.image.facts import KernelFacts
+    from thinbox.image.source import KernelFile
     from thinbox.machine.snapshot import Snapshot
 
 Progress = Callable[[str], None]
@@ -27,7 +28,8 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ReadyGuest:
-    """A guest that waits for a tenant: its snapshot, and the facts of its kernel, where KASLR put it."""
+    """A guest that waits for a tenant: its snapshot, and the facts of its kernel, where KASLR put it; `kernel` is the
+    file that the kernel was found in, for what lies beside it."""
 
     facts: "KernelFacts"
     snapshot: "Snapshot"
@@ -35,6 +37,7 @@ class ReadyGuest:
     from_cache: bool
     console: str
     initramfs_sha256: str = ""
+    kernel: "KernelFile | None" = None
 
 
 def prepare(
@@ -55,7 +58,8 @@ def prepare(
     params = params or BootParams()
     say = progress or (lambda _line: None)
     threading.Thread(target=_import_machine, daemon=True).start()
-    image, facts = load_facts(resolve_kernel(kernel, say), say)
+    file = resolve_kernel(kernel, say)
+    image, facts = load_facts(file, say)
     from thinbox.guest.initramfs import build_initramfs, fetch_busybox
 
     initramfs = build_initramfs(fetch_busybox(say))
@@ -64,17 +68,17 @@ def prepare(
     path = cache_dir() / "snapshots" / f"{key}.snapshot"
     found = None if rebuild else _load(path, say)
     if found is not None:
-        return _ready(facts, found, params, initramfs, from_cache=True)
+        return replace(_ready(facts, found, params, initramfs, from_cache=True), kernel=file)
     with lock(f"snapshot-{key}"):
         found = None if rebuild else _load(path, lambda _line: None)
         if found is not None:
-            return _ready(facts, found, params, initramfs, from_cache=True)
+            return replace(_ready(facts, found, params, initramfs, from_cache=True), kernel=file)
         snapshot = _boot(image, facts, initramfs, params, say)
         try:
             _store(path, snapshot)
         except CacheError as error:
             say(f"warning: {error}")
-    return _ready(facts, snapshot, params, initramfs, from_cache=False)
+    return replace(_ready(facts, snapshot, params, initramfs, from_cache=False), kernel=file)
 
 
 def _ready(

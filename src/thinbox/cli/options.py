@@ -177,3 +177,34 @@ def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def guest_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what a tenant finds in the guest beside the kernel: --modules, --modules-from, --disk."""
+    for option in (
+        click.option(
+            "--disk",
+            metavar="SIZE[:FS]",
+            help="A disk of its own, in memory, mounted at /disk: 64M, 64M:ext2. [FS: ext4]",
+        ),
+        click.option(
+            "--modules-from",
+            type=click.Path(path_type=Path),
+            metavar="DIR|DEB",
+            help="Where the kernel's modules are. [default: its package]",
+        ),
+        click.option(
+            "--modules",
+            default="",
+            callback=_split_names,
+            metavar="NAME[,NAME…]|auto",
+            help="Load these modules of the kernel, and what they need, before the program starts; auto: when the "
+            "kernel asks for them. [default: none]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _split_names(_context: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(",") if name.strip())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thinbox.cli.options import OnceCommand, kaslr_options, machine_options, workload_options
+from thinbox.cli.options import OnceCommand, guest_options, kaslr_options, machine_options, workload_options
 from thinbox.cli.progress import ProgressLine
 from thinbox.errors import InputError
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     "--isolate", default="all", show_default=True, metavar="all|none|CALL,…", help="Which calls run isolated."
 )
 @workload_options
+@guest_options
 @click.option(
     "--tty/--no-tty", "-t/-T", "wants_tty", default=None, help="Give the program a terminal. [default: if yours is one]"
 )
@@ -218,6 +219,9 @@ class _One:
             on_violation=options["on_violation"],
             view=options["view"] or "none",
             plan=_plan(options["plan_name"]),
+            modules=options["modules"],
+            modules_from=options["modules_from"],
+            disk=options["disk"],
             stdin=_stdin(),
             terminal=terminal,
             keys=_keys(self._yours),
@@ -256,6 +260,9 @@ class _Several:
             "workdir": options["workdir"],
             "plan": options["plan_name"],
             "prefault": options["prefault"],
+            "modules": options["modules"],
+            "modules_from": options["modules_from"],
+            "disk": options["disk"],
             "keep_faults": _keeps_faults(options),
             "coverage": options["coverage_path"] is not None,
         }

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _STREAMS = {1: "stdout", 2: "stderr"}
 _FIELDS = (
     "command", "policy", "isolate", "view", "on_violation", "rootfs", "image", "entrypoint", "user", "env", "workdir",
-    "stdin", "memory_bytes", "tasks", "plan", "prefault",
+    "stdin", "memory_bytes", "tasks", "plan", "prefault", "modules", "disk",
 )  # fmt: skip
 """What a table `[tenant.NAME]` may have."""
 _PATHS = ("rootfs", "image", "prefault", "plan")
@@ -75,6 +75,8 @@ def load_tenants(path: Path, defaults: dict[str, Any], say: Say | None = None) -
         where = f"{path}, tenant {name}"
         values |= table | {key: _place(path, where, key, table[key]) for key in _PATHS if key in table}
         values["command"] = tuple(_split(values.get("command", ())))
+        if "modules" in table:
+            values["modules"] = (*defaults.get("modules", ()), *table["modules"])
         if "entrypoint" in table:
             values["entrypoint"] = json.dumps(list(_split(table["entrypoint"])))
         if isinstance(values.get("stdin"), str):
@@ -135,7 +137,10 @@ def _spec(
     }
     launch = plan_tenant(image, asked, None)
     plan, prefault = values.get("plan"), values.get("prefault")
-    kept = ("policy", "isolate", "view", "on_violation", "rootfs", "stdin", "memory_bytes", "tasks")
+    kept = (
+        *("policy", "isolate", "view", "on_violation", "rootfs", "stdin", "memory_bytes", "tasks"),
+        *("modules", "modules_from", "disk"),
+    )
     return TenantSpec(
         name,
         launch.command,
@@ -157,6 +162,8 @@ def _require_kinds(where: str, table: dict[str, Any]) -> None:
         if key in ("command", "entrypoint"):
             words = value if isinstance(value, list) else [value]
             good, wanted = all(isinstance(word, str) for word in words), "a string or a list of words"
+        elif key == "modules":
+            good, wanted = isinstance(value, list) and all(isinstance(word, str) for word in value), "a list of names"
         elif key == "env":
             good = isinstance(value, dict) and all(isinstance(word, str) for word in value.values())
             wanted = "a table of strings"

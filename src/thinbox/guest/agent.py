@@ -30,6 +30,11 @@ LOOP_VADDR = _VADDR + _HEADERS_BYTES
 """Where the loop begins."""
 
 
+def agent_code() -> bytes:
+    """Return the loop as it lies at `LOOP_VADDR`."""
+    return _CODE
+
+
 @cache
 def build_agent() -> bytes:
     """Return the agent as a static ELF executable."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from thinbox.address import PAGE_BYTES, U64
 from thinbox.errors import MachineError, ThinboxError
+from thinbox.guest.agent import LOOP_VADDR, agent_code
 from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 from thinbox.syscalls.table import call_number
@@ -86,6 +87,8 @@ class AgentChannel:
         """What the next child of a process of the agent's does, and its part of the scratch."""
         self._every_child: tuple[Callable[[], GuestScript], int] | None = None
         """What makes the script of each child that no `_next_child` waits for."""
+        self._expected: dict[int, Callable[[], GuestScript]] = {}
+        """What makes the script of a process that the kernel itself starts with the agent's program."""
         self._watches_births = False
         self.parked = False
         self.make_view: Callable[[], KernelView] | None = None
@@ -102,6 +105,7 @@ class AgentChannel:
         task = self.require_view().current
         self._scripts, self._areas, self._next_child, self._every_child = {task: work}, {task: 0}, None, None
         self._fresh.clear()
+        self._expected.clear()
         self._watch_births()
         self._advance(task, None)
 
@@ -120,6 +124,31 @@ class AgentChannel:
         next(work)
         self._scripts[task] = work
         self._areas[task] = CHILD_AREA
+
+    def expect(self, task: int, make_work: "Callable[[], GuestScript]") -> None:
+        """Let `task`, which the kernel is about to make a process of the agent's program, do a script when it calls.
+
+        Preconditions:
+        - The script's calls have numbers for arguments: the process does not share the scratch.
+        """
+        self._expected[task] = make_work
+
+    def _is_expected(self, task: int) -> bool:
+        """Bind the script of a process that the kernel started, if what runs in it is the agent's code."""
+        make_work = self._expected.pop(task, None)
+        code = agent_code()
+        root = self.require_view().kernel_root
+        try:
+            found = self._machine.memory.read_virtual(root, LOOP_VADDR, len(code))
+        except (LookupError, MachineError):
+            return False
+        inside = LOOP_VADDR <= self._machine.cpu.rip <= LOOP_VADDR + len(code)
+        # Whoever traces it already could change what it calls.
+        traced = self.require_view().is_traced(task, root)
+        if make_work is None or found != code or not inside or traced:
+            return False
+        self._scripts[task], self._areas[task] = make_work(), 0
+        return True
 
     def task_of_area(self, area: int) -> int:
         """Return the task whose work uses the scratch from offset `area`; LookupError if there is none."""
@@ -145,6 +174,9 @@ class AgentChannel:
             self._advance(self.view.current, None)
             return 1
         task = self.view.current
+        if task in self._expected and self._is_expected(task):
+            self._advance(task, None)
+            return 1
         if task not in self._scripts:
             return 0
         if task in self._fresh:
@@ -191,6 +223,7 @@ class AgentChannel:
     def forget(self, task: int) -> None:
         """The process became something else (execve); its hypercalls are no longer answered."""
         self._scripts.pop(task, None)
+        self._expected.pop(task, None)
         self._fresh.discard(task)
 
     def _advance(self, task: int, result: int | None) -> None:
@@ -262,6 +295,19 @@ class AgentChannel:
         middle = self._machine.memory.words.pages[[frame // PAGE_BYTES for frame in self._frames[at : at + whole]]]
         done = first + whole * PAGE_BYTES
         return self.read(vaddr, first) + middle.tobytes() + self.read(vaddr + done, size - done)
+
+    def write_own(self, vaddr: int, data: bytes) -> bool:
+        """Copy `data` to `vaddr` of the process that calls, memory it has just mapped and populated; return whether all
+        of it was there to be written."""
+        root = self.require_view().kernel_root
+        done = 0
+        try:
+            for paddr, count in self._machine.memory.spans(root, vaddr, len(data)):
+                self._machine.memory.write(paddr, data[done : done + count])
+                done += count
+        except (LookupError, MachineError):
+            return False
+        return done == len(data)
 
     # -- saving -----------------------------------------------------------------------------------------
     def save(self) -> dict[str, Any]:

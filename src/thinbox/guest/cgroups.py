@@ -61,6 +61,13 @@ def clone_in_cgroup(name: str, flags: int) -> GuestScript:
     return pid
 
 
+def in_cgroup(name: str, work: GuestScript) -> GuestScript:
+    """Do `work` in the cgroup of tenant `name`, so that what it allocates is charged there."""
+    yield from write_file(f"{GROUPS}/{name}/cgroup.procs", "0")
+    yield from work
+    yield from write_file(f"{GROUPS}/cgroup.procs", "0")
+
+
 def write_file(path: str, text: str) -> GuestScript:
     """Write `text`, in one call, to a file that is there."""
     handle = yield from must("open", path, _O_WRONLY, 0)

@@ -60,6 +60,7 @@ class KernelView:
         self.ax_offset, self.orig_ax_offset, self.flags_offset = regs.ax_at, regs.orig_ax_at, regs.flags_at
         self.ip_offset, self.sp_offset, self.regs_bytes = regs.ip_at, regs.sp_at, regs.regs_bytes
         self.frame_ax_offset = regs.frame_ax_at
+        self._ptrace_offset = task.ptrace_at
         self.stack_bytes = self._find_stack_bytes((self.per_cpu + current.stack_end_at) & U64, root)
 
     def _measure_pti(self, witness: int) -> bool:
@@ -91,6 +92,10 @@ class KernelView:
                 found = b""
             if found != expected:
                 raise MachineError(f"the kernel's banner is not {delta:#x} bytes above where its symbols say")
+
+    def is_traced(self, task: int, root: int) -> bool:
+        """Tell whether somebody traces a task (include/linux/sched.h, `ptrace`)."""
+        return bool(self.read_u32(task + self._ptrace_offset, root))
 
     @property
     def entry_areas(self) -> tuple[tuple[int, int], ...]:

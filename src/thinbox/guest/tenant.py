@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from thinbox.errors import InputError
 from thinbox.guest.agent_channel import CHILD_AREA, AgentChannel, GuestScript, Park, call, must
-from thinbox.guest.cgroups import Limits, clone_in_cgroup, enable_controllers, make_cgroup
+from thinbox.guest.cgroups import Limits, clone_in_cgroup, enable_controllers, in_cgroup, make_cgroup
+from thinbox.guest.disks import Disk, give_disk
 from thinbox.guest.identity import Identity, find_identity
 from thinbox.guest.in_root import O_PATH, open_in_root
 from thinbox.guest.pump import BUFFER_AT, Pump, TenantEnds, TenantIo
@@ -63,6 +64,8 @@ class TenantOptions:
     cgroup: str | None = None
     """The cgroup of its own it gets (a tenant with a view or with limits has one)."""
     limits: Limits = field(default_factory=Limits)
+    disk: Disk | None = None
+    """The disk of its own it finds at /disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +95,18 @@ def run_tenant(agent: AgentChannel, options: TenantOptions, io: TenantIo) -> Gue
     options, identity = yield from identify(agent, options)
     program = yield from find_program(agent, options)
     stdio = yield from open_stdio(agent, options.terminal)
-    agent.adopt_next_child(become_tenant(agent, Start(options, program, stdio, identity), io))
+    work = become_tenant(agent, Start(options, program, stdio, identity), io)
     if options.cgroup is None:
+        if options.disk is not None:
+            yield from give_disk(agent, options.disk, options.root)
+        agent.adopt_next_child(work)
         child = yield from must("clone", SIGCHLD, 0, 0, 0, 0)
     else:
         yield from enable_controllers()
         yield from make_cgroup(options.cgroup, options.limits)
+        if options.disk is not None:
+            yield from in_cgroup(options.cgroup, give_disk(agent, options.disk, options.root))
+        agent.adopt_next_child(work)
         child = yield from clone_in_cgroup(options.cgroup, SIGCHLD)
     handle = yield from must("pidfd_open", child, 0)
     for descriptor in stdio.child:

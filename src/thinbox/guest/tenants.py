@@ -18,7 +18,15 @@ from dataclasses import dataclass
 
 from thinbox.errors import InputError
 from thinbox.guest.agent_channel import CHILD_AREA, AgentChannel, GuestScript, must
-from thinbox.guest.cgroups import clone_in_cgroup, enable_controllers, make_cgroup, show_cgroup, write_file
+from thinbox.guest.cgroups import (
+    clone_in_cgroup,
+    enable_controllers,
+    in_cgroup,
+    make_cgroup,
+    show_cgroup,
+    write_file,
+)
+from thinbox.guest.disks import give_disk
 from thinbox.guest.engine_mounts import hide_proc, open_low_ports
 from thinbox.guest.pump import Pump, TenantEnds, TenantIo, run_pumps
 from thinbox.guest.relay import relay_stdio
@@ -94,6 +102,8 @@ def _start(agent: AgentChannel, plan: TenantPlan, number: int) -> GuestScript:
     (gate_r, gate_w) = yield from open_pipe(agent)
     (started_r, started_w) = yield from open_pipe(agent)
     yield from make_cgroup(plan.name, options.limits, first_id(number))
+    if options.disk is not None:
+        yield from in_cgroup(plan.name, give_disk(agent, options.disk, options.root, first_id(number)))
     area = _AREAS_AT + number * _AREA_BYTES
     agent.adopt_next_child(_be_process_1(agent, plan, start, (gate_r, agent.scratch + area + _PLACE)), area)
     child = yield from clone_in_cgroup(plan.name, SIGCHLD | NAMESPACES)

@@ -61,6 +61,11 @@ def iter_deb_files(deb: Path) -> Iterator[DebEntry]:
     return _walk_entries(deb, lambda _path: True)
 
 
+def iter_deb_files_where(deb: Path, wanted: Callable[[str], bool]) -> Iterator[DebEntry]:
+    """As `iter_deb_files`, of the paths (relative, without "./") that are `wanted`; others' bodies are skipped."""
+    return _walk_entries(deb, wanted)
+
+
 def deb_member(deb: Path, predicate: Callable[[str], bool]) -> bytes:
     """Return the first regular file of a package whose path (relative, without "./") satisfies `predicate`.
 

@@ -20,6 +20,7 @@ _CLASS64_LITTLE = b"\x02\x01"
 _MACHINE_X86_64 = 62
 _LONGEST_NAME = 256
 _TYPES = (2, 3)  # ET_EXEC, ET_DYN
+_OBJECT = 1  # ET_REL
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,20 @@ def parse_elf(data: bytes) -> ElfLayout:
     ends += [segment.offset + segment.file_bytes for segment in segments]
     ends += [section.offset + section.size_bytes for section in sections if section.kind != _SHT_NOBITS]
     return ElfLayout(PAddr(entry), segments, sections, max(ends))
+
+
+def parse_object_sections(data: bytes) -> tuple[Section, ...]:
+    """Parse the sections of a 64-bit little-endian x86 object file (ET_REL), as a kernel module is.
+
+    Raises:
+        KernelImageError: anything else, or a header that points outside `data`.
+    """
+    if not data.startswith(ELF_MAGIC) or len(data) < _HEADER.size:
+        raise KernelImageError("it is no ELF file")
+    header = _HEADER.unpack_from(data)
+    if header[0][4:6] != _CLASS64_LITTLE or header[2] != _MACHINE_X86_64 or header[1] != _OBJECT:
+        raise KernelImageError("it is no object file for x86-64")
+    return _parse_sections(data, header[6], *header[11:14])
 
 
 def _parse_segments(data: bytes, phoff: int, entry_bytes: int, count: int) -> tuple[Segment, ...]:

@@ -56,12 +56,14 @@ _BOOT = Path("/boot")
 @dataclass(frozen=True, slots=True)
 class KernelFile:
     """A kernel on disk: a bzImage or vmlinux, the hash of its bytes, and what to call it (its release, if known); the
-    files that have its symbols and types, if they are not its own."""
+    files that have its symbols and types, if they are not its own; `origin` is the package or the build folder it is
+    of, if the user named that."""
 
     path: Path
     data_sha256: str
     label: str
     companions: Companions = NONE
+    origin: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def _find_kernel_file(spec: str | None, say: Progress, *, refresh: bool) -> Kern
     path = Path(spec)
     if path.is_dir():
         image, companions = find_build(path)
-        return replace(_kernel_at(image), companions=companions)
+        return replace(_kernel_at(image), companions=companions, origin=path)
     if path.exists() or "/" in spec or path.suffix == ".deb":
         return _kernel_at(path)
     if not _RELEASE.fullmatch(spec):
@@ -203,7 +205,7 @@ def _kernel_at(path: Path) -> KernelFile:
     data = read_kernel_file(path)
     digest = hashlib.sha256(data).hexdigest()
     if data.startswith(DEB_MAGIC):
-        return _extracted_kernel(digest) or _extract_kernel(path, digest)
+        return replace(_extracted_kernel(digest) or _extract_kernel(path, digest), origin=path)
     return KernelFile(path, digest, path.name.removeprefix("vmlinuz-"))
 
 

@@ -121,6 +121,8 @@ LINKING = (
     "rcu_segcblist_pend_cbs",
     "rcu_segcblist_enqueue",
     "rcu_cblist_enqueue",
+    # `sync` looks for pages to write on every disk (fs/sync.c, mm/filemap.c).
+    "xas_find_marked",
     # Devices (each network namespace has one): lists of all of a kind.
     "kobject_add_internal",
     "kobj_kset_leave",
@@ -209,6 +211,7 @@ LINKED_CACHES = frozenset(
         "proc_inode_cache",
         "sock_inode_cache",
         "ext4_inode_cache",
+        "buffer_head",  # blocks of all disks that were used last: one list for a CPU (fs/buffer.c, bh_lrus)
         "inode_cache",
     }
 )

@@ -1,4 +1,4 @@
-"""`struct task_struct`: a task's ids, name, kernel stack, and whether it is dead.
+"""`struct task_struct`: a task's ids, name, kernel stack, whether it is dead, and whether it is traced.
 
 Shapes, newest first:
 - its state is `__state`, 32 bits (5.14, commit 2f064a59a11f "sched: Change task_struct::state"); before, `state`, 64
@@ -29,6 +29,7 @@ class TaskStruct:
     stack_at: int
     state_at: int
     name_at: int
+    ptrace_at: int
 
 
 def probe_task_struct(probe: Probe) -> TaskStruct:
@@ -39,6 +40,7 @@ def probe_task_struct(probe: Probe) -> TaskStruct:
         stack_at=probe.offset("task_struct.stack"),
         state_at=probe.offset("task_struct.__state", "task_struct.state"),
         name_at=probe.offset("task_struct.comm"),
+        ptrace_at=probe.offset("task_struct.ptrace"),
     )
 
 

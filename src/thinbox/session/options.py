@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from thinbox.errors import InputError
+from thinbox.guest.disks import parse_disk
 from thinbox.guest.terminal import Terminal
 from thinbox.isolation.policies import Policy, load_policy
 from thinbox.isolation.view_rules import view_rule
@@ -40,6 +41,10 @@ class Confinement:
     becomes of each call; `isolate` then counts for the program's start only. `stdin` is a binary stream or bytes; None
     is no input.
 
+    `modules` are kernel modules to load before any tenant starts, with what they need ("auto": what the kernel asks
+    for, when it does), of the kernel's package or the folder `modules_from`; they are the whole guest's. `disk` is the
+    size of a disk of its own at /disk, "64M" or "64M:ext4".
+
     `memory_bytes` and `tasks` limit the tenant's cgroup. `coverage` records which functions and pages each call uses,
     in `record.coverage`; `keep_faults` every granted page, in `record.faults`.
     """
@@ -58,6 +63,9 @@ class Confinement:
     stdin: BinaryIO | bytes | None = None
     memory_bytes: int | None = None
     tasks: int | None = None
+    modules: tuple[str, ...] = ()
+    modules_from: Path | None = None
+    disk: str | None = None
     coverage: bool = False
     keep_faults: bool = False
 
@@ -79,6 +87,10 @@ class Confinement:
             limit = getattr(self, name)
             if limit is not None and (type(limit) is not int or limit <= 0):
                 raise InputError(f"{who}{name} is a number above 0, not {limit!r}")
+        if isinstance(self.modules, str) or not all(isinstance(name, str) and name for name in self.modules):
+            raise InputError(f"{who}modules is a list of names, not {self.modules!r}")
+        if self.disk is not None:
+            parse_disk(self.disk, who)
         pairs = () if self.environment is None else self.environment
         if isinstance(pairs, str) or not all(isinstance(pair, str) and pair.find("=") > 0 for pair in pairs):
             raise InputError(f"{who}environment is a list of NAME=VALUE, not {pairs!r}")

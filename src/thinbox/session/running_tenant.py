@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from thinbox.enforcement.tenants import Isolation
 from thinbox.errors import EXIT_KILLED
 from thinbox.guest.cgroups import Limits
+from thinbox.guest.disks import parse_disk
 from thinbox.guest.tenant import TenantOptions
 from thinbox.isolation.view_rules import view_rule
 from thinbox.records.profile import require_known_here, require_same_kernel
@@ -40,6 +41,7 @@ class RunningTenant:
     ) -> None:
         """InputError for options that do not fit this guest."""
         self.name, self.options, self.command = name, options, require_command(command)
+        self.disk = None if options.disk is None else parse_disk(options.disk)
         policy = choose_policy(options.policy)
         require_same_kernel(policy, guest.facts.sha256)
         require_known_here(options.prefault, guest.facts)
@@ -96,6 +98,7 @@ class RunningTenant:
             "" if options.user is None and options.image else options.user,
             self.name if view_rule(options.view) or limits != Limits() else None,
             limits,
+            self.disk,
         )
 
     def result(self, console: str) -> RunResult:

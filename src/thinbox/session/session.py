@@ -19,7 +19,9 @@ from thinbox.enforcement.hang_detector import HangDetector
 from thinbox.errors import InputError
 from thinbox.guest.agent_channel import GuestScript
 from thinbox.guest.pump import TenantIo
+from thinbox.session.disks import prepare_disks
 from thinbox.session.event_recorder import EventRecorder
+from thinbox.session.modules import SessionModules
 from thinbox.session.opened import restore_guest
 from thinbox.session.options import (
     ALONE,
@@ -68,6 +70,7 @@ class Session:
         self._say = progress or (lambda _line: None)
         opened = restore_guest(guest).watch([(tenant.isolation, tenant.record) for tenant in tenants])
         self.machine, self.view, self.agent, self.enforcer = opened.machine, opened.view, opened.agent, opened.enforcer
+        self._modules = SessionModules(guest, [tenant.options for tenant in tenants], opened, self._say)
         trace = host is not None and host.keep_trace
         self._events = EventRecorder(self.machine, self.view, opened.sites, trace=trace)
         self.enforcer.watch.add(self._events)
@@ -169,10 +172,13 @@ class Session:
 
     def _script(self) -> GuestScript:
         memory_mib = self._guest.params.memory_mib
+        yield from prepare_disks(self.agent, self.tenants.values(), self._modules, memory_mib)
+        yield from self._modules.start()
         if self._host is not None:
             (tenant,) = self.tenants.values()
-            return start_alone(self.agent, tenant, self._host.terminal, memory_mib, self._say)
-        return start_apart(self.agent, list(self.tenants.values()), self._arrived, memory_mib, self._say)
+            yield from start_alone(self.agent, tenant, self._host.terminal, memory_mib, self._say)
+            return
+        yield from start_apart(self.agent, list(self.tenants.values()), self._arrived, memory_mib, self._say)
 
     # -- processes --------------------------------------------------------------------------------------
     def _io_of(self, tenant: RunningTenant) -> TenantIo:
