@@ -29,10 +29,12 @@ class ProtectedObjectReader:
         self._view, self._memory = view, memory
         cred, helpers = find_cred_shape(view.facts), find_usermode_helpers(view.facts)
         self._cred_at, self._namespace_at = cred.task_cred_at, cred.namespace_at
-        self._first, self._bytes = cred.run_at, cred.run_bytes
+        self._first = cred.run_at
         self._first_namespace = cred.first_namespace_at
-        # What else is compared, by its place behind the run's first byte: a pointer each.
-        self._pointers_at = (cred.namespace_at - cred.run_at, cred.groups_at - cred.run_at)
+        # What is compared, by its place behind the run's first byte: (bytes from there, bytes).
+        pointers = (cred.namespace_at - cred.run_at, cred.groups_at - cred.run_at)
+        self._parts = ((0, cred.run_bytes), *((at, POINTER_BYTES) for at in pointers))
+        self._span = max(at + size for at, size in self._parts)
         self._program_at, self._sizes = helpers.path_at, helpers.paths
         self._real_cred_at, self._usage_at = cred.task_real_cred_at, cred.usage_at
 
@@ -53,7 +55,7 @@ class ProtectedObjectReader:
 
     def _pieces(self, place: int) -> tuple[tuple[int, int], ...]:
         """Where what is compared lies: (address, bytes) of each piece."""
-        return ((place, self._bytes), *((place + at & U64, POINTER_BYTES) for at in self._pointers_at))
+        return tuple((place + at & U64, size) for at, size in self._parts)
 
     def _writes(self, known: ProtectedObject) -> tuple[tuple[int, bytes], ...]:
         """What to write so that there is what there was."""
@@ -65,12 +67,12 @@ class ProtectedObjectReader:
 
     def _content(self, place: int, root: int) -> bytes:
         try:
-            return b"".join(
-                self._memory.read_virtual(root, to_signed(vaddr), size) for vaddr, size in self._pieces(place)
-            )
+            # One read: what lies between the pieces is part of the same object.
+            whole = self._memory.read_virtual(root, to_signed(place), self._span)
         except (LookupError, MachineError):
             # A forged pointer: nobody's ids, and so changed ones.
             return b""
+        return b"".join(whole[at : at + size] for at, size in self._parts)
 
     def put_back(
         self, task: int, known: ProtectedObject, root: int, *, real_only: bool

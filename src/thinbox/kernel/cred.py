@@ -39,6 +39,9 @@ def probe_cred(probe: Probe) -> CredShape:
     size = probe.member_size("cred.cap_ambient")
     if places != sorted(places) and not probe.missing:
         probe.lacks("struct cred with its ids and capabilities in one run")
+    pointers = [probe.offset(f"cred.{member}") for member in ("user_ns", "group_info")]
+    if min(pointers) < places[-1] + size and not probe.missing:
+        probe.lacks("struct cred with its namespace and groups behind its capabilities")
     return CredShape(
         task_cred_at=probe.offset("task_struct.cred"),
         task_real_cred_at=probe.offset("task_struct.real_cred"),
@@ -47,9 +50,9 @@ def probe_cred(probe: Probe) -> CredShape:
         run_bytes=places[-1] + size - places[0],
         file_ids_at=(probe.offset("cred.fsuid"), probe.offset("cred.fsgid")),
         effective_at=probe.offset("cred.cap_effective"),
-        namespace_at=probe.offset("cred.user_ns"),
+        namespace_at=pointers[0],
         first_namespace_at=probe.symbol("init_user_ns"),
-        groups_at=probe.offset("cred.group_info"),
+        groups_at=pointers[1],
     )
 
 
