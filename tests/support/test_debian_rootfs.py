@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.debian_rootfs import build_rootfs, resolve_closure, rootfs_folder
+from tests.support.debian_rootfs import MAINTAINERS, build_rootfs, resolve_closure, rootfs_folder
 from thinbox.errors import RootfsError, SourceError
 from thinbox.guest.rootfs import open_rootfs
 
@@ -69,6 +69,15 @@ def test_dependencies_come_along_and_alternatives_fall_back(archive: Archive) ->
     archive.add("c", {}, Provides="virtual (= 2)")
     archive.add("d", {})
     assert sorted(resolve_closure(["a"], archive.fetch)) == ["a", "b", "c", "d"]
+
+
+def test_what_is_left_out_as_a_dependency_is_there_if_asked_for(archive: Archive) -> None:
+    archive.add("a", {}, Depends="perl, b")
+    archive.add("b", {}, Depends="big")
+    archive.add("perl", {})
+    without = MAINTAINERS | {"big"}
+    assert sorted(resolve_closure(["a"], archive.fetch, without)) == ["a", "b"]
+    assert sorted(resolve_closure(["a", "perl"], archive.fetch, without)) == ["a", "b", "perl"]
 
 
 def test_a_dependency_nobody_has_is_an_error(archive: Archive) -> None:
