@@ -186,6 +186,9 @@ def _unpack(entry: DebEntry, root: Path, tree: RootfsTree) -> None:
     if kind in (EntryKind.DIRECTORY, EntryKind.FILE):
         # Folders must stay writable for us while we fill them without being root.
         on_disk.chmod(stat.S_IMODE(entry.mode) | (0o700 if kind is EntryKind.DIRECTORY else 0o400))
+    if kind is EntryKind.FILE:
+        # Interpreters compare the times of a source and of what was compiled of it.
+        os.utime(on_disk, (entry.mtime_s, entry.mtime_s))
 
 
 def _kind(entry: DebEntry) -> EntryKind:

@@ -28,7 +28,7 @@ def tar_xz(files: dict[str, bytes | str]) -> bytes:
             info.mode = 0o755
             if isinstance(content, str):
                 info.type, info.linkname, content = tarfile.SYMTYPE, content, b""
-            info.size = len(content)
+            info.size, info.mtime = len(content), 1_000_000_000
             tar.addfile(info, io.BytesIO(content))
     return lzma.compress(out.getvalue())
 
@@ -91,6 +91,7 @@ def test_files_of_bin_and_lib_land_below_usr(archive: Archive, tmp_path: Path) -
     root = build_rootfs(["a"], tmp_path / "root", archive.fetch)
     assert os.readlink(root / "bin") == "usr/bin"
     assert (root / "usr/bin/x").read_bytes() == b"x"
+    assert (root / "usr/bin/x").stat().st_mtime == 1_000_000_000
     assert (root / "usr/lib/y").read_bytes() == b"y"
     assert os.readlink(root / "usr/bin/link") == "/bin/x"
     assert not (root / "usr/share/doc").exists()
