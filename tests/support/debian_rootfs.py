@@ -60,8 +60,10 @@ _FILES = {
 }
 
 
-def build_rootfs(packages: Sequence[str], target: Path, fetch: Fetch = fetch_package) -> Path:
-    """Make `target` a root file system with `packages` and all they depend on; return `target`.
+def build_rootfs(
+    packages: Sequence[str], target: Path, fetch: Fetch = fetch_package, without: frozenset[str] = MAINTAINERS
+) -> Path:
+    """Make `target` a root file system with `packages` and all they depend on, but for `without`; return `target`.
 
     Done already for the same packages: returns at once. Otherwise `target` is replaced as a whole, after
     everything was unpacked. Raises SourceError if a package cannot be had, KernelImageError if one is
@@ -70,7 +72,7 @@ def build_rootfs(packages: Sequence[str], target: Path, fetch: Fetch = fetch_pac
     requested = sorted(set(packages))
     if _is_built(target, requested):
         return target
-    debs = resolve_closure(requested, fetch)
+    debs = resolve_closure(requested, fetch, without)
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -85,17 +87,22 @@ def build_rootfs(packages: Sequence[str], target: Path, fetch: Fetch = fetch_pac
     return target
 
 
-def resolve_closure(packages: Sequence[str], fetch: Fetch = fetch_package) -> dict[str, Path]:
+def resolve_closure(
+    packages: Sequence[str], fetch: Fetch = fetch_package, without: frozenset[str] = MAINTAINERS
+) -> dict[str, Path]:
     """Return the .deb of every package in the Depends and Pre-Depends closure, by name, in order met.
 
-    Of alternatives (`a | b`) one that is in already counts, else the first that can be fetched.
+    Of alternatives (`a | b`) one that is in already counts, else the first that can be fetched. What is `without` is
+    left out as a dependency, and there if it is one of `packages`.
     """
     debs: dict[str, Path] = {}
     provided: set[str] = set()
+    asked = frozenset(packages)
     todo = [[name] for name in packages]
     while todo:
         alternatives = todo.pop(0)
-        if not provided.isdisjoint(alternatives) or (debs and not MAINTAINERS.isdisjoint(alternatives)):
+        is_unwanted = not without.isdisjoint(alternatives) and asked.isdisjoint(alternatives)
+        if not provided.isdisjoint(alternatives) or is_unwanted:
             continue
         name, deb = _fetch_first(alternatives, fetch)
         fields = DebFile(str(deb)).debcontrol()
@@ -179,6 +186,9 @@ def _unpack(entry: DebEntry, root: Path, tree: RootfsTree) -> None:
     if kind in (EntryKind.DIRECTORY, EntryKind.FILE):
         # Folders must stay writable for us while we fill them without being root.
         on_disk.chmod(stat.S_IMODE(entry.mode) | (0o700 if kind is EntryKind.DIRECTORY else 0o400))
+    if kind is EntryKind.FILE:
+        # Interpreters compare the times of a source and of what was compiled of it.
+        os.utime(on_disk, (entry.mtime_s, entry.mtime_s))
 
 
 def _kind(entry: DebEntry) -> EntryKind:

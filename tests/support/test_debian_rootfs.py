@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.debian_rootfs import build_rootfs, resolve_closure, rootfs_folder
+from tests.support.debian_rootfs import MAINTAINERS, build_rootfs, resolve_closure, rootfs_folder
 from thinbox.errors import RootfsError, SourceError
 from thinbox.guest.rootfs import open_rootfs
 
@@ -28,7 +28,7 @@ def tar_xz(files: dict[str, bytes | str]) -> bytes:
             info.mode = 0o755
             if isinstance(content, str):
                 info.type, info.linkname, content = tarfile.SYMTYPE, content, b""
-            info.size = len(content)
+            info.size, info.mtime = len(content), 1_000_000_000
             tar.addfile(info, io.BytesIO(content))
     return lzma.compress(out.getvalue())
 
@@ -71,6 +71,15 @@ def test_dependencies_come_along_and_alternatives_fall_back(archive: Archive) ->
     assert sorted(resolve_closure(["a"], archive.fetch)) == ["a", "b", "c", "d"]
 
 
+def test_what_is_left_out_as_a_dependency_is_there_if_asked_for(archive: Archive) -> None:
+    archive.add("a", {}, Depends="perl, b")
+    archive.add("b", {}, Depends="big")
+    archive.add("perl", {})
+    without = MAINTAINERS | {"big"}
+    assert sorted(resolve_closure(["a"], archive.fetch, without)) == ["a", "b"]
+    assert sorted(resolve_closure(["a", "perl"], archive.fetch, without)) == ["a", "b", "perl"]
+
+
 def test_a_dependency_nobody_has_is_an_error(archive: Archive) -> None:
     archive.add("a", {}, Depends="gone")
     with pytest.raises(SourceError, match="gone"):
@@ -82,6 +91,7 @@ def test_files_of_bin_and_lib_land_below_usr(archive: Archive, tmp_path: Path) -
     root = build_rootfs(["a"], tmp_path / "root", archive.fetch)
     assert os.readlink(root / "bin") == "usr/bin"
     assert (root / "usr/bin/x").read_bytes() == b"x"
+    assert (root / "usr/bin/x").stat().st_mtime == 1_000_000_000
     assert (root / "usr/lib/y").read_bytes() == b"y"
     assert os.readlink(root / "usr/bin/link") == "/bin/x"
     assert not (root / "usr/share/doc").exists()

@@ -37,12 +37,16 @@ class NoMemberError(KernelImageError):
     """The package does not hold the file that was looked for."""
 
 
+_LATEST_S = (1 << 32) - 1
+"""A header may say any number; what a file system keeps at the least (ext4's inodes of 128 bytes) ends here."""
+
+
 @dataclass(frozen=True, slots=True)
 class DebEntry:
     """A file in a package: `path` is relative, without "./"; `mode` as in stat(2), file type included.
 
     `data` is empty unless it is a regular file; `link_target` is a symbolic link's text, or for a hard
-    link the `path` of the other name (and `is_hard_link` is set).
+    link the `path` of the other name (and `is_hard_link` is set). `mtime_s` is its time of change, Unix time.
     """
 
     path: str
@@ -50,6 +54,7 @@ class DebEntry:
     data: bytes = field(repr=False)
     link_target: str
     is_hard_link: bool
+    mtime_s: int
 
 
 def iter_deb_files(deb: Path) -> Iterator[DebEntry]:
@@ -99,6 +104,7 @@ def _walk_entries(deb: Path, predicate: Callable[[str], bool]) -> Iterator[DebEn
                     data=_read(deb, info, archive) if info.isreg() else b"",
                     link_target=_clean(info.linkname) if info.islnk() else info.linkname,
                     is_hard_link=info.islnk(),
+                    mtime_s=min(max(int(info.mtime), 0), _LATEST_S),
                 )
 
 
