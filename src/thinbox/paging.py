@@ -142,14 +142,24 @@ IS_RESERVED = 2
 
 
 def walk_access(
-    words: Words, top_first: int, top_end: int, first: int, end: int, root: int, vaddr: int, place: Words
+    words: Words,
+    top_first: int,
+    top_end: int,
+    first: int,
+    end: int,
+    root: int,
+    vaddr: int,
+    place: Words,
+    seals: Words,
+    has_seals: bool,
 ) -> int:
     """Walk as the CPU does for an access: return the effective last entry, 0 (absent), or `IS_RESERVED`.
 
     The top table must lie in `top_first`..`top_end`, all others in `first`..`end`. What lies elsewhere reads as ones,
     as a bus without memory does, and ones are an entry with reserved bits. ACCESSED is set on the levels above the
     last; `place[0]` gets the word index of the last entry. The result is as of `walk_leaf`, the frame that of the
-    4 KiB page touched, and the size of the mapping in bits 9 and 10.
+    4 KiB page touched, and the size of the mapping in bits 9 and 10. With `has_seals`, a table above the last level
+    in a page that `seals` has a word for (not 0) is none: its "entry" would be marked.
     """
     table = root & FRAME_MASK
     allowed = WRITABLE | USER
@@ -177,6 +187,8 @@ def walk_access(
         if is_last:
             break
         if not entry & ACCESSED:
+            if has_seals and index << 3 < end and seals[index >> 9] != 0:
+                return IS_RESERVED
             words[index] = entry | ACCESSED
         table = entry & FRAME_MASK
         low, high = first, end

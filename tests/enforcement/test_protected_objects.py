@@ -26,7 +26,10 @@ class Kernel:
             facts=fake_facts(members={"subprocess_info.path": 40}),
             read_u64=lambda at, _root: self.word(at, 8), read_u32=lambda at, _root: self.word(at, 4),
         )  # fmt: skip
-        memory = SimpleNamespace(read_virtual=lambda _root, at, size: bytes(self.memory[at : at + size]))
+        memory = SimpleNamespace(
+            read_virtual=lambda _root, at, size: bytes(self.memory[at : at + size]),
+            word_at=lambda _root, at: self.word(at, 8),
+        )
         shape = SimpleNamespace(
             task_cred_at=CRED,
             task_real_cred_at=REAL,
@@ -38,6 +41,8 @@ class Kernel:
             first_namespace_at=0,
         )
         monkeypatch.setattr(protected_objects, "find_cred_shape", lambda _facts: shape)
+        maps = SimpleNamespace(uid_map_at=0, gid_map_at=0, extent_count_at=0, extents_at=4, more_extents_at=8)
+        monkeypatch.setattr(protected_objects, "find_identity", lambda _facts: maps)
         self.reader = ProtectedObjectReader(view, memory)
         self.known = ProtectedObject(OLD + FIRST, IDS + bytes(16), is_identity=True)
 

@@ -3,9 +3,10 @@
 import struct
 
 import pytest
-from tests.support.call_program import Step, build_program, load_word, results
+from tests.support.call_program import CODE, Step, build_program, load_word, results
 
 from thinbox import paging
+from thinbox.kernel.user_pages import find_user_pages
 from thinbox.address import to_signed
 from thinbox.session.session import RunOptions, TenantSpec, run, run_tenants
 
@@ -118,6 +119,21 @@ def test_nor_does_the_kernel_by_an_address_of_the_users(guest, tmp_path, name, o
     assert forged.result.stdout == b""
 
 
+def test_the_vdsos_data_is_written_by_no_address_of_the_users(guest, tmp_path):
+    """The kernel writes it by an address of its own."""
+    forged = Forged(guest, tmp_path, Step("getrandom", (PLACE, 64, 0)))
+
+    def choose(machine, enforcer):
+        kernel, root = enforcer.view, enforcer.kernel_root
+        vaddr = next(find_user_pages(kernel.facts).written(lambda place: kernel.read_u64(place, root)))
+        return machine.memory.tables.translate(root, to_signed(vaddr))
+
+    killed = forged.run(choose)
+    assert (killed.call, killed.rule) == ("getrandom", "W1")
+    forged = Forged(guest, tmp_path, load_word(PLACE))
+    assert forged.run(choose) is None
+
+
 def test_zeros_may_be_read_by_all(guest, tmp_path):
     forged = Forged(guest, tmp_path, load_word(PLACE))
     assert forged.run(at_symbol("empty_zero_page")) is None
@@ -176,3 +192,18 @@ def test_a_neighbours_memory_is_out_of_reach(guest, tmp_path):
     assert killed is not None, results(found["spy"].stdout)
     assert (killed.rule, killed.owner) == ("W3", "neighbour")
     assert found["spy"].stdout == b"" and not found["neighbour"].record.kills
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("owner", [0, 1000])
+def test_a_file_that_is_mapped_to_be_written_is_written_without_its_descriptor(guest, tmp_path, view, owner):
+    """Its mode lets nobody, and its owner is another by now: who has it mapped was let open it."""
+    make = [Step("memfd_create", (CODE, 0)), Step("ftruncate", (3, PAGE)), Step("fchmod", (3, 0o400))]
+    keep = [Step("mmap", (PLACE, PAGE, 3, 0x11, 3, 0)), Step("close", (3,))]
+    leave = [Step("setresgid", (owner,) * 3), Step("setresuid", (owner,) * 3)]
+    program = build_program(*make, *keep, *leave, store_word(PLACE), load_word(PLACE))
+    (tmp_path / "program").write_bytes(program)
+    (tmp_path / "program").chmod(0o755)
+    result = run(guest, ["/program"], RunOptions(policy="live+guard", view=view, rootfs=tmp_path))
+    assert not result.record.kills and result.exit_code == 0
+    assert results(result.stdout)[-1] == MARK

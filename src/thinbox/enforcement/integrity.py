@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from thinbox.isolation.policies.guard import ProtectedObject
     from thinbox.isolation.verdict import Verdict
 
+_FAILED = -4095
+"""Results from here to -1 are errors (MAX_ERRNO, include/linux/err.h)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -139,6 +142,9 @@ class Integrity:
         written = self._written(call)
         # Of 32-bit calls that are not isolated nothing is known but a number.
         is_let_off = not call.protected and name.startswith("i386#")
+        if call.record.ret is not None and _FAILED <= call.record.ret < 0:
+            # It gave its task nothing, whatever it is.
+            name = f"{name}, which failed"
         found = None if is_let_off else policy.check_end(name, (state.identity,), (now,))
         if found is None:
             self._know(state, now)

@@ -4,12 +4,14 @@ Rules of this file: read by the kernel's own types and symbols, through the kern
 of the paths has one object less.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.isolation.policies.guard import POINTER_BYTES, ProtectedObject
 from thinbox.kernel.cred import find_cred_shape
+from thinbox.kernel.identity import find_identity
 from thinbox.kernel.umh import find_usermode_helpers
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 _PATH_BYTES = 256
 """Longer than any path the kernel starts; a longer one is none of them."""
+_EXTENTS_INSIDE, _MOST_EXTENTS, _EXTENT_BYTES = 5, 340, 12
+"""include/linux/user_namespace.h: UID_GID_MAP_MAX_BASE_EXTENTS, …_MAX_EXTENTS, `struct uid_gid_extent`."""
 _MOST_USERS = 1 << 24
 """References to one set of credentials; more, or none, and it is no such set any longer."""
 
@@ -31,6 +35,8 @@ class ProtectedObjectReader:
         self._cred_at, self._namespace_at = cred.task_cred_at, cred.namespace_at
         self._first = cred.run_at
         self._first_namespace = cred.first_namespace_at
+        self._map = find_identity(view.facts)
+        self._maps_at = (self._map.uid_map_at, self._map.gid_map_at)
         # What is compared, by its place behind the run's first byte: (bytes from there, bytes).
         pointers = (cred.namespace_at - cred.run_at, cred.groups_at - cred.run_at)
         self._parts = ((0, cred.run_bytes), *((at, POINTER_BYTES) for at in pointers))
@@ -45,7 +51,29 @@ class ProtectedObjectReader:
 
     def _identity_at(self, place: int, root: int) -> ProtectedObject:
         content = self._content(place, root)
-        return ProtectedObject(place, content, is_identity=True, first_namespace=self._first_namespace)
+        found = ProtectedObject(place, content, is_identity=True, first_namespace=self._first_namespace)
+        namespace = self._memory.word_at(root, place + self._parts[1][0])
+        if namespace == self._first_namespace:
+            return found
+        users, groups = (self._mapped(namespace + at, root) for at in self._maps_at)
+        return replace(found, mapped_users=users, mapped_groups=groups)
+
+    def _mapped(self, place: int, root: int) -> tuple[range, ...]:
+        """Return the ids that the `struct uid_gid_map` at `place` maps to, as the first namespace numbers them."""
+        shape, word = self._map, self._memory.word_at
+
+        def number(vaddr: int) -> int:
+            return word(root, vaddr & ~7) >> 8 * (vaddr & 7) & 0xFFFF_FFFF
+
+        count = number(place + shape.extent_count_at)
+        extents = place + shape.extents_at
+        if count > _EXTENTS_INSIDE:
+            extents = word(root, place + shape.more_extents_at)
+        found = []
+        for at in range(extents, extents + _EXTENT_BYTES * min(count, _MOST_EXTENTS), _EXTENT_BYTES):
+            first = number(at + 4)
+            found.append(range(first, first + number(at + 8)))
+        return tuple(found)
 
     def real_identity(self, task: int, root: int) -> ProtectedObject:
         """As `identity`, of `real_cred`: the task's own also while it works with others' for a while

@@ -25,6 +25,7 @@ from thinbox.isolation.page_ownership import (
     FORGED_KERNEL_HALF,
     FORGED_SPACE,
     PLAIN_MAPPING,
+    SHARED_WRITABLE,
     TABLE_MAPPING,
     TOO_MANY_TABLES,
     PageKind,
@@ -215,7 +216,9 @@ class UserTables:
 
     def _judge_leaf(self, own: str, rule: int, entry: int, _level: int, *, is_write: bool = False) -> ViewVerdict:
         frame = entry & paging.FRAME_MASK
-        if frame in self._shared or frame < _LEGACY_END:
+        if frame in self._shared:
+            return SHARED_WRITABLE if is_write or entry & paging.WRITABLE else PLAIN_MAPPING
+        if frame < _LEGACY_END:
             return PLAIN_MAPPING
         facts = self._cgroups.facts(frame, self._target.kernel_root, self._holders)
         if facts.kind is PageKind.KERNEL and frame in self._unmarked_tables():

@@ -24,6 +24,7 @@ from thinbox.isolation.verdict import Access, Verdict, kind_of
 from thinbox.isolation.view_rules import view_rule
 from thinbox.kernel.sealed import find_sealed
 from thinbox.kernel.user_pages import find_user_pages
+from thinbox.machine import cpu as registers
 from thinbox.machine import slots
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 USER_CODE = "user code"
 """What stands for the call in the record of a violation outside calls."""
 _STORE, _FETCH = 1, 2
+_MOST_PATCHERS = 64
+"""Places that call `__text_poke`; a kernel has some ten."""
 
 
 class Wall:
@@ -53,6 +56,9 @@ class Wall:
         self._build()
         self._cpu.set_callback(slots.ON_WALL, self._asked)
         self._cpu.add_code_hook(self._image.user_exception, self._end_refused)
+        self._patchers_ends: set[int] = set()
+        for vaddr in self._image.patchers:
+            self._cpu.add_code_hook(vaddr, self._patching_begins)
 
     def _build(self) -> None:
         read, root = self._target.view.read_u64, self._target.view.kernel_root
@@ -89,7 +95,14 @@ class Wall:
         """Begin again after the machine was restored."""
         self._seen[:] = 0
         self._refused.clear()
-        for slot in (slots.WALL_TENANT, slots.WALL_TASK, slots.WALL_HIT, slots.WALL_PASS, slots.WALL_BUS):
+        for slot in (
+            slots.WALL_TENANT,
+            slots.WALL_TASK,
+            slots.WALL_HIT,
+            slots.WALL_PASS,
+            slots.WALL_BUS,
+            slots.WALL_PATCHING,
+        ):
             self._slot[slot] = 0
 
     def runs(self, state: "TaskState | None") -> None:
@@ -152,6 +165,21 @@ class Wall:
             return slots.DELIVER
         self._slot[slots.WALL_BUS] = _key(vaddr, error)
         return slots.RETRY
+
+    # -- the kernel's patching of its text ---------------------------------------------------------------
+    def _patching_begins(self) -> None:
+        """`__text_poke`: what it stores by its own address space is the kernel's, up to where it returns to."""
+        root, place = self._target.view.kernel_root, to_signed(self._cpu.regs[registers.RSP])
+        behind = self._memory.word_at(root, place)
+        if behind not in self._patchers_ends:
+            if len(self._patchers_ends) >= _MOST_PATCHERS or not self._target.view.symbols.is_text(behind):
+                return
+            self._patchers_ends.add(behind)
+            self._cpu.add_code_hook(behind, self._patching_ends)
+        self._slot[slots.WALL_PATCHING] = 1
+
+    def _patching_ends(self) -> None:
+        self._slot[slots.WALL_PATCHING] = 0
 
     def _end_refused(self) -> None:
         """`exc_general_protection(regs, error)`: the kernel's own handler, of a fault that the wall delivered."""

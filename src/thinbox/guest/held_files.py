@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _MOST_FILES = 4096
 _FMODE_WRITE, _CAP_DAC_OVERRIDE = 2, 1
 """include/linux/fs.h; include/uapi/linux/capability.h."""
+_WRITES_FILE = 0x08 | 0x20
+"""VM_SHARED and VM_MAYWRITE (include/linux/mm.h)."""
 _MOST_MAPPINGS = 1024
 """How many are looked at: a task that holds more is judged as if it did not hold the rest."""
 
@@ -35,14 +37,20 @@ class HeldFiles:
         mm_structs `spaces` has it mapped."""
         task = self._kernel.current
         wanted = (spaces | {self._read(task + self._shape.task_mm_at, root)}) - {0}
-        if wanted and any(mm in wanted for mm in self._mappers(mapping, root)):
+        if wanted and any(mm in wanted for mm, _is_writable in self._mappings(mapping, root)):
             return True
         return any(self._read(file + self._shape.file_mapping_at, root) == mapping for file in self._files(task, root))
 
     def may_write(self, mapping: int, inode: int, mode: int, root: int) -> bool:
-        """Tell whether the running task may write the file: it has it open for that, or its ids, and the `mode`, let it
-        (fs/namei.c, generic_permission; without supplementary groups and access lists)."""
+        """Tell whether the running task may write the file: it has it open or mapped for that, or its ids, and the
+        `mode`, let it (fs/namei.c, generic_permission; without supplementary groups and access lists).
+
+        A shared mapping may be made writable only of a file that was open for writing (mm/mmap.c, do_mmap).
+        """
         task = self._kernel.current
+        mm = self._read(task + self._shape.task_mm_at, root)
+        if mm and (mm, True) in self._mappings(mapping, root):
+            return True
         for file in self._files(task, root):
             if (
                 self._read(file + self._shape.file_mapping_at, root) == mapping
@@ -62,15 +70,17 @@ class HeldFiles:
     def _u32(self, vaddr: int, root: int) -> int:
         return self._read(vaddr & ~7, root) >> 8 * (vaddr & 7) & 0xFFFFFFFF
 
-    def _mappers(self, mapping: int, root: int) -> Iterator[int]:
-        """Yield the mm_struct of each mapping of the file (its interval tree, in any order)."""
+    def _mappings(self, mapping: int, root: int) -> Iterator[tuple[int, bool]]:
+        """Yield the mm_struct of each mapping of the file (its interval tree, in any order), and whether what is stored
+        there goes, or may be made to go, to the file."""
         todo = [self._read(mapping + self._shape.mapping_tree_at, root)]
         for _ in range(_MOST_MAPPINGS):
             if not todo:
                 return
             node = todo.pop()
             if node:
-                yield self._read((node + self._shape.vma_mm_at) & U64, root)
+                flags = self._read((node + self._shape.vma_flags_at) & U64, root)
+                yield self._read((node + self._shape.vma_mm_at) & U64, root), flags & _WRITES_FILE == _WRITES_FILE
                 todo += (self._read(node + self._shape.left_at, root), self._read(node + self._shape.right_at, root))
 
     def _files(self, task: int, root: int) -> Iterator[int]:

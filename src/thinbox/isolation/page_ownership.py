@@ -327,6 +327,7 @@ def check_mapping(rule: int, own: str, facts: PageFacts, *, is_write: bool = Fal
 
 
 PLAIN_MAPPING = _granted("V7", "memory of its own, or for all to map")
+SHARED_WRITABLE = _refused("V7", "a writable user mapping of a page of the kernel's that all may read", None, None)
 TABLE_MAPPING = _refused("V7", f"a user mapping of {PageKind.TABLE.value}", None, None)
 FORGED_KERNEL_HALF = _refused("V7", "an entry of a page table's kernel half that is not the kernel's own", None, None)
 FORGED_SPACE = _refused("V7", "the address space that the task has is not the one that is in use", None, None)

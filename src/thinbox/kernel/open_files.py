@@ -20,7 +20,7 @@ DISABLES = "views cannot tell which files a tenant has open"
 
 @dataclass(frozen=True, slots=True)
 class FileShape:
-    """Offsets; `vma_mm_at` counts from the node in the tree."""
+    """Offsets; `vma_mm_at` and `vma_flags_at` count from the node in the tree."""
 
     task_mm_at: int
     task_files_at: int
@@ -34,6 +34,7 @@ class FileShape:
     left_at: int
     right_at: int
     vma_mm_at: int
+    vma_flags_at: int
     inode_mode_at: int
     inode_super_at: int
     inode_owners_at: tuple[int, int]
@@ -56,6 +57,7 @@ def probe_files(probe: Probe) -> FileShape:
         left_at=offset("rb_node.rb_left"),
         right_at=offset("rb_node.rb_right"),
         vma_mm_at=offset("vm_area_struct.vm_mm") - offset("vm_area_struct.shared"),
+        vma_flags_at=offset("vm_area_struct.vm_flags", "vm_area_struct.flags") - offset("vm_area_struct.shared"),
         inode_mode_at=offset("inode.i_mode"),
         inode_super_at=offset("inode.i_sb"),
         inode_owners_at=(offset("inode.i_uid"), offset("inode.i_gid")),

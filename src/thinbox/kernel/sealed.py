@@ -31,6 +31,8 @@ class SealedImage:
     poking_mm: int
     pgd_at: int
     root: int
+    patchers: tuple[int, ...]
+    """First instructions of what writes text by that address space."""
     user_exception: int
     """The function that is called for a general protection fault."""
 
@@ -47,6 +49,7 @@ def probe_sealed(probe: Probe) -> SealedImage:
         poking_mm=probe.symbol("text_poke_mm", "poking_mm"),
         pgd_at=probe.offset("mm_struct.pgd"),
         root=probe.symbol("init_top_pgt"),
+        patchers=probe.symbols("__text_poke"),
         user_exception=probe.symbol("exc_general_protection"),
     )
 

@@ -70,7 +70,9 @@ def find_entry(core, control, vaddr):
         if vaddr < 0 or core[slots.UNDO_MODE]:
             first, end = guest_end, frame_end
     place = words_at(address_of(core) + 8 * slots.ENTRY_PLACE)
-    return walk_access(words_at(core[slots.WORDS]), top_first, top_end, first, end, root, vaddr, place)
+    seals = core[slots.WALL_SEALS]
+    words = words_at(core[slots.WORDS])
+    return walk_access(words, top_first, top_end, first, end, root, vaddr, place, words_at(seals), seals != 0)
 
 
 @native

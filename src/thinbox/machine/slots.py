@@ -131,6 +131,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     WALL_TENANT,  # the number of the tenant on the CPU, 0 if nothing is hidden from it
     WALL_TASK,  # the number of its task: no two have the same
     WALL_POKING,  # the root of the address space by which the kernel patches its text
+    WALL_PATCHING,  # 1 while the kernel patches its text (`__text_poke`)
     WALL_TEXT,  # the kernel's text: first address, address behind it, frame of the first
     WALL_TEXT_END,
     WALL_TEXT_FRAME,
@@ -142,7 +143,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     WALL_BUS,  # page and kind of the access that is to reach the empty bus
     ON_WALL,  # asked about it
     FRAME,  # eight words: the exception frame being built
-) = range(123)
+) = range(124)
 
 SLOT_COUNT = FRAME + 8
 

@@ -56,11 +56,17 @@ def holds_code(core, vaddr, frame):
 
 
 @native
+def is_patching(core, root):
+    """Tell whether the kernel patches its text, by the address space that it has for that."""
+    return core[slots.WALL_PATCHING] and root == core[slots.WALL_POKING]
+
+
+@native
 def is_hidden_half(core, root, vaddr, is_user):
     """Tell whether an access is judged by whose the page is: of user code, or of the kernel by a user address."""
     if not core[slots.WALL_TENANT]:
         return False
-    return is_user or (vaddr >= 0 and root != core[slots.WALL_POKING])
+    return is_user or (vaddr >= 0 and not is_patching(core, root))
 
 
 @native
@@ -69,8 +75,9 @@ def met_rule(core, root, vaddr, entry, access, is_user):
     frame, root = entry & paging.FRAME_MASK, root & paging.FRAME_MASK
     seal = seal_of(core, frame)
     if access == STORE and seal:
-        patches = vaddr >= 0 and root == core[slots.WALL_POKING]
-        if is_user or (seal != wall_rules.DATA_FOR_ALL and not patches):
+        # The vDSO's data is the kernel's to write, by its own address.
+        is_own_data = seal == wall_rules.DATA_FOR_ALL and vaddr < 0
+        if is_user or not (is_own_data or (vaddr >= 0 and is_patching(core, root))):
             return wall_rules.STORE
     place = core[slots.ENTRY_PLACE] << 3
     if place < core[slots.GUEST_END] and seal_of(core, place):

@@ -1,6 +1,7 @@
 """Policy guard: what is compared at the end of a call, and who may change it."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 from thinbox.isolation.policies import load_policy
@@ -101,6 +102,8 @@ def identity(users=(1000,) * 4, groups=(1000,) * 4, permitted=0, effective=None,
         ("setfsuid", {}, {"permitted": ALL}),
         ("setuid", {}, {"permitted": 0, "effective": ALL}),
         ("setuid", {"namespace": OWN}, {"namespace": FIRST}),
+        ("setuid", {"namespace": OWN, "permitted": SETUID}, {"namespace": OWN, "permitted": SETUID, "users": (5,) * 4}),
+        ("execve, which failed", {}, {"users": (1000, 0, 0, 0), "permitted": ALL}),
         ("setgroups", {}, {"more": 8}),
         ("setuid", {"permitted": SETGID}, {"permitted": SETGID, "more": 8}),
         ("capset", {}, {"permitted": ALL}),
@@ -120,7 +123,14 @@ def identity(users=(1000,) * 4, groups=(1000,) * 4, permitted=0, effective=None,
 def test_a_call_gives_no_more_than_it_can(name, old, new, gap):
     old, new = identity(**old, gap=gap), identity(**new, gap=gap)
     verdict, vaddr = Guard().check_end(name, (old,), (new,))
-    assert (verdict.granted, verdict.rule, vaddr) == (False, "G7", 0x1000)
+    assert (verdict.granted, verdict.rule, vaddr) == (False, "G1" if "failed" in name else "G7", 0x1000)
+
+
+def test_in_a_namespace_of_its_own_a_task_has_the_ids_that_it_maps():
+    old = replace(identity(namespace=OWN, permitted=ALL), mapped_users=(range(100_000, 100_010),))
+    for user, is_fine in ((100_003, True), (100_010, False), (0, False)):
+        new = identity(namespace=OWN, permitted=ALL, users=(user,) * 4)
+        assert (Guard().check_end("setresuid", (old,), (new,)) is None) == is_fine
 
 
 @pytest.mark.parametrize("gap", [0, 4])

@@ -66,6 +66,9 @@ class ProtectedObject:
     is_identity: bool
     first_namespace: int = 0
     """Of an identity: the address of the first user namespace."""
+    mapped_users: tuple[range, ...] = ()
+    mapped_groups: tuple[range, ...] = ()
+    """Of an identity in another one: the ids (the first namespace's numbers) that it has names for."""
 
     @property
     def is_root(self) -> bool:
@@ -140,6 +143,7 @@ class _Identity:
 
 
 _IDENTITY_BYTES = _ALL_IDS_BYTES + 4 + len(_KINDS) * _CAPABILITY_BYTES + 2 * POINTER_BYTES
+Ids = tuple[int, ...]
 _SETS_IDS = frozenset(
     ("setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups")
 )
@@ -151,7 +155,8 @@ def may_become(name: str, old: ProtectedObject, new: ProtectedObject) -> bool:
 
     Without CAP_SETUID (CAP_SETGID) ids are exchanged among themselves (kernel/sys.c); permitted capabilities grow by a
     new program and by a user namespace that is not the first one only (security/commoncap.c, kernel/user_namespace.c).
-    Which file a new program came from, and what a namespace maps ids to, is not looked at.
+    In a user namespace of its own a task gets ids that the namespace maps, and no others. Which file a new program came
+    from is not looked at, nor who wrote a namespace's maps.
     """
     if not len(old.content) == len(new.content) >= _IDENTITY_BYTES:
         return len(old.content) == len(new.content)
@@ -168,9 +173,18 @@ def may_become(name: str, old: ProtectedObject, new: ProtectedObject) -> bool:
         return False
     if name not in _SETS_IDS:
         return (now.users, now.groups, now.more_groups) == (was.users, was.groups, was.more_groups)
+
+    def can_have(
+        now_ids: tuple[int, ...], was_ids: tuple[int, ...], capability: int, mapped: tuple[range, ...]
+    ) -> bool:
+        gained = set(now_ids) - set(was_ids)
+        if not gained or not was.may(capability):
+            return not gained
+        return was.namespace == old.first_namespace or all(any(one in ids for ids in mapped) for one in gained)
+
     return (
-        (was.may(_CAP_SETUID) or set(now.users) <= set(was.users))
-        and (was.may(_CAP_SETGID) or set(now.groups) <= set(was.groups))
+        can_have(now.users, was.users, _CAP_SETUID, old.mapped_users)
+        and can_have(now.groups, was.groups, _CAP_SETGID, old.mapped_groups)
         and (now.more_groups == was.more_groups or (name == "setgroups" and was.may(_CAP_SETGID)))
     )
 

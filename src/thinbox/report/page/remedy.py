@@ -141,7 +141,7 @@ REMEDIES = {
     "W2": Remedy(
         "The kernel was to run code from user memory, from a file's page cache, or from another page in place of its "
         "text.",
-        "Treat it as an attack.",
+        "Treat it as an attack: page tables of the kernel's were forged, or SMEP was taken off.",
     ),
     "W3": Remedy(
         "User code, or the kernel on its behalf, reached a page by a page table that was not the tenant's to map.",
