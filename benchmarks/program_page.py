@@ -15,20 +15,18 @@ PAGE = Path(__file__).parents[1] / "docs" / "programs.md"
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 WANTED = {"live": 1.5, "best": 2.5}
 """The medians that are aimed at."""
-MEASURABLE_S = 0.5
-"""Of a program that takes less than this, the ratio says how busy the machine was."""
 NAMED = {"live": "`live`", "best": "the best combination"}
 
 
-def ratio(cells: Mapping[str, Any], cell: str) -> float:
-    """Return how many times as long the program took as un-isolated, without the start of both."""
+LEAST_S = 1.0
+"""A program that takes less un-isolated is too short to be compared: a start varies by tenths of a second."""
+
+
+def ratio(cells: Mapping[str, Any], cell: str) -> float | None:
+    """Return how many times as long the program took as un-isolated, without the start of both; None if too short."""
     start_s = cells["start"]["cpu_s"]
-    return (cells[cell]["cpu_s"] - start_s) / max(cells["none"]["cpu_s"] - start_s, 0.01)
-
-
-def is_measurable(cells: Mapping[str, Any]) -> bool:
-    """Tell whether the program took long enough un-isolated for a ratio."""
-    return "start" in cells and cells["none"]["cpu_s"] - cells["start"]["cpu_s"] >= MEASURABLE_S
+    alone_s = cells["none"]["cpu_s"] - start_s
+    return (cells[cell]["cpu_s"] - start_s) / alone_s if alone_s >= LEAST_S else None
 
 
 def whole_ratio(cells: Mapping[str, Any], cell: str) -> float:
@@ -56,9 +54,9 @@ def render(corpus: Mapping[str, Program], state: Mapping[str, Any]) -> str:
         if program.category != category:
             category = program.category
             lines.append(f"| **{category}** | | | | | | | |")
-        took = f"{max(cells['none']['cpu_s'] - cells['start']['cpu_s'], 0):.1f}" if "start" in cells else ""
-        equal = [cell for cell in WANTED if found["different"].get(cell) == "" and is_measurable(cells)]
-        ratios = [f"{ratio(cells, cell):.2f}" if cell in equal else "" for cell in WANTED]
+        took = f"{cells['none']['cpu_s'] - cells['start']['cpu_s']:.1f}" if "start" in cells else ""
+        known_ratios = [ratio(cells, cell) if found["different"].get(cell) == "" else None for cell in WANTED]
+        ratios = ["" if one is None else f"{one:.2f}" for one in known_ratios]
         figures = (f"{cells['none']['calls']:,}", took, *ratios, result(found))
         lines.append(f"| {name} | {program.work} | {', '.join(found['versions'])} | " + " | ".join(figures) + " |")
     return "\n".join([*_summary(corpus, known), "", *lines])
@@ -72,7 +70,8 @@ def _summary(corpus: Mapping[str, Program], known: Mapping[str, Any]) -> list[st
         equal = [one for one in ran if not one["different"][cell]]
         kills = sum(one["cells"][cell]["killed"] for one in ran)
         calls = sum(one["cells"][cell]["isolated"] for one in ran)
-        alone = statistics.median([ratio(one["cells"], cell) for one in equal if is_measurable(one["cells"])] or [0])
+        compared = [one for one in (ratio(one["cells"], cell) for one in equal) if one is not None]
+        alone = statistics.median(compared or [0])
         whole = statistics.median([whole_ratio(one["cells"], cell) for one in equal] or [0])
         lines.append(
             f"- Under {NAMED[cell]}: {len(equal)} of {len(ran)} equal; {kills} kills in {calls:,} isolated calls; "

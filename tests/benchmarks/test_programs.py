@@ -85,3 +85,11 @@ def test_the_table_says_ratios_without_the_start_and_what_went_wrong():
     assert lines[0] == f"2 of {len(CORPUS)} programs were run, on 6.1.0."
     assert any(line.startswith("- Under the best combination: 1 of 2 equal") for line in lines)
     assert any(line.startswith("- Under `live`: 2 of 2 equal; 0 kills in 2,000 isolated calls") for line in lines)
+
+
+def test_a_program_too_short_to_be_compared_has_no_ratio_and_moves_no_median():
+    short = found("bash")
+    short["cells"]["none"] = short["cells"]["none"] | {"cpu_s": 1.5}
+    lines = program_page.render(CORPUS, {"git": found("git"), "bash": short}).splitlines()
+    assert next(line for line in lines if line.startswith("| bash")).endswith("| 0.5 |  |  | equal |")
+    assert any("2 of 2 equal" in line and "median ratio 1.50" in line for line in lines)
