@@ -8,6 +8,7 @@ from tests.support.call_program import CODE, Step, build_program, load_word, res
 from thinbox import paging
 from thinbox.kernel.user_pages import find_user_pages
 from thinbox.address import to_signed
+from thinbox.machine import slots
 from thinbox.session.session import RunOptions, TenantSpec, run, run_tenants
 
 PLACE, PAGE = 0x500000, 4096
@@ -207,3 +208,16 @@ def test_a_file_that_is_mapped_to_be_written_is_written_without_its_descriptor(g
     result = run(guest, ["/program"], RunOptions(policy="live+guard", view=view, rootfs=tmp_path))
     assert not result.record.kills and result.exit_code == 0
     assert results(result.stdout)[-1] == MARK
+
+
+@pytest.mark.parametrize(("find", "rule"), [(at_symbol("_text"), "W1"), (own_task, "W3")], ids=["text", "slab"])
+def test_the_address_space_of_patching_is_a_way_in_only_while_text_is_patched(guest, tmp_path, find, rule):
+    """Here it is the task's own, as if its `mm->pgd` had been forged."""
+    forged = Forged(guest, tmp_path, Step("getrandom", (PLACE, 64, 0)))
+
+    def choose(machine, enforcer):
+        machine.slot[slots.WALL_POKING] = enforcer.kernel_root & paging.FRAME_MASK
+        return find(machine, enforcer)
+
+    killed = forged.run(choose)
+    assert (killed.call, killed.rule) == ("getrandom", rule)

@@ -263,3 +263,16 @@ def test_entry_index_finds_the_slot_even_when_it_is_empty(memory: Memory) -> Non
     vaddr = chain(memory, (7, 7, 7, 0))
     assert paging.entry_index(memory.words, memory.guest_bytes, ROOT, vaddr) == ROOT + 0x3000 + 8 * 4 >> 3
     assert paging.entry_index(memory.words, memory.guest_bytes, ROOT, vaddr + (1 << 21)) == -1
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_a_table_that_lies_in_a_sealed_page_is_none_and_is_not_marked(is_sealed):
+    """Of four tables, one a page, the third lies where nothing may be written (rule W1)."""
+    words, end = [0] * (5 * 512), 5 * 4096
+    for level in range(4):
+        words[512 * level] = 4096 * (level + 1) | paging.PRESENT | paging.WRITABLE | paging.USER
+    seals, place = [0, 0, int(is_sealed), 0, 0], [0]
+    found = paging.walk_access(words, 0, end, 0, end, 0, 0, place, seals, True)
+    assert (found == paging.IS_RESERVED) == is_sealed
+    assert bool(words[2 * 512] & paging.ACCESSED) != is_sealed
+    assert words[512] & paging.ACCESSED

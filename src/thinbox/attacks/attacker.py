@@ -220,9 +220,11 @@ class Attacker(GuestProcess):
     def is_root(self) -> Steps:
         """Whether the guest says so: getuid returns 0, and the victim's private file can be read."""
         uid = yield from self.call("getuid")
-        if uid != 0:
-            return False
-        handle = yield from self.call("open", PRIVATE_FILE, O_RDWR, 0)
+        return uid == 0 and (yield from self.opens_private(O_RDWR))
+
+    def opens_private(self, flags: int = 0) -> Steps:
+        """Whether the victim's private file can be opened and read, by whatever ids."""
+        handle = yield from self.call("open", PRIVATE_FILE, flags, 0)
         if handle < 0:
             return False
         place = self.buffer(SECRET_BYTES)

@@ -135,7 +135,8 @@ class Wall:
     def _judge(self, state: "TaskState", frame: int, *, is_write: bool) -> ViewVerdict:
         found = self._views.check_user(state, frame, is_write=is_write)
         charge, file = self._views.charge_of(frame)
-        if found.verdict.granted and charge:
+        # Kernel memory of the tenant's own has no file: freed, it may be a page table of its own by the next look.
+        if found.verdict.granted and charge and file:
             seen = self._seen[frame // PAGE_BYTES]
             if (seen[wall_rules.SEEN_CHARGE], seen[wall_rules.SEEN_FILE]) != (charge, file):
                 seen[:] = (0, 0, charge, file)

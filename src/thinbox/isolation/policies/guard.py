@@ -47,6 +47,7 @@ PROGRAMS = frozenset(
 fs/nfs/cache_lib.c, fs/nfsd/nfs4recover.c, fs/nfsd/nfs4layouts.c, drivers/block/drbd/drbd_main.c, fs/ocfs2/stackglue.c,
 drivers/video/fbdev/uvesafb.c, net/bpfilter/bpfilter_kern.c (the name of a driver)."""
 _EUID_AT, _ID_BYTES = 16, 4
+"""struct cred: uid, gid, suid, sgid, euid; 4 bytes each (include/linux/cred.h)."""
 _ALL_IDS_BYTES = 32
 """uid to fsgid: eight ids."""
 POINTER_BYTES = 8
@@ -54,7 +55,6 @@ _CAPABILITY_BYTES = 8
 _KINDS = ("inheritable", "permitted", "effective", "bounding", "ambient")
 _CAP_SETGID, _CAP_SETUID = 6, 7
 """include/uapi/linux/capability.h."""
-"""struct cred: uid, gid, suid, sgid, euid; 4 bytes each (include/linux/cred.h)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +174,7 @@ def may_become(name: str, old: ProtectedObject, new: ProtectedObject) -> bool:
     if name not in _SETS_IDS:
         return (now.users, now.groups, now.more_groups) == (was.users, was.groups, was.more_groups)
 
-    def can_have(
-        now_ids: tuple[int, ...], was_ids: tuple[int, ...], capability: int, mapped: tuple[range, ...]
-    ) -> bool:
+    def can_have(now_ids: Ids, was_ids: Ids, capability: int, mapped: tuple[range, ...]) -> bool:
         gained = set(now_ids) - set(was_ids)
         if not gained or not was.may(capability):
             return not gained
