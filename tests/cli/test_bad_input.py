@@ -71,9 +71,11 @@ def kernel_bytes() -> bytes:
 
 @pytest.fixture
 def own_cache(tmp_path: Path) -> Path:
-    """A copy of the cache without snapshots, so that a boot is due."""
+    """What a boot needs of the cache, but no snapshot: nothing that other tests keep there, or fetch at this moment."""
     copy = tmp_path / "cache"
-    shutil.copytree(cache_dir(), copy, ignore=shutil.ignore_patterns("snapshots", "locks", "apt"), symlinks=True)
+    for name in ("kernels", "packages", "members", "native", "facts", "types"):
+        if (cache_dir() / name).is_dir():
+            shutil.copytree(cache_dir() / name, copy / name, ignore=shutil.ignore_patterns(".*"), symlinks=True)
     return copy
 
 

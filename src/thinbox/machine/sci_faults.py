@@ -32,10 +32,15 @@ sync_user_half = compiled(pagetable.sync_user_half)
 
 @native
 def uncount_block(core, rip):
-    """Take back the part of the current block that is about to run, and be counted, once more."""
+    """Take back the part of the current block that is about to run, and be counted, once more.
+
+    What is left of it has begun: no interrupt comes before it that would not come un-isolated (hooks.count_block).
+    """
     if core[slots.BLOCK_START] <= rip < core[slots.BLOCK_END]:
         core[slots.CLOCK] -= core[slots.BLOCK_END] - rip
         core[slots.BLOCK_END] = rip
+        core[slots.CUT_RIP] = rip
+        core[slots.CUT_CLOCK] = core[slots.CLOCK]
 
 
 @native
