@@ -5,9 +5,10 @@ import pytest
 from tests.support.fake_target import KERNEL_ROOT, FakeGuest, Watch
 
 from thinbox import paging
-from thinbox.address import U64
+from thinbox.address import U64, VAddr
 from thinbox.enforcement.grants import LOG_ROWS, Grants
 from thinbox.enforcement.tables import Tables
+from thinbox.image.symbols import Symbol
 from thinbox.isolation import fault
 from thinbox.machine import slots
 
@@ -183,6 +184,41 @@ def test_a_stop_that_comes_sooner_stays():
     guest.slot[slots.DEADLINE], guest.slot[slots.ATTENTION] = 500, 0
     guest.grants.make_one_block(guest.state, PLACE, 0, 0)
     assert (guest.slot[slots.DEADLINE], guest.slot[slots.ATTENTION]) == (500, 0)
+
+
+INSIDE = Symbol("clear_page", VAddr(0xFFFF_FFFF_8100_0000), VAddr(0xFFFF_FFFF_8100_0040))
+ELSEWHERE = Symbol("memcpy", VAddr(0xFFFF_FFFF_8100_0040), VAddr(0xFFFF_FFFF_8100_0080))
+
+
+def lent(guest):
+    """The code in which the CPU does not stop at the end of each block, and where it stops at the latest."""
+    slot = guest.slot
+    return slot[slots.BRIEF_START] & U64, slot[slots.BRIEF_END] & U64, slot[slots.BRIEF_DEADLINE]
+
+
+def test_a_grant_for_a_function_goes_on_over_its_blocks_and_no_others():
+    guest = with_entry()
+    guest.grants.make_one_block(guest.state, PLACE, 0, 0, INSIDE)
+    assert lent(guest) == (INSIDE.start, INSIDE.end_exclusive, 5000)
+    guest.grants.make_one_block(guest.state, PLACE, 0, 0, INSIDE)
+    assert lent(guest) == (INSIDE.start, INSIDE.end_exclusive, 5000), "not the deadline of the first grant"
+    guest.grants.end_one_block()
+    assert lent(guest)[:2] == (0, 0)
+
+
+@pytest.mark.parametrize(("first", "second"), [(INSIDE, None), (None, INSIDE), (INSIDE, ELSEWHERE)])
+def test_of_two_grants_the_shorter_holds(first, second):
+    guest = with_entry()
+    guest.grants.make_one_block(guest.state, PLACE, 0, 0, first)
+    guest.grants.make_one_block(guest.state, PLACE, 0, 0, second)
+    assert lent(guest)[:2] == (0, 0)
+
+
+def test_after_a_reset_no_function_is_lent_anything():
+    guest = with_entry()
+    guest.grants.make_one_block(guest.state, PLACE, 0, 0, INSIDE)
+    guest.grants.reset()
+    assert lent(guest)[:2] == (0, 0)
 
 
 def test_after_a_reset_nothing_is_taken_back():

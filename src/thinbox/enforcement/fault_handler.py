@@ -9,7 +9,7 @@ Rules of this file: what cannot be granted for want of room is a verdict, not an
 from typing import TYPE_CHECKING
 
 from thinbox import paging
-from thinbox.address import to_signed
+from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.isolation import fault
 from thinbox.isolation.verdict import AccessKind, Verdict
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from thinbox.enforcement.target import Target
     from thinbox.enforcement.tasks import TaskList, TaskState
     from thinbox.enforcement.violation_action import ViolationAction
+    from thinbox.isolation.page_ownership import ViewVerdict
 
 POOL_EMPTY = Verdict(granted=False, rule="pool", reason="thinbox has no page left for this tenant's page tables")
 
@@ -51,7 +52,7 @@ class FaultHandler:
                 self._action.of(state, call, hidden.verdict, access, hidden)
                 return slots.REDIRECTED
         if verdict.granted:
-            result = self._grant(state, vaddr, error, rip, one_block=hidden is not None and hidden.is_one_block)
+            result = self._grant(state, vaddr, error, rip, hidden)
             if result == fault.GRANTED:
                 return slots.RETRY
             if result == fault.GUEST:
@@ -73,13 +74,14 @@ class FaultHandler:
         if self.judge(rip, paging.FAULT_FETCH, rip, resumed=True) == slots.REDIRECTED:
             self._cpu.jump(self._target.sites.death)
 
-    def _grant(self, state: "TaskState", vaddr: int, error: int, rip: int, *, one_block: bool) -> int:
-        if not one_block:
+    def _grant(self, state: "TaskState", vaddr: int, error: int, rip: int, hidden: "ViewVerdict | None") -> int:
+        if hidden is None or not hidden.is_one_block:
             return self._target.sci.grant_page(vaddr, error, rip)
         before = self._grants.entry_before(state, vaddr)
         result = self._target.sci.grant_page(vaddr, error, rip)
         if result == fault.GRANTED:
-            self._grants.make_one_block(state, vaddr, before, rip)
+            function = self._target.view.symbols.text_symbol_at(rip & U64) if hidden.is_while_inside else None
+            self._grants.make_one_block(state, vaddr, before, rip, function)
         return result
 
     def _grant_unasked(self, vaddr: int, error: int, rip: int) -> int:

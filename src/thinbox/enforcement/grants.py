@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thinbox import paging
-from thinbox.address import U64
+from thinbox.address import U64, to_signed
 from thinbox.enforcement.outside_work import count_outside
 from thinbox.isolation import fault
 from thinbox.isolation.verdict import kind_of
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from thinbox.enforcement.tables import Tables
     from thinbox.enforcement.target import Target
     from thinbox.enforcement.tasks import TaskState
+    from thinbox.image.symbols import Symbol
 
 LOG_ROWS = 1 << 14
 
@@ -102,11 +103,22 @@ class Grants:
         index = self._memory.tables.entry_index(state.root, vaddr)
         return self._memory.words[index] if index >= 0 else 0
 
-    def make_one_block(self, state: "TaskState", vaddr: int, before: int, rip: int) -> None:
-        """The page of `vaddr`, just granted, goes as soon as the block at `rip` has run."""
+    def make_one_block(
+        self, state: "TaskState", vaddr: int, before: int, rip: int, function: "Symbol | None" = None
+    ) -> None:
+        """The page of `vaddr`, just granted, goes as soon as the block at `rip` has run; or, with a `function`, before
+        the first block that is not of its code, which its callees' are not.
+
+        Of several grants at a time the shortest holds for all.
+        """
+        slot, is_first = self._slot, not self._one_block
         index = self._memory.tables.entry_index(state.root, vaddr)
         self._one_block.append((index, before))
-        slot = self._slot
+        span = (0, 0) if function is None else (to_signed(function.start), to_signed(function.end_exclusive))
+        if is_first:
+            slot[slots.BRIEF_DEADLINE], slot[slots.BRIEF_START], slot[slots.BRIEF_END] = slot[slots.DEADLINE], *span
+        elif span != (slot[slots.BRIEF_START], slot[slots.BRIEF_END]):
+            slot[slots.BRIEF_START] = slot[slots.BRIEF_END] = 0
         # The hook will take back what of the block is to run once more (hooks.uncount_block); the block then
         # starts before this moment, and the next one does not.
         now = slot[slots.CLOCK]
@@ -122,9 +134,11 @@ class Grants:
         for index, before in reversed(self._one_block):
             self._memory.words[index] = before
         self._one_block.clear()
+        self._slot[slots.BRIEF_START] = self._slot[slots.BRIEF_END] = 0
         if self._slot[slots.ACTIVE]:
             self._target.cpu.load_cr3(self._target.cpu.cr3)
 
     def reset(self) -> None:
         """Begin again after the machine was restored."""
         self._one_block.clear()
+        self._slot[slots.BRIEF_START] = self._slot[slots.BRIEF_END] = 0

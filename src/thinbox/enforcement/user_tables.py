@@ -5,6 +5,7 @@ reaches no SCI table judges. Which tables a call could write, its grants tell.
 
 Rules of this file:
 - Nothing is remembered of entries: a page that was the tenant's may be another's now, and its old entry written again.
+  Of page cache it is remembered that the tenant may have it, while it is the same file's (`seen_pages`).
 - A grant that was taken back during the call counts: it may have been written before.
 - All processes of the tenant are looked at: a call may write a sibling's table too. What the tenant's own structures
   say may be forged: it is read without trust, and no error of the machine.
@@ -39,6 +40,7 @@ from thinbox.kernel.user_pages import find_user_pages
 if TYPE_CHECKING:
     from thinbox.enforcement.grants import Grants
     from thinbox.enforcement.open_call import OpenCall
+    from thinbox.enforcement.seen_pages import SeenPages
     from thinbox.enforcement.target import Target
     from thinbox.enforcement.tasks import TaskList, TaskState
     from thinbox.guest.memory_cgroups import MemoryCgroups
@@ -54,8 +56,11 @@ _EXITING = 4
 class UserTables:
     """The user page tables of the tenants of one machine."""
 
-    def __init__(self, target: "Target", tasks: "TaskList", grants: "Grants", cgroups: "MemoryCgroups") -> None:
+    def __init__(
+        self, target: "Target", tasks: "TaskList", grants: "Grants", cgroups: "MemoryCgroups", seen: "SeenPages"
+    ) -> None:
         self._target, self._task_list, self._grants, self._cgroups = target, tasks, grants, cgroups
+        self._seen = seen
         self._memory, self._cpu, self._kernel = target.memory, target.cpu, target.view
         types, files, root = target.view.facts.types, find_file_shape(target.view.facts), target.kernel_root
         self._mm_at, self._pgd_at = files.task_mm_at, files.mm_pgd_at
@@ -163,7 +168,7 @@ class UserTables:
             kept, entries[_KERNEL_HALF] = entries[mappings.LDT_SLOT], 0
             entries[mappings.LDT_SLOT] = kept
         judge = self._judge_leaf if level == mappings.LAST else self._judge_entry
-        if level > mappings.LAST or self._target.sci.drop_plain(entries, self._target.kernel_root):
+        if level > mappings.LAST or self._target.sci.drop_plain(entries, self._seen.number_of(own)):
             for at in np.flatnonzero(entries & paging.PRESENT).tolist():
                 found = judge(own, rule, int(entries[at]), level)
                 if not found.verdict.granted:
@@ -220,10 +225,13 @@ class UserTables:
             return SHARED_WRITABLE if is_write or entry & paging.WRITABLE else PLAIN_MAPPING
         if frame < _LEGACY_END:
             return PLAIN_MAPPING
-        facts = self._cgroups.facts(frame, self._target.kernel_root, self._holders)
+        facts = self._cgroups.facts(frame, self._target.kernel_root, self._holders, is_write=is_write)
         if facts.kind is PageKind.KERNEL and frame in self._unmarked_tables():
             return TABLE_MAPPING
-        return check_mapping(rule, own, facts, is_write=is_write)
+        found = check_mapping(rule, own, facts, is_write=is_write)
+        if found.verdict.granted and facts.kind is PageKind.FILE:
+            self._seen.remember(frame, own)
+        return found
 
     def _judge_entry(self, own: str, rule: int, entry: int, level: int) -> ViewVerdict:
         """An entry above the last level: the next table, or a large page, each part of which is judged."""
@@ -231,7 +239,7 @@ class UserTables:
         if entry & paging.LARGE and level < mappings.TOP:
             pages = 1 << 9 * (level - 1)
             parts = frame + PAGE_BYTES * np.arange(pages, dtype=np.int64) | paging.PRESENT
-            self._target.sci.drop_plain(parts, self._target.kernel_root)
+            self._target.sci.drop_plain(parts, self._seen.number_of(own))
             judged = (self._judge_leaf(own, rule, part, level) for part in parts[np.flatnonzero(parts)].tolist())
             return next((found for found in judged if not found.verdict.granted), PLAIN_MAPPING)
         facts = self._cgroups.facts(frame, self._target.kernel_root)

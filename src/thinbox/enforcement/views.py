@@ -13,6 +13,7 @@ Rules of this file:
 from typing import TYPE_CHECKING
 
 from thinbox.address import U64
+from thinbox.enforcement.seen_pages import SeenPages
 from thinbox.enforcement.tenants import Tenant
 from thinbox.enforcement.user_tables import UserTables
 from thinbox.errors import MachineError
@@ -40,7 +41,8 @@ class Views:
         self.cgroups = MemoryCgroups(target.view, target.memory)
         self._words = self.cgroups.pages.words
         self._host_words = self._cpu.keep_array(self._words)
-        self._user_tables = UserTables(target, tasks, grants, self.cgroups)
+        self.seen = SeenPages(target, self._words)
+        self._user_tables = UserTables(target, tasks, grants, self.cgroups, self.seen)
         ChargedSockets(target.machine, target.view, undo.save if undo else None, self._may_write)
 
     def _may_write(self, vaddr: int) -> bool:
@@ -55,6 +57,7 @@ class Views:
         """Begin again after the machine was restored."""
         self.cgroups.owners.clear()
         self._user_tables.reset()
+        self.seen.reset()
         self._slot[slots.VIEW] = 0
 
     def add(self, name: str, memcg: int) -> None:
@@ -94,7 +97,7 @@ class Views:
         paddr = memory.tables.translate(root, vaddr)
         if paddr < 0:
             return None
-        facts = self.cgroups.facts(paddr, root)
+        facts = self.cgroups.facts(paddr, root, is_write=is_write)
         symbol = self._target.view.symbols.text_symbol_at(rip & U64)
         return check_page(rule, state.tenant.name, facts, None if symbol is None else symbol.name, is_write=is_write)
 
@@ -110,16 +113,6 @@ class Views:
     def host_words(self) -> int:
         """Host address of the words of `isolation.view_rules`, which are those of the tenant that runs."""
         return self._host_words
-
-    def charge_of(self, frame: int) -> tuple[int, int]:
-        """Return what `struct page` has of a page, as `isolation.wall_rules` compares it: its charge, and its file."""
-        words, memory = self._words.data, self._memory
-        at = view_rules.find_page(memory.words, memory.guest_bytes, self._target.view.kernel_root, words, frame)
-        if at < 0:
-            return 0, 0
-        return memory.words[(at + words[view_rules.MEMCG_AT]) >> 3], memory.words[
-            (at + words[view_rules.MAPPING_AT]) >> 3
-        ]
 
     def check_user(self, state: "TaskState", frame: int, *, is_write: bool) -> ViewVerdict:
         """Judge an access of user code of a task that runs, or of the kernel by a user address, to the page `frame`."""

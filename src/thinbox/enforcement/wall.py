@@ -7,8 +7,7 @@ Rules of this file:
 - Whoever runs is asked about, not whoever wrote: an access is refused wherever it comes from.
 - In an isolated call a refused access is that call's violation. User code of a tenant ends by a signal. Where nobody
   can be killed (an interrupt, a kernel thread, work on the kernel's own table) a store goes nowhere, a load reads ones.
-- What was judged of a page is remembered as long as `struct page` has the same charge and file, and of page cache and
-  user memory only: what is charged to nobody is asked about again.
+- What was judged of a page is remembered of page cache only, as long as it is the same file's (`seen_pages`).
 """
 
 from typing import TYPE_CHECKING
@@ -47,10 +46,7 @@ class Wall:
         self._target, self._tasks, self._views, self._action = target, tasks, views, action
         self._slot, self._memory, self._cpu = target.slot, target.memory, target.cpu
         self._image = find_sealed(target.view.facts)
-        pages = target.memory.guest_bytes // PAGE_BYTES
-        self._seals = np.zeros(pages, dtype=np.int64)
-        self._seen = np.zeros((pages, wall_rules.SEEN_WORDS), dtype=np.int64)
-        self._numbers: dict[str, int] = {}
+        self._seals = np.zeros(target.memory.guest_bytes // PAGE_BYTES, dtype=np.int64)
         self._refused: dict[int, Verdict] = {}
         """What user code of a task (task_struct) was refused, until it ends for it."""
         self._build()
@@ -79,9 +75,7 @@ class Wall:
         seal(wall_rules.DATA_FOR_ALL, *((vaddr, vaddr + PAGE_BYTES) for vaddr in shared.written(word)))
         slot, keep, translate = self._slot, self._cpu.keep_array, self._memory.tables.translate
         text_start, text_end = self._image.text
-        slot[slots.WALL_ROOT] = translate(root, to_signed(self._image.root))
         slot[slots.WALL_VIEW] = self._views.host_words
-        slot[slots.WALL_SEEN] = keep(self._seen)
         poking = word(self._image.poking_mm)
         slot[slots.WALL_POKING] = translate(root, to_signed(word(poking + self._image.pgd_at)))
         slot[slots.WALL_TEXT], slot[slots.WALL_TEXT_END] = to_signed(text_start), to_signed(text_end)
@@ -93,7 +87,6 @@ class Wall:
 
     def reset(self) -> None:
         """Begin again after the machine was restored."""
-        self._seen[:] = 0
         self._refused.clear()
         for slot in (
             slots.WALL_TENANT,
@@ -113,7 +106,7 @@ class Wall:
             self._slot[slots.WALL_TENANT] = self._slot[slots.WALL_TASK] = 0
             return
         self._views.use(state)
-        self._slot[slots.WALL_TENANT] = self._numbers.setdefault(state.tenant.name, len(self._numbers) + 1)
+        self._slot[slots.WALL_TENANT] = self._views.seen.number_of(state.tenant.name)
         self._slot[slots.WALL_TASK] = state.number
 
     # -- judging -----------------------------------------------------------------------------------------
@@ -134,15 +127,8 @@ class Wall:
 
     def _judge(self, state: "TaskState", frame: int, *, is_write: bool) -> ViewVerdict:
         found = self._views.check_user(state, frame, is_write=is_write)
-        charge, file = self._views.charge_of(frame)
-        # Kernel memory of the tenant's own has no file: freed, it may be a page table of its own by the next look.
-        if found.verdict.granted and charge and file:
-            seen = self._seen[frame // PAGE_BYTES]
-            if (seen[wall_rules.SEEN_CHARGE], seen[wall_rules.SEEN_FILE]) != (charge, file):
-                seen[:] = (0, 0, charge, file)
-            seen[wall_rules.SEEN_READ] = self._slot[slots.WALL_TENANT]
-            if is_write:
-                seen[wall_rules.SEEN_WRITE] = state.number
+        if found.verdict.granted:
+            self._views.seen.remember(frame, state.tenant.name, state.number if is_write else 0)
         return found
 
     def _refuse(

@@ -56,10 +56,12 @@ class MemoryCgroups:
                 return self.owners[above]
         return None
 
-    def facts(self, paddr: int, root: int, spaces: frozenset[int] = frozenset()) -> PageFacts:
+    def facts(
+        self, paddr: int, root: int, spaces: frozenset[int] = frozenset(), *, is_write: bool = False
+    ) -> PageFacts:
         """Return what the page of `paddr` is, its owners by tenants' names; `root` is the kernel's table. What the
-        mm_structs `spaces` have mapped counts as held."""
-        return self.pages.facts(paddr, root, lambda memcg: self.owner_of(memcg, root), spaces)
+        mm_structs `spaces` have mapped counts as held. `is_writable` is looked for only if `is_write`."""
+        return self.pages.facts(paddr, root, lambda memcg: self.owner_of(memcg, root), spaces, is_write=is_write)
 
     def owner_of_task(self, task: int, root: int) -> str | None:
         """Return the tenant a task is of."""

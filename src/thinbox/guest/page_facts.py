@@ -99,6 +99,14 @@ class PageReader:
         words[view_rules.KERNEL_AT], words[view_rules.KERNEL_MASK] = memcg.kernel_at, memcg.kernel_mask
         words[view_rules.KERNEL_VALUE], words[view_rules.KERNEL_BY_OBJCG] = memcg.kernel_value, memcg.kernel_by_objcg
         words[view_rules.IN_OBJECT], words[view_rules.OWNED] = slab.in_object, slab.owned
+        files = self._files
+        words[view_rules.HOST_AT], words[view_rules.NUMBER_AT] = files.mapping_host_at, files.inode_number_at
+        for at, shift, offset in (
+            (view_rules.GENERATION_AT, view_rules.GENERATION_SHIFT, files.inode_generation_at),
+            (view_rules.MODE_AT, view_rules.MODE_SHIFT, files.inode_mode_at),
+            (view_rules.UID_AT, view_rules.UID_SHIFT, files.inode_owners_at[0]),
+        ):
+            words[at], words[shift] = offset & ~7, 8 * (offset & 7)
         return words
 
     def _user_leaves(self, root: int) -> Iterator[int]:
@@ -195,10 +203,13 @@ class PageReader:
         root: int,
         owner_of: "Callable[[int], str | None]",
         spaces: frozenset[int] = frozenset(),
+        *,
+        is_write: bool = False,
     ) -> PageFacts:
         """Return the facts of the page of `paddr` (the very address touched); `owner_of` names a cgroup's tenant.
 
-        `root` is the kernel's table; what the mm_structs `spaces` have mapped counts as held.
+        `root` is the kernel's table; what the mm_structs `spaces` have mapped counts as held. Whether a file may be
+        written is looked for only if `is_write`.
         """
         page = self._find(paddr, root)
         if page is None:
@@ -219,7 +230,7 @@ class PageReader:
             owners = frozenset({owner_of(memcg) if memcg else None})
             if mapping & _ANON or not mapping & ~_MAPPING_FLAGS:
                 return PageFacts(PageKind.MEMORY, owners)
-            return self._file_facts(mapping & ~_MAPPING_FLAGS, owners, root, spaces)
+            return self._file_facts(mapping & ~_MAPPING_FLAGS, owners, root, spaces, is_write=is_write)
         if (self._word(head + words[view_rules.COUNT_AT]) >> words[view_rules.COUNT_SHIFT]) & 0xFFFFFFFF == 0:
             return self._unreferenced_facts(page, paddr, root, owner_of)
         return PageFacts(PageKind.KERNEL)
@@ -271,14 +282,16 @@ class PageReader:
             return ""
         return raw.split(b"\0")[0].decode("ascii", "replace")
 
-    def _file_facts(self, mapping: int, owners: frozenset[str | None], root: int, spaces: frozenset[int]) -> PageFacts:
+    def _file_facts(
+        self, mapping: int, owners: frozenset[str | None], root: int, spaces: frozenset[int], *, is_write: bool
+    ) -> PageFacts:
         files = self._files
         inode = self._pointer(mapping + files.mapping_host_at, root)
         mode = self._pointer(inode + (files.inode_mode_at & ~7), root) >> 8 * (files.inode_mode_at & 7) & 0xFFFF
         superblock = self._pointer(inode + files.inode_super_at, root)
         public = bool(mode & _OTHERS_READ) and superblock in self._mounted(root)
         held = self._held.holds(mapping, root, spaces)
-        may_write = self._held.may_write(mapping, inode, mode, root)
+        may_write = is_write and self._held.may_write(mapping, inode, mode, root)
         return PageFacts(PageKind.FILE, owners, is_public=public, is_held=held, is_writable=may_write)
 
     def _mounted(self, root: int) -> set[int]:

@@ -38,7 +38,8 @@ class PageFacts:
     object at the address that was touched. `detail` is a slab's cache; `is_linked` if the kernel chains the cache's
     objects across tenants, though its name may not say so. Of page cache: `is_held` if the running task
     has the file open or mapped; `is_public` if it lies in a file system mounted in the task's mount namespace, and
-    everybody may read it; `is_writable` if the task has it open for writing, or its ids and the file's mode let it.
+    everybody may read it; `is_writable` (of a write only) if the task has it open for writing, or its ids and the
+    file's mode let it.
     """
 
     kind: PageKind
@@ -53,11 +54,15 @@ class PageFacts:
 
 @dataclass(frozen=True, slots=True)
 class ViewVerdict:
-    """`verdict`, the tenant it protects (None: no tenant's), and whether the grant is for one block of code only."""
+    """`verdict`, the tenant it protects (None: no tenant's), and whether the grant is for one block of code only.
+
+    `is_while_inside`: or for as many blocks as the function that touched the page runs on, it being the reason.
+    """
 
     verdict: Verdict
     owner: str | None = None
     is_one_block: bool = False
+    is_while_inside: bool = False
 
 
 LINKING = (
@@ -235,6 +240,11 @@ def _granted(rule: str, reason: str) -> ViewVerdict:
     return ViewVerdict(_grant(rule, reason))
 
 
+def _lent(rule: str, reason: str, owner: str | None = None) -> ViewVerdict:
+    """For what a function is let do: as long as it runs."""
+    return ViewVerdict(_grant(rule, reason), owner, is_one_block=True, is_while_inside=True)
+
+
 def _refused(rule: str, reason: str, owner: str | None, function: str | None) -> ViewVerdict:
     where = f" (touched in {function})" if function else ""
     return ViewVerdict(Verdict(granted=False, rule=rule, reason=reason + where), owner)
@@ -254,9 +264,9 @@ def check_page(rule: int, own: str, facts: PageFacts, function: str | None, *, i
         if rule == view_rules.PERMISSIVE:
             return _granted("V5", "nobody's, as far as can be told")
         if function in CLEARING:
-            return ViewVerdict(_grant("V5", "nobody's yet: it is being cleared"), is_one_block=True)
+            return _lent("V5", "nobody's yet: it is being cleared")
         if facts.here == own and function == "pgd_alloc":
-            return ViewVerdict(_grant("V5", "the second page of a top-level table being made"), is_one_block=True)
+            return _lent("V5", "the second page of a top-level table being made")
         return _refused("V5", f"it cannot be told whose it is: {kind.value}", None, function)
     if kind is PageKind.FILE:
         found = _check_file(rule, own, facts, other, function)
@@ -267,7 +277,7 @@ def check_page(rule: int, own: str, facts: PageFacts, function: str | None, *, i
         return _check_slab(rule, own, facts, other, function)
     if other is not None:
         if kind is not PageKind.MEMORY and function in LINKING:
-            return ViewVerdict(_grant("V6", "a link of the kernel's own"), other, is_one_block=True)
+            return _lent("V6", "a link of the kernel's own", other)
         return _refused("V1", f"it belongs to tenant {other}: {kind.value}", other, function)
     if kind is PageKind.MEMORY and facts.owners == {None} and rule == view_rules.STRICT:
         return _refused("V5", f"it is not tenant {own}'s: {kind.value} of no tenant", None, function)
@@ -299,7 +309,7 @@ def _check_slab(rule: int, own: str, facts: PageFacts, other: str | None, functi
         reason = f"the kernel links objects of {facts.detail} across tenants"
         return ViewVerdict(_grant("V6", reason), other, is_one_block=rule == view_rules.STRICT)
     if function in LINKING:
-        return ViewVerdict(_grant("V6", "a link of the kernel's own"), other, is_one_block=True)
+        return _lent("V6", "a link of the kernel's own", other)
     return _refused("V2", f"it belongs to tenant {facts.here}: {kind_name(facts)}", facts.here, function)
 
 

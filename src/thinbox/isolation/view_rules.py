@@ -49,9 +49,17 @@ from thinbox.paging import Words, translate
     KERNEL_MASK,
     KERNEL_VALUE,  # of such a page, what that word is under the mask
     KERNEL_BY_OBJCG,  # 1: such pages are charged by way of an obj_cgroup; 0: by their memory cgroup itself
-) = range(32)
+    HOST_AT,  # address_space.host: the inode
+    NUMBER_AT,  # inode.i_ino
+    GENERATION_AT,  # the aligned words that hold inode.i_generation, i_mode and i_uid
+    GENERATION_SHIFT,
+    MODE_AT,
+    MODE_SHIFT,
+    UID_AT,
+    UID_SHIFT,
+) = range(40)
 """Words of the array `view`, the kernel's layout (`thinbox.kernel`); addresses are signed."""
-WORD_COUNT = 32
+WORD_COUNT = 40
 
 NONE, PERMISSIVE, STRICT = range(3)
 NAMES = ("none", "permissive", "strict")
@@ -64,12 +72,17 @@ _MASKS_FROM = -(1 << 32)
 """A tail page's word for its head, signed, is the head's address, below this, or (7.3) a mask for its own, above."""
 
 
-def memcg_of_objcg(words: Words, frame_end: int, root: int, view: Words, objcg: int) -> int:
-    """Return the memory cgroup an obj_cgroup stands for; 0 if it cannot be read."""
-    paddr = translate(words, frame_end, root, objcg + view[OBJCG_MEMCG_AT])
+def load_word(words: Words, frame_end: int, root: int, vaddr: int) -> int:
+    """Return the aligned word at a kernel address; 0 if it cannot be read."""
+    paddr = translate(words, frame_end, root, vaddr)
     if paddr < 0 or paddr & 7 or paddr + 8 > frame_end:
         return 0
     return words[paddr >> 3]
+
+
+def memcg_of_objcg(words: Words, frame_end: int, root: int, view: Words, objcg: int) -> int:
+    """Return the memory cgroup an obj_cgroup stands for; 0 if it cannot be read."""
+    return load_word(words, frame_end, root, objcg + view[OBJCG_MEMCG_AT])
 
 
 def memcg_of_page(words: Words, frame_end: int, root: int, view: Words, data: int) -> int:

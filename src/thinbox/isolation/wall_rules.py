@@ -13,7 +13,7 @@ Source: Linux 6.1 arch/x86/kernel/vmlinux.lds.S, arch/x86/mm/init_64.c (mark_rod
 
 from thinbox.isolation import view_rules
 from thinbox.isolation.verdict import Verdict
-from thinbox.isolation.view_rules import find_page, is_kernels, is_plain_mapping, is_slab
+from thinbox.isolation.view_rules import find_page, is_kernels, is_plain_mapping, is_slab, load_word
 from thinbox.paging import Words
 
 SEALED, FOR_ALL, DATA_FOR_ALL = 1, 2, 3
@@ -21,9 +21,10 @@ SEALED, FOR_ALL, DATA_FOR_ALL = 1, 2, 3
 writes. A page without one has 0."""
 STORE, CODE, MAPPING = 1, 2, 3
 """What an access met: rules W1, W2 and W3."""
-SEEN_READ, SEEN_WRITE, SEEN_CHARGE, SEEN_FILE = range(4)
-SEEN_WORDS = 4
-"""What was judged of a page: the tenant that may read it, the task that may write it, and what `struct page` had."""
+SEEN_READ, SEEN_WRITE, SEEN_CHARGE, SEEN_FILE, SEEN_NUMBER, SEEN_GENERATION, SEEN_OWNER = range(7)
+SEEN_WORDS = 7
+"""What was judged of a page of page cache: the tenant that may read it, the task that may write it; and what page and
+file it was: its charge and address_space, of the inode the number, the generation, and owner and mode in one word."""
 
 
 def is_users_page(words: Words, frame_end: int, root: int, view: Words, paddr: int) -> bool:
@@ -37,6 +38,57 @@ def is_users_page(words: Words, frame_end: int, root: int, view: Words, paddr: i
     if data & view_rules.DATA_FLAGS or (data != 0 and is_kernels(words, view, at)):
         return False
     return data != 0 or words[(at + view[view_rules.MAPPING_AT]) >> 3] != 0
+
+
+def file_number(words: Words, frame_end: int, root: int, view: Words, inode: int) -> int:
+    """Return an inode's number."""
+    return load_word(words, frame_end, root, inode + view[view_rules.NUMBER_AT])
+
+
+def file_generation(words: Words, frame_end: int, root: int, view: Words, inode: int) -> int:
+    """Return an inode's generation: two that have one number, one after the other, differ in it."""
+    word = load_word(words, frame_end, root, inode + view[view_rules.GENERATION_AT])
+    return (word >> view[view_rules.GENERATION_SHIFT]) & 0xFFFFFFFF
+
+
+def file_owner(words: Words, frame_end: int, root: int, view: Words, inode: int) -> int:
+    """Return an inode's mode (16 bits), and above it whose it is."""
+    mode = load_word(words, frame_end, root, inode + view[view_rules.MODE_AT]) >> view[view_rules.MODE_SHIFT]
+    user = load_word(words, frame_end, root, inode + view[view_rules.UID_AT]) >> view[view_rules.UID_SHIFT]
+    return (user & 0xFFFFFFFF) << 16 | (mode & 0xFFFF)
+
+
+def is_as_seen(words: Words, frame_end: int, root: int, view: Words, seen: Words, at: int) -> bool:
+    """Tell whether the page (struct page at `at`) is the one of the file that was judged, and the file unchanged.
+
+    An address_space may be another file's by now: the inode's number and generation say so. A file that its owner has
+    closed to others since is judged again.
+    """
+    charge, mapping = words[(at + view[view_rules.MEMCG_AT]) >> 3], words[(at + view[view_rules.MAPPING_AT]) >> 3]
+    if charge == 0 or mapping == 0 or mapping & view_rules.MAPPING_FLAGS:
+        return False
+    if seen[SEEN_CHARGE] != charge or seen[SEEN_FILE] != mapping:
+        return False
+    inode = load_word(words, frame_end, root, mapping + view[view_rules.HOST_AT])
+    return bool(
+        seen[SEEN_NUMBER] == file_number(words, frame_end, root, view, inode)
+        and seen[SEEN_GENERATION] == file_generation(words, frame_end, root, view, inode)
+        and seen[SEEN_OWNER] == file_owner(words, frame_end, root, view, inode)
+    )
+
+
+def note_file(words: Words, frame_end: int, root: int, view: Words, seen: Words, at: int) -> bool:
+    """Write into `seen` which page and file it is, and that nobody may have it yet; False if it is no page cache."""
+    charge, mapping = words[(at + view[view_rules.MEMCG_AT]) >> 3], words[(at + view[view_rules.MAPPING_AT]) >> 3]
+    if charge == 0 or mapping == 0 or mapping & view_rules.MAPPING_FLAGS:
+        return False
+    inode = load_word(words, frame_end, root, mapping + view[view_rules.HOST_AT])
+    seen[SEEN_READ] = seen[SEEN_WRITE] = 0
+    seen[SEEN_CHARGE], seen[SEEN_FILE] = charge, mapping
+    seen[SEEN_NUMBER] = file_number(words, frame_end, root, view, inode)
+    seen[SEEN_GENERATION] = file_generation(words, frame_end, root, view, inode)
+    seen[SEEN_OWNER] = file_owner(words, frame_end, root, view, inode)
+    return True
 
 
 def is_admitted(
@@ -65,10 +117,9 @@ def is_admitted(
     is_memory = mapping & view_rules.MAPPING_FLAGS
     if (is_memory or not is_store) and is_plain_mapping(words, frame_end, root, view, paddr):
         return True
-    charge = words[(at + view[view_rules.MEMCG_AT]) >> 3]
-    if charge == 0 or seen[SEEN_CHARGE] != charge or seen[SEEN_FILE] != mapping:
+    if (seen[SEEN_WRITE] != task) if is_store else (seen[SEEN_READ] != tenant):
         return False
-    return seen[SEEN_WRITE] == task if is_store else seen[SEEN_READ] == tenant
+    return is_as_seen(words, frame_end, root, view, seen, at)
 
 
 REFUSED = {

@@ -35,6 +35,8 @@ class FileShape:
     right_at: int
     vma_mm_at: int
     vma_flags_at: int
+    inode_number_at: int
+    inode_generation_at: int
     inode_mode_at: int
     inode_super_at: int
     inode_owners_at: tuple[int, int]
@@ -58,6 +60,8 @@ def probe_files(probe: Probe) -> FileShape:
         right_at=offset("rb_node.rb_right"),
         vma_mm_at=offset("vm_area_struct.vm_mm") - offset("vm_area_struct.shared"),
         vma_flags_at=offset("vm_area_struct.vm_flags", "vm_area_struct.flags") - offset("vm_area_struct.shared"),
+        inode_number_at=offset("inode.i_ino"),
+        inode_generation_at=offset("inode.i_generation"),
         inode_mode_at=offset("inode.i_mode"),
         inode_super_at=offset("inode.i_sb"),
         inode_owners_at=(offset("inode.i_uid"), offset("inode.i_gid")),

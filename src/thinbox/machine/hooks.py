@@ -289,7 +289,8 @@ def count_block(uc, vaddr, size, core):
             if load64(env + core[slots.OFF_EFLAGS]) & IF and not inhibited:
                 stop(uc, core, slots.STOP_IRQ_WINDOW)
                 return False
-        if core[slots.CLOCK] >= core[slots.DEADLINE]:
+        is_brief = core[slots.BRIEF_START] <= vaddr < core[slots.BRIEF_END]
+        if core[slots.CLOCK] >= core[slots.BRIEF_DEADLINE if is_brief else slots.DEADLINE]:
             stop(uc, core, slots.STOP_DEADLINE)
             return False
     core[slots.CLOCK] += size

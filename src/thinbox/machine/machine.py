@@ -207,7 +207,11 @@ class Machine:
         if self._held_ns:
             self._held_ns = 0
             if self.pic.waiting:
+                # An earlier stop that somebody waits for stays (the end of a grant for one block).
+                before = self.slot[slots.DEADLINE]
                 self._plan()
+                self.slot[slots.DEADLINE] = min(self.slot[slots.DEADLINE], before)
+                self.slot[slots.ATTENTION] = min(self.slot[slots.ATTENTION], before)
 
     # -- saving -----------------------------------------------------------------------------------------
     def save_devices(self) -> dict[str, Any]:

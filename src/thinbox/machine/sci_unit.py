@@ -68,11 +68,11 @@ class SciUnit:
         found = self._call_touched(*self._where, int(sought.ctypes.data), int(out.ctypes.data), most)
         return out[:found]
 
-    def drop_plain(self, entries: np.ndarray, kernel_root: int) -> int:
-        """Zero the page-table entries that map nothing, or plainly what the running call's view allows; return how many
-        are left (`viewing.drop_plain`)."""
+    def drop_plain(self, entries: np.ndarray, tenant: int) -> int:
+        """Zero the page-table entries that map nothing, or plainly what the running call's view allows, or what the
+        tenant with this number is known to be allowed; return how many are left (`view_hooks.drop_plain`)."""
         at = int(entries.ctypes.data)
-        return self._call_plain(*self._where, at, len(entries), kernel_root)
+        return self._call_plain(*self._where, at, len(entries), tenant)
 
     def prefault(self, pages: int, count: int) -> None:
         """Map `count` pages of the list at host address `pages` (see `hooks.prefault`) on the current SCI table."""

@@ -38,6 +38,9 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     BLOCK_END,
     CUT_RIP,  # where a block goes on that a fault cut in two, and the CLOCK of that moment
     CUT_CLOCK,
+    BRIEF_START,  # blocks of this code (vaddr) do not stop at DEADLINE, but at BRIEF_DEADLINE
+    BRIEF_END,
+    BRIEF_DEADLINE,
     ATTENTION,  # CLOCK from which the block hook has to look: DEADLINE, or 0 while IRQ_WAITING
     IRQ_WAITING,  # an unmasked interrupt waits: stop at the first block that may take it
     STOP,  # why the CPU stopped, see STOP_*
@@ -145,7 +148,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     WALL_BUS,  # page and kind of the access that is to reach the empty bus
     ON_WALL,  # asked about it
     FRAME,  # eight words: the exception frame being built
-) = range(126)
+) = range(129)
 
 SLOT_COUNT = FRAME + 8
 

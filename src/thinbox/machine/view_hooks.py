@@ -8,7 +8,7 @@ Rules of this file: compiled with Numba; `core` is the array of `slots`.
 from numba import cfunc, types
 
 from thinbox import paging
-from thinbox.isolation import fault, mappings, view_rules
+from thinbox.isolation import fault, mappings, view_rules, wall_rules
 from thinbox.machine import slots
 from thinbox.machine.compiled import compiled
 from thinbox.machine.delivery import native
@@ -19,6 +19,10 @@ is_object_own = compiled(view_rules.is_object_own)
 find_touched = compiled(mappings.find_touched)
 is_foreign_file = compiled(view_rules.is_foreign_file)
 is_plain_mapping = compiled(view_rules.is_plain_mapping)
+find_page = compiled(view_rules.find_page)
+is_as_seen = compiled(wall_rules.is_as_seen)
+
+_SEEN_BYTES = 8 * wall_rules.SEEN_WORDS
 
 
 @native
@@ -78,16 +82,23 @@ def touched_tables(_uc, core, sought_at, out_at, most):
 
 
 @cfunc(types.int64(types.int64, types.CPointer(types.int64), types.int64, types.int64, types.int64))
-def drop_plain(_uc, core, entries_at, count, kernel_root):
-    """Zero those of `count` page-table entries at a host address that map nothing, or plainly what the tenant's view
-    allows; return how many are left. Memory beyond RAM is a device's."""
+def drop_plain(_uc, core, entries_at, count, tenant):
+    """Zero those of `count` page-table entries at a host address that map nothing, or plainly what the view of `tenant`
+    (its number, `enforcement.seen_pages`) allows, or page cache that it was judged to allow; return how many are left.
+    Memory beyond RAM is a device's."""
     words, end, entries = words_at(core[slots.WORDS]), core[slots.GUEST_END], words_at(entries_at)
-    rules, left = words_at(core[slots.VIEW]), 0
+    rules, root, left = words_at(core[slots.VIEW]), core[slots.WALL_ROOT], 0
     for i in range(count):
         entry = entries[i]
         frame = entry & paging.FRAME_MASK
-        if not entry & paging.PRESENT or frame >= end or is_plain_mapping(words, end, kernel_root, rules, frame):
+        if not entry & paging.PRESENT or frame >= end or is_plain_mapping(words, end, root, rules, frame):
             entries[i] = 0
-        elif entry:
-            left += 1
+            continue
+        seen = words_at(core[slots.WALL_SEEN] + _SEEN_BYTES * (frame >> 12))
+        if seen[wall_rules.SEEN_READ] == tenant:
+            at = find_page(words, end, root, rules, frame)
+            if at >= 0 and is_as_seen(words, end, root, rules, seen, at):
+                entries[i] = 0
+                continue
+        left += 1
     return left
