@@ -69,6 +69,23 @@ class Judging(FakeGuest):
         rip = vaddr if rip is None else rip
         return self.judge.ask(0x1000, self.call, to_signed(vaddr), error, to_signed(rip), **more)
 
+    def map_code(self, vaddr, flags=0):
+        """Map a page of the SCI table ROOT."""
+        self.next, table = getattr(self, "next", ROOT + 0x1000), ROOT
+        for shift in (39, 30, 21):
+            at = (table >> 3) + (vaddr >> shift & 511)
+            if not self.target.memory.words[at]:
+                self.target.memory.words[at] = self.next | paging.PRESENT
+                self.next += 0x1000
+            table = self.target.memory.words[at] & paging.FRAME_MASK
+        self.target.memory.words[(table >> 3) + (vaddr >> 12 & 511)] = 0x7000 | paging.PRESENT | flags
+
+    def is_met(self, vaddr):
+        """What the compiled hook asks of what was granted on a condition."""
+        table, mask = self.cpu.kept[self.slot[slots.CONDITIONS] - 1], self.slot[slots.CONDITIONS_MASK]
+        words, end = self.target.memory.words, self.target.memory.total_bytes
+        return fault.is_approved_while_mapped(words, end, ROOT, table, mask, to_signed(vaddr))
+
     def needs_asking(self, vaddr):
         """What the compiled hook asks, of the very table."""
         table, mask = self.cpu.kept[self.slot[slots.APPROVED] - 1], self.slot[slots.APPROVED_MASK]
@@ -127,6 +144,46 @@ def test_what_is_granted_from_one_block_or_in_one_call_holds_there_only(judging,
     assert judging.is_approved(G, start=F + 0x10, end=F + 0x24) is not source
     assert judging.is_approved(G, nr=CODE_KEY + 1) is not syscall
     assert not judging.is_approved(F)
+
+
+ROOT, PAGES = 0x8000, (F, G + 0x1000)
+
+
+@pytest.mark.parametrize("pages", [PAGES, PAGES[:1]], ids=["two pages", "one"])
+def test_what_is_granted_while_pages_are_mapped_holds_only_then(judging, pages):
+    judging.answer(while_mapped=pages)
+    judging.ask(G)
+    assert judging.needs_asking(G), "not for everywhere"
+    assert not judging.is_approved(G)
+    assert not judging.is_met(G)
+    for page in pages:
+        assert not judging.is_met(G)
+        judging.map_code(page)
+    assert judging.is_met(G)
+    assert not judging.is_met(F)
+    judging.map_code(pages[-1], paging.NO_EXECUTE)
+    assert not judging.is_met(G), "data is no code"
+
+
+@pytest.mark.parametrize("more", [{"per_source": True}, {"per_syscall": True}, {"while_mapped": (F, G, TEXT + 0x5000)}])
+def test_more_conditions_than_can_be_kept_are_asked_about_each_time(judging, more):
+    judging.answer(**({"while_mapped": PAGES} | more))
+    judging.ask(G)
+    for page in (*PAGES, G, TEXT + 0x5000):
+        judging.map_code(page)
+    assert judging.needs_asking(G) and not judging.is_met(G) and not judging.is_approved(G)
+
+
+def test_conditions_that_fill_their_table_are_forgotten(judging, monkeypatch):
+    monkeypatch.setattr(judge_module, "CONDITION_SLOTS", 4)
+    judging.judge = Judge(judging.target, judging.policy)
+    judging.judge.use()
+    judging.answer(while_mapped=(F,))
+    judging.map_code(F)
+    for vaddr in (G, G + 0x100, G + 0x200, G + 0x300):
+        judging.ask(vaddr)
+        assert judging.is_met(vaddr)
+    assert not judging.is_met(G)
 
 
 def test_where_the_source_is_not_known_a_grant_for_one_is_not_kept(judging):

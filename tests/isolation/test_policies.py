@@ -3,6 +3,8 @@
 import pytest
 from thinbox.errors import InputError
 from thinbox.isolation.policies import load_policy
+from thinbox.isolation.policies.all_of import AllOf
+from thinbox.isolation.policies.live import Live
 from thinbox.isolation.policies.patch import MAX_ADDRESSES, MAX_PAGES, Patch
 from thinbox.isolation.policies.sci import Sci
 from thinbox.isolation.verdict import Access, AccessKind, Violation
@@ -38,7 +40,15 @@ def test_sci_grants_the_next_page_only_if_start_and_page_before_are_mapped():
     assert Sci().check_access(fetch(third + 0x10), View(START, second)).granted
     assert not Sci().check_access(fetch(third), View(START)).granted, "a page was skipped"
     assert not Sci().check_access(fetch(third), View(second)).granted, "the start was never reached"
-    assert not Sci().check_access(fetch(second), View(START)).cacheable, "it holds for this call only"
+    granted = Sci().check_access(fetch(third + 0x10), View(START, second))
+    assert granted.while_mapped == (START, second), "it holds as long as these are mapped"
+
+
+def test_of_policies_that_need_pages_mapped_all_pages_are_needed():
+    page = (START & ~0xFFF) + 0x1000
+    verdict = AllOf((Sci(), Live())).check_access(fetch(page), View(START))
+    assert verdict.cacheable
+    assert verdict.while_mapped == tuple(sorted({START, page - 0x1000}))
 
 
 def test_sci_refuses_the_middle_of_a_function_in_its_first_page():

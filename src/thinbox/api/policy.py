@@ -48,9 +48,10 @@ class Policy(ABC):
         cacheable: bool = False,
         per_source: bool = False,
         per_syscall: bool = False,
+        while_mapped: tuple[int, ...] = (),
     ) -> Verdict:
         """Return a verdict that grants; `cacheable` and its qualifications as in `Verdict`."""
-        return Verdict(True, rule or self.name, reason, cacheable, per_source, per_syscall)
+        return Verdict(True, rule or self.name, reason, cacheable, per_source, per_syscall, while_mapped)
 
     def refuse(self, reason: str, *, rule: str = "") -> Verdict:
         """Return a verdict that refuses, which kills; `reason` ends the sentence about the kill."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 VICTIM_AREA, ATTACKER_AREA = AREA_BYTES, 2 * AREA_BYTES
 FOLDER, HOME, SHARED, PRIVATE_FILE = "/tmp/arena", "/tmp/arena/home", "/tmp/arena/shared", "/tmp/arena/private"
+_MOMENT, _INTERRUPTIBLE = struct.pack("<qq", 0, 1_000_000), 1
+"""A struct timespec; TASK_INTERRUPTIBLE (include/linux/sched.h), the state of a reader of an empty pipe."""
 COMMON_FILE, OPEN_FILE = "/tmp/arena/common", "/tmp/arena/open"
 """Of root, and charged to no tenant. All may read them; nobody may write the first, whose line the victim trusts, and
 everybody the second."""
@@ -121,9 +123,17 @@ class _Builder:
         agent.adopt_next_child(self.victim_work(), VICTIM_AREA)
         yield from clone_in_cgroup(VICTIM, SIGCHLD)
         yield from must("read", READY[0], place, 1)
+        # That it is ready it says before it waits: a kernel may let its reader run first (kernel/sched/fair.c).
+        while not self._victim_waits():
+            yield from call("nanosleep", _MOMENT, 0)
         agent.adopt_next_child(self.attacker_work(), ATTACKER_AREA)
         child = yield from clone_in_cgroup(ATTACKER, SIGCHLD)
         yield from self.parent.wait(child, place, 0, 0)
+
+    def _victim_waits(self) -> bool:
+        assert self.victim is not None
+        state = self.view.read_u32(self.victim.task + self.view.state_offset, self.view.kernel_root)
+        return bool(state & _INTERRUPTIBLE)
 
     def _ints(self, place: int, count: int) -> tuple[int, ...]:
         data = self.agent.read(place, 4 * count)

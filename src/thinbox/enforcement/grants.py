@@ -77,13 +77,18 @@ class Grants:
         """
         if not call.rows:
             return np.zeros(0, dtype=np.int64)
-        rows = np.concatenate(call.rows)
-        rows = rows[rows[:, fault.LOG_VADDR] < 0]
-        entries = self._memory.words[rows[:, fault.LOG_INDEX]]
-        wanted = paging.PRESENT | paging.WRITABLE
-        held = entries[entries & wanted == wanted] & paging.FRAME_MASK
-        gone = [self._frame(vaddr) for vaddr in rows[entries & paging.PRESENT == 0, fault.LOG_VADDR].tolist()]
-        return np.unique(np.concatenate((held, np.array([frame for frame in gone if frame >= 0], dtype=np.int64))))
+        words, wanted, frames = self._memory.words.each, paging.PRESENT | paging.WRITABLE, set()
+        # A call has some sixty rows: for so few a set is sooner done than an array.
+        for rows in call.rows:
+            for vaddr, index in zip(rows[:, fault.LOG_VADDR].tolist(), rows[:, fault.LOG_INDEX].tolist(), strict=True):
+                if vaddr >= 0:
+                    continue
+                entry = words[index]
+                if entry & wanted == wanted:
+                    frames.add(entry & paging.FRAME_MASK)
+                elif not entry & paging.PRESENT and (frame := self._frame(vaddr)) >= 0:
+                    frames.add(frame)
+        return np.array(sorted(frames), dtype=np.int64)
 
     def _frame(self, vaddr: int) -> int:
         """The frame of a kernel address (signed); negative if there is none."""

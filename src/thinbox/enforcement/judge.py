@@ -37,10 +37,13 @@ if TYPE_CHECKING:
 
 APPROVED_SLOTS = 1 << 18
 """Room for four times the 60,000 text symbols of a kernel, so that a probe is short."""
+CONDITION_SLOTS = 1 << 15
+"""Room for twenty times the pages of kernel text that a function goes on to."""
 ROW_COUNT = 1 << 17
 """Room for four times the approvals by block, and frames, that a script of 300 lines leaves."""
 COMPAT_KEY = 1 << 40
 """Added to the number of a 32-bit call, so that its approvals are not those of the 64-bit call of that number."""
+_MOST_CONDITIONS = 2
 
 
 class SeenCall:
@@ -110,7 +113,8 @@ class Judge:
         self._judges_stack = bool(getattr(policy, "judges_stack", False))
         self._approved = np.zeros(APPROVED_SLOTS, dtype=np.int64)
         self._rows = np.zeros(ROW_COUNT * stack.ROW_WORDS, dtype=np.int64)
-        self._row_count = self._approved_count = 0
+        self._conditions = np.zeros(CONDITION_SLOTS * fault.CONDITION_WORDS, dtype=np.int64)
+        self._row_count = self._approved_count = self._condition_count = 0
         self._walk = np.zeros(3, dtype=np.int64)
         self._graph: CallGraph | None = None
         self._fixups: frozenset[int] | None = None
@@ -120,6 +124,8 @@ class Judge:
         self._shared: dict[int, int] = {
             slots.APPROVED: keep(self._approved),
             slots.APPROVED_MASK: APPROVED_SLOTS - 1,
+            slots.CONDITIONS: keep(self._conditions),
+            slots.CONDITIONS_MASK: CONDITION_SLOTS - 1,
             slots.ROWS: keep(self._rows),
             slots.ROWS_MASK: ROW_COUNT - 1,
             slots.STACK_JUDGED: int(self._judges_stack),
@@ -256,6 +262,10 @@ class Judge:
 
     # -- keeping ----------------------------------------------------------------------------------------
     def _approve(self, vaddr: int, source: Source | None, verdict: Verdict) -> None:
+        if verdict.while_mapped:
+            if not verdict.per_source and not verdict.per_syscall and len(verdict.while_mapped) <= _MOST_CONDITIONS:
+                self._approve_while(vaddr, *map(to_signed, verdict.while_mapped))
+            return
         if not verdict.per_source and not verdict.per_syscall:
             if self._approved_count * 2 > APPROVED_SLOTS:
                 self._approved[:] = 0
@@ -273,6 +283,14 @@ class Judge:
         self._add_row(vaddr, first, second, nr)
         self._row_kinds |= 1 << (verdict.per_source + 2 * verdict.per_syscall)
         self.slot[slots.ROW_KINDS] = self._row_kinds
+
+    def _approve_while(self, vaddr: int, first: int, second: int | None = None) -> None:
+        if self._condition_count * 2 > CONDITION_SLOTS:
+            self._conditions[:] = 0
+            self._condition_count = 0
+        at = fault.CONDITION_WORDS * fault.condition_slot(self._conditions.data, CONDITION_SLOTS - 1, vaddr)
+        self._condition_count += self._conditions[at] == 0
+        self._conditions[at : at + fault.CONDITION_WORDS] = vaddr, first, first if second is None else second
 
     def _approve_frames(self, seen: Stack) -> None:
         symbols = self.view.symbols

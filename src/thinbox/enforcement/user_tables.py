@@ -119,7 +119,7 @@ class UserTables:
             roots.append(root)
         # A dead task holds nothing any more: what it could write is its living siblings', and holds what they hold.
         self._holders = frozenset(spaces) if is_dead else frozenset()
-        self._sought, self._tables = np.unique(np.array(roots, dtype=np.int64)), None
+        self._sought, self._tables = np.array(sorted(set(roots)), dtype=np.int64), None
         found = self._target.sci.touched_tables(frames, self._sought, pti=self._kernel.uses_pti, most=_MOST_TABLES)
         if len(found) > _MOST_TABLES:
             return TOO_MANY_TABLES, 0
@@ -134,8 +134,7 @@ class UserTables:
 
     def _paddr(self, vaddr: int) -> int:
         """Where a kernel address lies; negative if nowhere."""
-        memory = self._memory
-        return memory.tables.translate(self._target.kernel_root, to_signed(vaddr & U64))
+        return self._memory.kernel_paddr(self._target.kernel_root, vaddr)
 
     def _word(self, vaddr: int) -> int:
         return self._memory.word_at(self._target.kernel_root, vaddr)
@@ -190,8 +189,7 @@ class UserTables:
         rows = self._memory.words.pages
         entries = rows[tables >> 12, :end].ravel()
         frames = entries[entries & (paging.PRESENT | paging.LARGE) == paging.PRESENT] & paging.FRAME_MASK
-        named: list[int] = np.unique(frames[frames < self._memory.guest_bytes]).tolist()
-        return named
+        return sorted(set(frames[frames < self._memory.guest_bytes].tolist()))
 
     def _unmarked_tables(self) -> frozenset[int]:
         """Page tables that `struct page` does not show to be some: the tenant's upper ones, and all of the kernel's."""
@@ -215,7 +213,7 @@ class UserTables:
     def judge_access(self, state: "TaskState", rule: int, frame: int, *, is_write: bool) -> ViewVerdict:
         """Judge an access of user code to the page `frame`, while its task runs (rule W3)."""
         roots = (self._target.kernel_root & paging.FRAME_MASK, *map(self._pgd_of, self._mms(state)))
-        self._sought, self._tables = np.unique(np.array(roots, dtype=np.int64)), None
+        self._sought, self._tables = np.array(sorted(set(roots)), dtype=np.int64), None
         self._holders = frozenset()
         return self._judge_leaf(state.tenant.name, rule, frame, mappings.LAST, is_write=is_write)
 

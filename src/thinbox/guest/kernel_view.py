@@ -45,12 +45,15 @@ class KernelView:
     def __init__(self, machine: "Machine", facts: "KernelFacts") -> None:
         self._machine = machine
         self._memory = machine.memory
+        self._memory.direct_map_at = 0
         delta = self._find_slide(facts)
         self._uses_pti = machine.cpu.privilege == 3 and self._measure_pti(facts.symbols.address_of(WITNESS) + delta)
         root = self.kernel_root
         self._check_banner(facts, delta, root)
         self.facts = facts = facts.slid(delta)
         self.symbols = facts.symbols
+        direct_map = facts.symbols.find("page_offset_base")
+        self._memory.direct_map_at = self.read_u64(direct_map, root) if direct_map is not None else 0
         current, task, regs = find_current(facts), find_task_struct(facts), find_regs(facts)
         self.per_cpu = self.read_u64(current.offsets_at, root) if current.offsets_at else 0
         """What is added to the symbol of a per-CPU variable."""
@@ -123,7 +126,7 @@ class KernelView:
         return self._uses_pti
 
     def _paddr(self, vaddr: int, root: int) -> int:
-        paddr = self._memory.tables.translate(root, vaddr)
+        paddr = self._memory.kernel_paddr(root, vaddr)
         if paddr < 0:
             raise MachineError(f"kernel address {vaddr:#x} is not mapped; the kernel does not match its symbols")
         return paddr

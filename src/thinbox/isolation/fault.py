@@ -13,7 +13,7 @@ Rules of this file:
 
 import numpy as np
 
-from thinbox.isolation.pagetable import map_page
+from thinbox.isolation.pagetable import is_executable, map_page
 from thinbox.paging import (
     ACCESSED,
     DIRTY,
@@ -73,6 +73,28 @@ def approved_slot(approved: Words, mask: int, vaddr: int) -> int:
     while approved[slot] != 0 and approved[slot] != vaddr:
         slot = (slot + 1) & mask
     return slot
+
+
+CONDITION_WORDS = 3
+"""A fetch address, and two addresses that have to be executable for it to be granted."""
+
+
+def condition_slot(conditions: Words, mask: int, vaddr: int) -> int:
+    """Return the slot of `vaddr` in the open-addressed table `conditions` (a power of two, 0 is empty)."""
+    slot = ((vaddr >> 4) ^ (vaddr >> 17)) & mask
+    while conditions[CONDITION_WORDS * slot] != 0 and conditions[CONDITION_WORDS * slot] != vaddr:
+        slot = (slot + 1) & mask
+    return slot
+
+
+def is_approved_while_mapped(words: Words, frame_end: int, root: int, conditions: Words, mask: int, vaddr: int) -> bool:
+    """Tell whether a fetch from `vaddr` was approved on a condition that the SCI table `root` fulfils now."""
+    at = CONDITION_WORDS * condition_slot(conditions, mask, vaddr)
+    if conditions[at] != vaddr:
+        return False
+    return is_executable(words, frame_end, root, conditions[at + 1]) and is_executable(
+        words, frame_end, root, conditions[at + 2]
+    )
 
 
 def classify(words: Words, guest_end: int, root: int, kernel_root: int, vaddr: int, error: int) -> int:

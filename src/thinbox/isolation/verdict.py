@@ -54,8 +54,9 @@ class Verdict:
     """`granted`, by which `rule`, and the reason in words.
 
     `cacheable` means: the same access would be granted in any call at any time, so it need not be asked again.
-    Two qualifications of it: `per_source`, if it comes from the same block of code (until the kernel
-    patches its text); `per_syscall`, if it happens in a call of the same number.
+    Three qualifications of it: `per_source`, if it comes from the same block of code (until the kernel
+    patches its text); `per_syscall`, if it happens in a call of the same number; `while_mapped`, if the call's table
+    maps these addresses executable (one or two; with another qualification, or more, it is not remembered).
     """
 
     granted: bool
@@ -64,6 +65,7 @@ class Verdict:
     cacheable: bool = False
     per_source: bool = False
     per_syscall: bool = False
+    while_mapped: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

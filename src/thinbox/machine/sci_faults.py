@@ -25,6 +25,7 @@ classify = compiled(fault.classify)
 classify_user = compiled(fault.classify_user)
 is_write_upgrade = compiled(fault.is_write_upgrade)
 needs_judgement = compiled(fault.needs_judgement)
+is_approved_while_mapped = compiled(fault.is_approved_while_mapped)
 is_approved = compiled(stack.is_approved)
 is_stack_approved = compiled(stack.is_stack_approved)
 sync_user_half = compiled(pagetable.sync_user_half)
@@ -41,6 +42,16 @@ def uncount_block(core, rip):
         core[slots.BLOCK_END] = rip
         core[slots.CUT_RIP] = rip
         core[slots.CUT_CLOCK] = core[slots.CLOCK]
+
+
+@native
+def is_condition_met(core, vaddr):
+    """Tell whether the policy has approved of the fetch as long as certain pages are mapped, and they are."""
+    if core[slots.CONDITIONS] == 0:
+        return False
+    conditions, mask = words_at(core[slots.CONDITIONS]), core[slots.CONDITIONS_MASK]
+    words, end, root = words_at(core[slots.WORDS]), core[slots.FRAME_END], core[slots.SCI_ROOT]
+    return is_approved_while_mapped(words, end, root, conditions, mask, vaddr)
 
 
 @native
@@ -106,6 +117,7 @@ def isolated_fault(uc, core, error, rip):
         known = undo_mode and is_write_upgrade(words, end, core[slots.FRAME_END], root, kernel_root, vaddr, error)
         asked = not known and needs_judgement(words, end, kernel_root, approved, mask, cacheable, vaddr, error)
         if error & paging.FAULT_FETCH:
+            asked = asked and not is_condition_met(core, vaddr)
             if asked and core[slots.ROW_KINDS]:
                 asked = fetch_needs_judgement(core, vaddr, rip)
             if not asked and core[slots.STACK_JUDGED]:

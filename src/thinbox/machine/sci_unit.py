@@ -30,6 +30,7 @@ class SciUnit:
         self._call_grant = cpu.exported(hook_address("grant_page"), ctypes.c_int64, 3)
         self._call_drop = cpu.exported(hook_address("drop_unseen"), ctypes.c_int64, 3)
         self._call_touched = cpu.exported(hook_address("touched_tables"), ctypes.c_int64, 3)
+        self._found = np.zeros((0, 2), dtype=np.int64)
         self._call_plain = cpu.exported(hook_address("drop_plain"), ctypes.c_int64, 3)
 
     def enter_table(self) -> None:
@@ -61,12 +62,14 @@ class SciUnit:
     def touched_tables(self, frames: np.ndarray, roots: np.ndarray, *, pti: bool, most: int) -> np.ndarray:
         """Return (n, 2), frame and level (`isolation.mappings`) of the tables below `roots` that are among `frames`.
 
-        `frames` ascend; n is `most` + 1 if there are more than `most`, the last row zeros.
+        `frames` ascend; n is `most` + 1 if there are more than `most`; the last row says nothing.
         """
-        out = np.zeros((most + 1, 2), dtype=np.int64)
+        if len(self._found) <= most:
+            self._found = np.zeros((most + 1, 2), dtype=np.int64)
+        out = self._found
         sought = np.array([len(frames), frames.ctypes.data, len(roots), roots.ctypes.data, int(pti)], dtype=np.int64)
         found = self._call_touched(*self._where, int(sought.ctypes.data), int(out.ctypes.data), most)
-        return out[:found]
+        return out[:found].copy()
 
     def drop_plain(self, entries: np.ndarray, tenant: int) -> int:
         """Zero the page-table entries that map nothing, or plainly what the running call's view allows, or what the

@@ -66,6 +66,8 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     POOL,  # host address of the pool of free table frames
     APPROVED,  # host address of the table of approved fetch addresses
     APPROVED_MASK,
+    CONDITIONS,  # host address of the table of fetch addresses approved on a condition (`fault.condition_slot`)
+    CONDITIONS_MASK,
     CACHEABLE_DATA,  # 1 if the policy grants kernel data for good
     VIEW,  # host address of the words of `isolation.view_rules`, 0 if the current tenant's view hides nothing
     # undo (isolation.undo)
@@ -148,7 +150,7 @@ Rules of this file: names only. Offsets into the CPU state are filled by `layout
     WALL_BUS,  # page and kind of the access that is to reach the empty bus
     ON_WALL,  # asked about it
     FRAME,  # eight words: the exception frame being built
-) = range(129)
+) = range(131)
 
 SLOT_COUNT = FRAME + 8
 

@@ -174,7 +174,7 @@ class Surface:
                 # Whether it would depends on how the CPU came there: never understate what is left.
                 return len(self._starts)
             granted[index] = verdict.granted
-            self._cacheable[index] = verdict.granted and verdict.cacheable
+            self._cacheable[index] = verdict.granted and verdict.cacheable and not verdict.while_mapped
         return int(np.count_nonzero(granted))
 
 

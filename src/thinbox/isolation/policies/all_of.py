@@ -57,6 +57,7 @@ class AllOf:
             cacheable=all(verdict.cacheable for verdict in granted),
             per_source=any(verdict.per_source for verdict in granted),
             per_syscall=any(verdict.per_syscall for verdict in granted),
+            while_mapped=tuple(sorted({vaddr for verdict in granted for vaddr in verdict.while_mapped})),
         )
 
     def check_end(

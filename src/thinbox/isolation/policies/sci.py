@@ -10,11 +10,16 @@ from thinbox.isolation.verdict import Access, AccessKind, Verdict
 
 DATA = Verdict(granted=True, rule="6", reason="kernel data", cacheable=True)
 FUNCTION_START = Verdict(granted=True, rule="6a", reason="the start of a known symbol", cacheable=True)
-NEXT_PAGE = Verdict(granted=True, rule="6b", reason="the next page of a symbol whose start is mapped")
 MIDDLE = Verdict(
     granted=False, rule="6b", reason="a jump into the middle of a function that was not entered at its start"
 )
 NO_SYMBOL = Verdict(granted=False, rule="6c", reason="a fetch outside the known symbols of kernel and module text")
+
+
+def next_page(start: int, before: int) -> Verdict:
+    """Return the grant of the page that goes on behind `before`, in the function that starts at `start`."""
+    reason = "the next page of a symbol whose start is mapped"
+    return Verdict(granted=True, rule="6b", reason=reason, cacheable=True, while_mapped=(start, before))
 
 
 class Sci:
@@ -38,5 +43,5 @@ class Sci:
         if page == page_start(access.symbol_start):
             return MIDDLE
         if call.is_executable(access.symbol_start) and call.is_executable(page - PAGE_BYTES):
-            return NEXT_PAGE
+            return next_page(access.symbol_start, page - PAGE_BYTES)
         return MIDDLE
