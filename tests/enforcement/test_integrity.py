@@ -36,8 +36,30 @@ class Reader:
     def put_back(self, _task, known, _root, *, real_only):
         return ((known.vaddr, known.content),)
 
+    def id_map_place(self, namespace, kind):
+        return namespace + 0x40 * kind
+
+    def frame(self, place, _root):
+        return place & ~0xFFF
+
     def is_in_new_namespace(self, _task, _parents, _root):
         return False
+
+
+class Maps:
+    """Maps of user namespaces: which were written without right, and which are forged."""
+
+    def __init__(self):
+        self.wrong, self.forged, self.made = [], set(), []
+
+    def refused(self, _state):
+        return self.wrong
+
+    def is_forged(self, namespace, kind):
+        return (namespace, kind) in self.forged
+
+    def fresh(self, namespace):
+        self.made.append(namespace)
 
 
 class Room:
@@ -47,6 +69,7 @@ class Room:
         grants = SimpleNamespace(written_frames=lambda _call: np.array(self.written, dtype=np.int64))
         self.integrity = Integrity(target, self.tasks, grants)
         self.integrity._reader = self.reader
+        self.maps = self.integrity._maps = Maps()
         tenant = SimpleNamespace(name="tenant", judge=SimpleNamespace(policy=Guard()))
         self.mine, self.others = (TaskState(task, number, tenant) for number, task in enumerate((MINE, OTHERS), 1))
         self.tasks.tasks = {MINE: self.mine, OTHERS: self.others}
@@ -145,3 +168,34 @@ def test_the_same_ids_at_another_place_are_learned_and_nothing_is_written(room):
     room.written = [FRAMES[OTHERS]]
     assert list(room.integrity.ends(room.mine, call)) == []
     assert room.others.identity.vaddr == 0xA000
+
+
+NAMESPACE = 0x30000
+WITH_NAMESPACE = IDS[:32] + bytes(44) + NAMESPACE.to_bytes(8, "little") + bytes(8)
+"""As long as a real one: the namespace and the groups are its last words."""
+
+
+@pytest.mark.parametrize("written", [[], [NAMESPACE]])
+def test_a_forged_map_of_ones_own_namespace_is_emptied_and_costs_its_writers_life(room, written):
+    room.reader.ids[MINE] = WITH_NAMESPACE
+    room.integrity._know(room.mine, room.reader.identity(MINE, 0))
+    call = room.call("read")
+    room.maps.forged, room.written = {(NAMESPACE, 0)}, written
+    (found,) = room.integrity.ends(room.mine, call)
+    assert (found.verdict.rule, found.is_writer, found.vaddr) == ("G8", bool(written), NAMESPACE)
+    assert found.repair == ((NAMESPACE, bytes(4)),)
+
+
+def test_a_map_that_the_call_may_not_write_is_emptied_whosever_it_is(room):
+    call = room.call("write")
+    room.maps.wrong = [(NAMESPACE, 1)]
+    (found,) = room.integrity.ends(room.mine, call)
+    assert (found.verdict.rule, found.is_writer, found.repair) == ("G8", True, ((NAMESPACE + 0x40, bytes(4)),))
+
+
+@pytest.mark.parametrize(("name", "made"), [("unshare", [NAMESPACE]), ("setns", [])])
+def test_a_new_namespace_begins_without_maps(room, name, made):
+    call = room.call(name)
+    room.reader.ids[MINE] = WITH_NAMESPACE
+    list(room.integrity.ends(room.mine, call))
+    assert room.maps.made == made

@@ -18,8 +18,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from thinbox.enforcement.id_maps import KINDS, IdMaps
 from thinbox.enforcement.protected_objects import ProtectedObjectReader
-from thinbox.isolation.policies.guard import CHANGES_IDENTITY, FOREIGN_IDENTITY, NEW_AT_BIRTH, is_born_with
+from thinbox.isolation.policies.guard import (
+    CHANGES_IDENTITY,
+    FOREIGN_IDENTITY,
+    FORGED_MAP,
+    NEW_AT_BIRTH,
+    is_born_with,
+    namespace_of,
+)
 from thinbox.machine import cpu as registers
 
 if TYPE_CHECKING:
@@ -30,6 +38,8 @@ if TYPE_CHECKING:
     from thinbox.isolation.policies.guard import ProtectedObject
     from thinbox.isolation.verdict import Verdict
 
+_NO_EXTENT = bytes(4)
+"""What makes a map map nothing: the number of its extents."""
 _FAILED = -4095
 """Results from here to -1 are errors (MAX_ERRNO, include/linux/err.h)."""
 
@@ -51,6 +61,7 @@ class Integrity:
     def __init__(self, target: "Target", tasks: "TaskList", grants: "Grants") -> None:
         self._target, self._tasks, self._grants = target, tasks, grants
         self._reader: ProtectedObjectReader | None = None
+        self._maps: IdMaps | None = None
         self._paths: dict[int, ProtectedObject] = {}
         self._frames: dict[int, set[int]] = {}
         """Frames of tasks' credentials and of the words that point at them: which tasks (task_struct)."""
@@ -65,6 +76,8 @@ class Integrity:
         """Begin again after the machine was restored."""
         self._paths.clear()
         self._frames.clear()
+        if self._maps is not None:
+            self._maps.reset()
 
     def _policy(self, state: "TaskState") -> Any:
         """The policy of a task's tenant, if it guards anything, else None."""
@@ -73,6 +86,8 @@ class Integrity:
             return None
         if self._reader is None:
             self._reader = ProtectedObjectReader(self._target.view, self._target.memory)
+        if self._maps is None:
+            self._maps = self._reader.id_maps = IdMaps(self._target, self._tasks, self._reader.read_id_map)
         if not self._paths:
             self._paths = {path.vaddr: path for path in self._reader.paths(self._target.kernel_root)}
         return policy
@@ -87,6 +102,8 @@ class Integrity:
         known = None if parent is None else parent.identity
         if known is not None and self._reader is not None:
             is_new = self._reader.is_in_new_namespace(child.task, known, self._target.kernel_root)
+            if is_new and self._maps is not None:
+                self._maps.fresh(namespace_of(now))
             if not is_born_with(known, now, in_new_namespace=is_new):
                 return Finding(NEW_AT_BIRTH, now.vaddr, is_writer=True, whose=child.tenant.name)
         self._know(child, now)
@@ -140,6 +157,7 @@ class Integrity:
             return
         now, name = self._identity(state), call.record.name
         written = self._written(call)
+        yield from self._changed_maps(state, call, now, written)
         # Of 32-bit calls that are not isolated nothing is known but a number.
         is_let_off = not call.protected and name.startswith("i386#")
         if call.record.ret is not None and _FAILED <= call.record.ret < 0:
@@ -206,6 +224,27 @@ class Integrity:
             yield Finding(
                 found[0], found[1], is_writer=wrote, whose="kernel", repair=((old.vaddr, old.content + b"\0"),)
             )
+
+    def _changed_maps(
+        self, state: "TaskState", call: "OpenCall", now: "ProtectedObject", written: frozenset[int]
+    ) -> Iterator[Finding]:
+        """Maps of user namespaces: those the call wrote as one writes them, and those of the task's own namespace."""
+        if self._maps is None or self._reader is None or state.identity is None:
+            return
+        own, root = namespace_of(now), self._target.kernel_root
+        if own != namespace_of(state.identity) and call.record.name != "setns":
+            self._maps.fresh(own)
+        for namespace, kind in self._maps.refused(state):
+            place = self._reader.id_map_place(namespace, kind)
+            yield Finding(FORGED_MAP, place, is_writer=True, whose=state.tenant.name, repair=((place, _NO_EXTENT),))
+        if own in (0, now.first_namespace):
+            return
+        for kind in KINDS:
+            if self._maps.is_forged(own, kind):
+                place = self._reader.id_map_place(own, kind)
+                wrote = self._reader.frame(place, root) in written and not call.slept
+                repair = ((place, _NO_EXTENT),)
+                yield Finding(FORGED_MAP, place, is_writer=wrote, whose=state.tenant.name, repair=repair)
 
     def _changed_others(self, policy: Any, state: "TaskState", written: Iterable[int]) -> Iterator[Finding]:
         """Other tasks' ids in pages the running call could write: no call may change them. They are put back; who wrote

@@ -11,10 +11,12 @@ from thinbox.address import U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.isolation.policies.guard import POINTER_BYTES, ProtectedObject
 from thinbox.kernel.cred import find_cred_shape
+from thinbox.kernel.id_maps import GROUPS, USERS
 from thinbox.kernel.identity import find_identity
 from thinbox.kernel.umh import find_usermode_helpers
 
 if TYPE_CHECKING:
+    from thinbox.enforcement.id_maps import IdMaps
     from thinbox.guest.kernel_view import KernelView
     from thinbox.machine.memory import Memory
 
@@ -37,6 +39,8 @@ class ProtectedObjectReader:
         self._first_namespace = cred.first_namespace_at
         self._map = find_identity(view.facts)
         self._maps_at = (self._map.uid_map_at, self._map.gid_map_at)
+        self.id_maps: IdMaps | None = None
+        """Whose word counts for what a user namespace maps; without it that of guest memory."""
         # What is compared, by its place behind the run's first byte: (bytes from there, bytes).
         pointers = (cred.namespace_at - cred.run_at, cred.groups_at - cred.run_at)
         self._parts = ((0, cred.run_bytes), *((at, POINTER_BYTES) for at in pointers))
@@ -55,12 +59,17 @@ class ProtectedObjectReader:
         namespace = self._memory.word_at(root, place + self._parts[1][0])
         if namespace == self._first_namespace:
             return found
-        users, groups = (self._mapped(namespace + at, root) for at in self._maps_at)
-        return replace(found, mapped_users=users, mapped_groups=groups)
+        read = self.read_id_map if self.id_maps is None else self.id_maps.of
+        return replace(found, mapped_users=read(namespace, USERS), mapped_groups=read(namespace, GROUPS))
 
-    def _mapped(self, place: int, root: int) -> tuple[range, ...]:
-        """Return the ids that the `struct uid_gid_map` at `place` maps to, as the first namespace numbers them."""
-        shape, word = self._map, self._memory.word_at
+    def id_map_place(self, namespace: int, kind: int) -> int:
+        """Return where it says how many extents a map of a user namespace has."""
+        return (namespace + self._maps_at[kind] + self._map.extent_count_at) & U64
+
+    def read_id_map(self, namespace: int, kind: int) -> tuple[range, ...]:
+        """Return the ids that a user namespace maps to, as guest memory has it and the first namespace numbers them."""
+        shape, word, root = self._map, self._memory.word_at, self._view.kernel_root
+        place = namespace + self._maps_at[kind]
 
         def number(vaddr: int) -> int:
             return word(root, vaddr & ~7) >> 8 * (vaddr & 7) & 0xFFFF_FFFF

@@ -21,6 +21,7 @@ from thinbox.kernel import (
     current,
     entry,
     generated_code,
+    id_maps,
     memcg,
     module,
     mount,
@@ -121,6 +122,7 @@ FEATURES = (
     Feature("memory nodes", reclaim.probe_reclaim, ("views",), reclaim.DISABLES),
     Feature("address sanitizer", sanitizer.probe_sanitizer, ("views",), sanitizer.DISABLES, is_text=True),
     Feature("credentials", credentials.probe_cred, ("views", "guard"), credentials.DISABLES),
+    Feature("user namespaces", id_maps.probe_id_maps, ("guard",), id_maps.DISABLES),
     Feature("ORC unwind tables", unwind.probe_unwind, ("stack policies",), unwind.DISABLES),
     Feature("pipes", pipe.probe_pipe, ("attacks",), pipe.DISABLES),
 )

@@ -22,6 +22,9 @@ TOO_MUCH = Verdict(
 )
 NEW_HELPER = Verdict(granted=False, rule="G2", reason="the path of a program that the kernel starts changed")
 NEW_BETWEEN = Verdict(granted=False, rule="G3", reason="the task's ids or capabilities changed outside of its calls")
+FORGED_MAP = Verdict(
+    granted=False, rule="G8", reason="the ids that a user namespace maps changed, in a call that cannot make such a map"
+)
 FOREIGN_IDENTITY = Verdict(granted=False, rule="G5", reason="the call changed another task's ids or capabilities")
 NEW_AT_BIRTH = Verdict(granted=False, rule="G6", reason="a new task has other ids or capabilities than its parent")
 
@@ -156,7 +159,7 @@ def may_become(name: str, old: ProtectedObject, new: ProtectedObject) -> bool:
     Without CAP_SETUID (CAP_SETGID) ids are exchanged among themselves (kernel/sys.c); permitted capabilities grow by a
     new program and by a user namespace that is not the first one only (security/commoncap.c, kernel/user_namespace.c).
     In a user namespace of its own a task gets ids that the namespace maps, and no others. Which file a new program came
-    from is not looked at, nor who wrote a namespace's maps.
+    from is not looked at. What a namespace maps, `enforcement.id_maps` says.
     """
     if not len(old.content) == len(new.content) >= _IDENTITY_BYTES:
         return len(old.content) == len(new.content)
@@ -185,6 +188,38 @@ def may_become(name: str, old: ProtectedObject, new: ProtectedObject) -> bool:
         and can_have(now.groups, was.groups, _CAP_SETGID, old.mapped_groups)
         and (now.more_groups == was.more_groups or (name == "setgroups" and was.may(_CAP_SETGID)))
     )
+
+
+def namespace_of(identity: ProtectedObject) -> int:
+    """Return the user namespace of an identity (address); 0 of one that cannot be read."""
+    return _Identity.of(identity.content).namespace if len(identity.content) >= _IDENTITY_BYTES else 0
+
+
+def may_map(
+    writer: ProtectedObject,
+    is_users: bool,
+    line: tuple[tuple[int, int], ...],
+    parents: tuple[range, ...] | None,
+    wanted: tuple[range, ...],
+) -> bool:
+    """Tell whether a task with the identity `writer` may give a user namespace the map `wanted`.
+
+    `line` has, for the namespace and each above it but the first, the namespace that it lies in and its owner's uid;
+    `parents` is what the one directly above maps (None: it is the first, which maps all). Without CAP_SETUID
+    (CAP_SETGID) in that one a task maps its own id and no other (kernel/user_namespace.c, new_idmap_permitted).
+    """
+    if len(writer.content) < _IDENTITY_BYTES:
+        return False
+    own = _Identity.of(writer.content)
+    effective = (own.users if is_users else own.groups)[2]
+    if len(wanted) == 1 and len(wanted[0]) == 1 and wanted[0][0] == effective:
+        return True
+    if parents is not None and not all(any(one[0] in ids and one[-1] in ids for ids in parents) for one in wanted):
+        return False
+    # security/commoncap.c, cap_capable: by a capability there, or as the owner of what lies in one's own.
+    if line[0][0] == own.namespace:
+        return own.may(_CAP_SETUID if is_users else _CAP_SETGID)
+    return any(above == own.namespace and owner == own.users[2] for above, owner in line[1:])
 
 
 def is_born_with(parents: ProtectedObject, now: ProtectedObject, *, in_new_namespace: bool) -> bool:

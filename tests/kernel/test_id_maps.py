@@ -1,0 +1,34 @@
+"""Where the maps of user namespaces are written."""
+
+import pytest
+from tests.support.fake_facts import fake_facts
+from thinbox.errors import MissingFactError
+from thinbox.kernel.id_maps import GROUPS, USERS, find_id_map_shape
+
+MEMBERS = {
+    "file.private_data": 200,
+    "seq_file.private": 112,
+    "user_namespace.parent": 208,
+    "user_namespace.owner": 220,
+}
+WRITERS = ("proc_uid_map_write", "proc_gid_map_write")
+
+
+def test_each_map_has_its_function():
+    found = find_id_map_shape(fake_facts("create_user_ns", *WRITERS, members=MEMBERS))
+    assert sorted(found.writers.values()) == [USERS, GROUPS]
+    assert (found.file_private_at, found.seq_private_at, found.parent_at, found.owner_at) == (200, 112, 208, 220)
+
+
+def test_a_kernel_without_user_namespaces_has_none():
+    assert find_id_map_shape(fake_facts(members=MEMBERS)).writers == {}
+
+
+def test_a_kernel_that_has_them_and_lacks_a_function_is_refused():
+    """Every map would count as forged."""
+    with pytest.raises(MissingFactError, match="proc_gid_map_write"):
+        find_id_map_shape(fake_facts("create_user_ns", WRITERS[0], members=MEMBERS))
+
+
+def test_on_real_kernels(real_facts):
+    assert len(find_id_map_shape(real_facts).writers) == 2
