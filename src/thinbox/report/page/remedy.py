@@ -109,10 +109,10 @@ REMEDIES = {
         "first user namespace.",
     ),
     "G8": Remedy(
-        "A user namespace had a map of ids that nobody wrote through /proc/PID/uid_map or gid_map, or that its writer may "
-        "not write.",
-        "Treat it as an attack: without CAP_SETUID in the namespace above a task maps its own id and no other. A map that "
-        "one task opens and another with other ids writes is taken for one, too.",
+        "A user namespace had a map of ids that nobody wrote through /proc/PID/uid_map or gid_map, or that its writer "
+        "may not write.",
+        "Treat it as an attack: without CAP_SETUID in the namespace above a task maps its own id and no other. A map "
+        "that one task opens and another with other ids writes is taken for one, too.",
     ),
     "P": Remedy(
         "The profile was learned from runs in which this call never used that code.",
