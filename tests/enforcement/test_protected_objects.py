@@ -41,7 +41,10 @@ class Kernel:
             first_namespace_at=0,
         )
         monkeypatch.setattr(protected_objects, "find_cred_shape", lambda _facts: shape)
-        maps = SimpleNamespace(uid_map_at=0, gid_map_at=0, extent_count_at=0, extents_at=4, more_extents_at=8)
+        maps = SimpleNamespace(
+            uid_map_at=0, gid_map_at=0, extent_count_at=0, extents_at=4, more_extents_at=8,
+            group_count_at=4, group_list_at=8,
+        )  # fmt: skip
         monkeypatch.setattr(protected_objects, "find_identity", lambda _facts: maps)
         self.reader = ProtectedObjectReader(view, memory)
         self.known = ProtectedObject(OLD + FIRST, IDS + bytes(16), is_identity=True)
@@ -90,3 +93,22 @@ def test_where_the_task_still_holds_it_both_are_put_back(monkeypatch):
     kernel = Kernel(monkeypatch, cred=NEW, real=OLD, old=OTHER)
     kernel.put_back()
     assert kernel.word(TASK + CRED, 8) == OLD and kernel.memory[OLD + FIRST : OLD + FIRST + 16] == IDS
+
+
+GROUPS = 0x3800
+LIST = (2).to_bytes(4, "little") + (1000).to_bytes(4, "little") + (1001).to_bytes(4, "little")
+"""How many, and which."""
+
+
+@pytest.mark.parametrize("forged", [(3).to_bytes(4, "little"), LIST[:4] + bytes(4), (1 << 31).to_bytes(4, "little")])
+def test_a_list_of_groups_is_read_and_put_back_with_its_length(monkeypatch, forged):
+    kernel = Kernel(monkeypatch)
+    kernel.put(OLD + 48, GROUPS.to_bytes(8, "little"))
+    kernel.put(GROUPS + 4, LIST)
+    kernel.known = kernel.reader.identity(TASK, 0)
+    assert kernel.known.groups == LIST
+    kernel.put(GROUPS + 4, forged)
+    assert not kernel.reader.identity(TASK, 0).is_as(kernel.known)
+    kernel.put_back()
+    assert kernel.reader.identity(TASK, 0).is_as(kernel.known)
+    assert kernel.memory[GROUPS + 4 : GROUPS + 4 + len(LIST)] == LIST

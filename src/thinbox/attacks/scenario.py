@@ -112,7 +112,7 @@ class _Builder:
             for now, wanted in zip(made, ends, strict=True):
                 yield from must("dup2", now, wanted)
                 yield from must("close", now)
-        handle = yield from must("open", PRIVATE_FILE, _O_CREAT_RDWR, 0o600)
+        handle = yield from must("open", PRIVATE_FILE, _O_CREAT_RDWR, 0o640)
         yield from must("close", handle)
         yield from must("chown", PRIVATE_FILE, VICTIM_ID, VICTIM_ID)
         for name, mode in ((COMMON_FILE, 0o644), (OPEN_FILE, 0o666)):

@@ -139,7 +139,7 @@ class Integrity:
         now, finding = self._identity(state), None
         if state.identity is None:
             self._know(state, now)
-        elif (found := policy.check_between(state.identity.content, now)) is not None:
+        elif (found := policy.check_between(state.identity, now)) is not None:
             finding = Finding(
                 found[0], found[1], is_writer=False, whose=state.tenant.name, repair=self._put_back(state)
             )
@@ -260,10 +260,10 @@ class Integrity:
                 continue
             # It may work with others' ids for a while: its own are compared.
             now = self._reader.real_identity(other.task, root)
-            if now.content == other.identity.content:
+            if now.is_as(other.identity):
                 self._know(other, now)
                 continue
-            found = policy.check_between(other.identity.content, now)
+            found = policy.check_between(other.identity, now)
             if found is not None:
                 repair = self._put_back(other, real_only=True)
                 yield Finding(FOREIGN_IDENTITY, found[1], is_writer=False, whose=other.tenant.name, repair=repair)

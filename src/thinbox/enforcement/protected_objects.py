@@ -24,6 +24,8 @@ _PATH_BYTES = 256
 """Longer than any path the kernel starts; a longer one is none of them."""
 _EXTENTS_INSIDE, _MOST_EXTENTS, _EXTENT_BYTES = 5, 340, 12
 """include/linux/user_namespace.h: UID_GID_MAP_MAX_BASE_EXTENTS, …_MAX_EXTENTS, `struct uid_gid_extent`."""
+_MOST_GROUPS = 65536
+"""NGROUPS_MAX (include/uapi/linux/limits.h)."""
 _MOST_USERS = 1 << 24
 """References to one set of credentials; more, or none, and it is no such set any longer."""
 
@@ -55,12 +57,29 @@ class ProtectedObjectReader:
 
     def _identity_at(self, place: int, root: int) -> ProtectedObject:
         content = self._content(place, root)
-        found = ProtectedObject(place, content, is_identity=True, first_namespace=self._first_namespace)
+        groups = self._groups(content, root)
+        found = ProtectedObject(place, content, is_identity=True, groups=groups, first_namespace=self._first_namespace)
         namespace = self._memory.word_at(root, place + self._parts[1][0])
         if namespace == self._first_namespace:
             return found
         read = self.read_id_map if self.id_maps is None else self.id_maps.of
         return replace(found, mapped_users=read(namespace, USERS), mapped_groups=read(namespace, GROUPS))
+
+    def _list_place(self, content: bytes) -> int:
+        """Return where the list of groups begins that an identity points to: with how many there are; 0 if nowhere."""
+        info = int.from_bytes(content[-POINTER_BYTES:], "little")
+        return (info + self._map.group_count_at) & U64 if info else 0
+
+    def _groups(self, content: bytes, root: int) -> bytes:
+        place = self._list_place(content)
+        if not place:
+            return b""
+        try:
+            count = int.from_bytes(self._memory.read_virtual(root, to_signed(place), 4), "little")
+            size = self._map.group_list_at - self._map.group_count_at + 4 * min(count, _MOST_GROUPS)
+            return self._memory.read_virtual(root, to_signed(place), size)
+        except (LookupError, MachineError):
+            return b""
 
     def id_map_place(self, namespace: int, kind: int) -> int:
         """Return where it says how many extents a map of a user namespace has."""
@@ -100,6 +119,8 @@ class ProtectedObjectReader:
         for place, size in self._pieces(known.vaddr):
             wrote.append((place, known.content[at : at + size]))
             at += size
+        if known.groups:
+            wrote.append((self._list_place(known.content), known.groups))
         return tuple(wrote)
 
     def _content(self, place: int, root: int) -> bytes:
@@ -132,7 +153,7 @@ class ProtectedObjectReader:
             return ()
         if not 0 < usage < _MOST_USERS:
             return ()
-        if self._content(known.vaddr, root) != known.content:
+        if self._content(known.vaddr, root) != known.content or self._groups(known.content, root) != known.groups:
             if not is_real:
                 return ()
             wrote = list(self._writes(known))
@@ -144,7 +165,7 @@ class ProtectedObjectReader:
     def frames(self, task: int, known: ProtectedObject, root: int) -> tuple[int, ...]:
         """Return the frames that hold a task's ids and the pointer to them (guest-physical, ascending)."""
         pieces = (vaddr + at for vaddr, size in self._pieces(known.vaddr) for at in (0, size - 1))
-        places = (*pieces, task + self._cred_at)
+        places = (*pieces, task + self._cred_at, self._list_place(known.content))
         return tuple(sorted({self.frame(place, root) for place in places}))
 
     def frame(self, vaddr: int, root: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from thinbox.isolation.policies import load_policy
-from thinbox.isolation.policies.guard import CHANGES_IDENTITY, Guard, ProtectedObject, is_born_with
+from thinbox.isolation.policies.guard import CHANGES_IDENTITY, Guard, ProtectedObject, is_born_with, is_list_changed
 
 IDENTITY = ProtectedObject(0x1000, b"\x01" * 40, is_identity=True)
 ROOT = ProtectedObject(0x1000, bytes(40), is_identity=True)
@@ -41,9 +41,22 @@ def test_in_a_combination_it_still_guards():
     assert not load_policy("sci+function").guards_end
 
 
+@pytest.mark.parametrize("name", ["read", "setgroups", "setresuid", "execve", "unshare"])
+def test_a_list_of_groups_changes_in_no_call(name):
+    """`setgroups` makes a new one."""
+    with_groups = replace(IDENTITY, groups=b"\x01\0\0\0\xe8\x03\0\0")
+    verdict, _vaddr = Guard().check_end(name, (IDENTITY,), (with_groups,))
+    assert verdict.rule == "G1"
+    assert Guard().check_between(IDENTITY, with_groups)[0].rule == "G3"
+    assert not is_born_with(IDENTITY, with_groups, in_new_namespace=False)
+    assert not is_born_with(IDENTITY, with_groups, in_new_namespace=True)
+    elsewhere = replace(with_groups, content=IDENTITY.content[:-8] + bytes(8))
+    assert not is_list_changed(IDENTITY, elsewhere)
+
+
 def test_ids_do_not_change_between_calls():
-    assert Guard().check_between(IDENTITY.content, IDENTITY) is None
-    verdict, vaddr = load_policy("live+guard").check_between(IDENTITY.content, ROOT)
+    assert Guard().check_between(IDENTITY, IDENTITY) is None
+    verdict, vaddr = load_policy("live+guard").check_between(IDENTITY, ROOT)
     assert (verdict.granted, verdict.rule, vaddr) == (False, "G3 of guard", 0x1000)
 
 

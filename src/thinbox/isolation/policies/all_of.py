@@ -66,7 +66,7 @@ class AllOf:
         """Let each part that guards the end of calls compare; return the first refusal."""
         return self._guards_say("check_end", name, before, after)
 
-    def check_between(self, before: bytes, now: "ProtectedObject") -> tuple[Verdict, int] | None:
+    def check_between(self, before: "ProtectedObject", now: "ProtectedObject") -> tuple[Verdict, int] | None:
         """As `check_end`, for what may not change between calls."""
         return self._guards_say("check_between", before, now)
 

@@ -67,11 +67,17 @@ class ProtectedObject:
     vaddr: int
     content: bytes
     is_identity: bool
+    groups: bytes = b""
+    """Of an identity: how many groups its `group_info` has, and which (`ngroups`, `gid`): 4 bytes each."""
     first_namespace: int = 0
     """Of an identity: the address of the first user namespace."""
     mapped_users: tuple[range, ...] = ()
     mapped_groups: tuple[range, ...] = ()
     """Of an identity in another one: the ids (the first namespace's numbers) that it has names for."""
+
+    def is_as(self, other: "ProtectedObject") -> bool:
+        """Tell whether two looks at an object found the same."""
+        return self.content == other.content and self.groups == other.groups
 
     @property
     def is_root(self) -> bool:
@@ -95,21 +101,21 @@ class Guard:
     ) -> tuple[Verdict, int] | None:
         """Compare what was guarded when the call `name` began and now; return the refusal and the object's address."""
         for old, new in zip(before, after, strict=True):
-            if old.content == new.content:
+            if old.is_as(new):
                 continue
             if not new.is_identity:
                 if name in WRITES and before[0].is_root:
                     continue
                 return NEW_HELPER, new.vaddr
-            if name not in CHANGES_IDENTITY:
+            if name not in CHANGES_IDENTITY or is_list_changed(old, new):
                 return NEW_IDENTITY, new.vaddr
             if not may_become(name, old, new):
                 return TOO_MUCH, new.vaddr
         return None
 
-    def check_between(self, before: bytes, now: ProtectedObject) -> tuple[Verdict, int] | None:
+    def check_between(self, before: ProtectedObject, now: ProtectedObject) -> tuple[Verdict, int] | None:
         """Compare a task's identity as a call begins with what it was when the task's last one ended."""
-        return None if now.content == before else (NEW_BETWEEN, now.vaddr)
+        return None if now.is_as(before) else (NEW_BETWEEN, now.vaddr)
 
     def check_program(self, path: bytes, before: tuple[ProtectedObject, ...], place: int) -> tuple[Verdict, int] | None:
         """Judge a program that the kernel is about to start as root, its path at `place`; `before` is what was guarded
@@ -190,6 +196,12 @@ def may_become(name: str, old: ProtectedObject, new: ProtectedObject) -> bool:
     )
 
 
+def is_list_changed(old: ProtectedObject, new: ProtectedObject) -> bool:
+    """Tell whether a list of groups changed in its place. None does: `setgroups` makes a new one (kernel/groups.c)."""
+    is_same = old.content[-POINTER_BYTES:] == new.content[-POINTER_BYTES:]
+    return is_same and old.groups != new.groups
+
+
 def namespace_of(identity: ProtectedObject) -> int:
     """Return the user namespace of an identity (address); 0 of one that cannot be read."""
     return _Identity.of(identity.content).namespace if len(identity.content) >= _IDENTITY_BYTES else 0
@@ -228,5 +240,6 @@ def is_born_with(parents: ProtectedObject, now: ProtectedObject, *, in_new_names
     if in_new_namespace:
         if len(now.content) >= _IDENTITY_BYTES and _Identity.of(now.content).namespace == now.first_namespace:
             return False
-        return now.content[:_ALL_IDS_BYTES] == parents.content[:_ALL_IDS_BYTES] and bool(now.content)
-    return now.content == parents.content
+        has_ids = now.content[:_ALL_IDS_BYTES] == parents.content[:_ALL_IDS_BYTES] and bool(now.content)
+        return has_ids and not is_list_changed(parents, now)
+    return now.is_as(parents)
