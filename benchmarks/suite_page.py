@@ -14,6 +14,8 @@ from benchmarks.suite_root import FAILED, PASSED, SKIPPED, Suite
 PAGE = Path(__file__).parents[1] / "docs" / "suites.md"
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 UNKNOWN = "not known"
+SHOWN = 12
+"""How many of a part's failures are named."""
 NAMED = {"none": "Un-isolated", "live": "Under `live`"}
 
 
@@ -36,7 +38,7 @@ def render(suites: Mapping[str, Suite], state: Mapping[str, Any]) -> str:
         plain, live = found["cells"]["none"], found["cells"]["live"]
         figures = (f"{plain['calls']:,}", _counts(plain), _counts(live), len(found["different"]), len(live["kills"]))
         lines.append(f"| {part} | " + " | ".join(str(figure) for figure in figures) + " |")
-    return "\n".join([*lines, "", *_differences(known)])
+    return "\n".join([*lines, "", *_differences(known), *_failures(known)])
 
 
 def _counts(cell: Mapping[str, Any]) -> str:
@@ -85,6 +87,19 @@ def _differences(known: list[tuple[Suite, str, Any]]) -> list[str]:
     if not rows:
         return [*head, "Nothing of what was run."]
     return [*head, "| suite and part | test or call | un-isolated | `live` | reason |", "|---|---|---|---|---|", *rows]
+
+
+def _failures(known: list[tuple[Suite, str, Any]]) -> list[str]:
+    """Return what fails without isolation, by part: what the guest lacks, or the engine does otherwise than a CPU."""
+    rows = []
+    for suite, part, found in known:
+        names = found["cells"]["none"]["failures"]
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            rows.append(f"| {suite.name}/{part} | {_cell_text('; '.join(names[:SHOWN]))}{more} |")
+    if not rows:
+        return []
+    return ["", "## What fails un-isolated", "", "| suite and part | tests |", "|---|---|", *rows]
 
 
 def _cell_text(text: str) -> str:

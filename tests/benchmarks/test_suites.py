@@ -17,6 +17,7 @@ def ran(stdout=b"", kills=(), failure=""):
 
 def found(part="one", kills=(), different=None, failure=""):
     counts = {"passed": 5, "failed": 1, "skipped": 2, "calls": 1000, "isolated": 0, "kills": [], "failure": ""}
+    counts["failures"] = ["f"]
     live = counts | {"isolated": 1000, "kills": list(kills), "failure": failure}
     told = {"key": SUITE.key(part), "kernel": "6.1.0", "versions": ["s 1"], "different": different or {}}
     return told | {"cells": {"none": counts, "live": live}}
@@ -121,3 +122,12 @@ def test_the_table_counts_what_was_run_as_it_is_and_lists_what_differs():
 
 def test_without_a_difference_the_page_says_so():
     assert "Nothing of what was run." in suite_page.render({"s": SUITE}, {"s/one": found()})
+
+
+def test_what_fails_without_isolation_is_named_and_long_lists_are_cut():
+    told = found()
+    told["cells"]["none"]["failures"] = [f"t{number}" for number in range(20)]
+    text = suite_page.render({"s": SUITE}, {"s/one": told})
+    assert "t0; t1; " in text
+    assert "; t11 and 8 more |" in text
+    assert "t12" not in text
