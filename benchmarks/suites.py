@@ -42,10 +42,16 @@ def summary(ran: Ran, results: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def differing(plain: Mapping[str, str], isolated: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Return by test what came of it un-isolated and isolated, where the two differ."""
+def differing(
+    plain: Mapping[str, str], isolated: Mapping[str, str], *, broken_off: bool = False
+) -> dict[str, tuple[str, str]]:
+    """Return by test what came of it un-isolated and isolated, where the two differ.
+
+    What only one of two runs says is no difference if one was `broken_off`: the page says that of the run.
+    """
     both = {name: (plain.get(name, NOT_RUN), isolated.get(name, NOT_RUN)) for name in (plain | isolated)}
-    return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
+    differ = {name: pair for name, pair in both.items() if pair[0] != pair[1]}
+    return {name: pair for name, pair in differ.items() if not (broken_off and NOT_RUN in pair)}
 
 
 def measure_part(suite: Suite, part: str, pool: PackagePool, limit_s: int) -> dict[str, Any]:
@@ -54,12 +60,13 @@ def measure_part(suite: Suite, part: str, pool: PackagePool, limit_s: int) -> di
     program = suite.program(part)
     ran = {cell: run_cell(program, root, cell, limit_s=limit_s) for cell in COMPARED}
     results = {cell: parse_results(one.stdout.decode(errors="replace")) for cell, one in ran.items()}
+    broken_off = any(one.failure for one in ran.values())
     return {
         "key": suite.key(part),
         "kernel": ran["none"].kernel,
         "versions": [f"{name} {pool.index[name].version}" for name in suite.packages],
         "cells": {cell: summary(one, results[cell]) for cell, one in ran.items()},
-        "different": differing(results["none"], results["live"]),
+        "different": differing(results["none"], results["live"], broken_off=broken_off),
     }
 
 

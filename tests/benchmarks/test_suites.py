@@ -103,6 +103,7 @@ def test_what_differs_is_told_by_test_even_if_one_side_never_ran_it():
         "c": ("failed", "not run"),
         "d": ("not run", "passed"),
     }
+    assert suites.differing(plain, isolated, broken_off=True) == {"b": ("passed", "failed")}
 
 
 def test_the_table_counts_what_was_run_as_it_is_and_lists_what_differs():
