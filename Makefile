@@ -8,7 +8,7 @@ PARALLEL := -n 2 --dist worksteal
 # A cache in which no kernel ever is, and no way to fetch one: a test that needs one fails here, and is to be marked.
 NO_KERNEL := THINBOX_CACHE=$(CURDIR)/.pytest_cache/no-kernel http_proxy=http://127.0.0.1:9 https_proxy=http://127.0.0.1:9
 
-.PHONY: help setup demo test test-fast test-newest check bench mutants attacks study kernels rounds programs docs docs-commands clean
+.PHONY: help setup demo test test-fast test-newest check bench mutants attacks study kernels rounds programs suites docs docs-commands clean
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
@@ -58,6 +58,9 @@ rounds: $(STAMP) ## what plans change for the tests' container images: the table
 
 programs: $(STAMP) ## run real programs of Debian and PyPI un-isolated and isolated: the table of docs/programs.md (hours)
 	PYTHONPATH=. $(BIN)/python -m benchmarks.programs
+
+suites: $(STAMP) ## run test suites of others un-isolated and isolated: the tables of docs/suites.md (hours)
+	PYTHONPATH=. $(BIN)/python -m benchmarks.suites
 
 docs: $(STAMP) ## build the site of the documents in build/site; a broken link or anchor fails
 	$(BIN)/python -c 'import material' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'

@@ -28,6 +28,8 @@ CORPUS = Path(__file__).parent / "programs.toml"
 ALWAYS = ("dash", "coreutils", "libc-bin")
 """Every script is dash's, most call a program of coreutils', and libc-bin has the locale C.UTF-8."""
 ENVIRONMENT = ("HOME=/tmp", "LC_ALL=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
+FOR_WHEELS = ("python3", "libstdc++6")
+"""What runs a wheel, and the library that those in C++ expect a system to have."""
 SITE = "usr/lib/python3/dist-packages"
 """Where Debian's python3 looks for packages."""
 PYTHON, TAGS = "3.11", ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
@@ -56,7 +58,7 @@ class Program:
     @property
     def asked(self) -> tuple[str, ...]:
         """The Debian packages of its root that are named."""
-        return tuple(sorted({*ALWAYS, *self.packages, *(("python3",) if self.wheels else ())}))
+        return tuple(sorted({*ALWAYS, *self.packages, *(FOR_WHEELS if self.wheels else ())}))
 
     @property
     def words(self) -> tuple[str, ...]:

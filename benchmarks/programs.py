@@ -66,8 +66,10 @@ class Ran:
         return {"exit_code": self.exit_code, **said, **times, **counted, "kills": self.kills, "failure": self.failure}
 
 
-def run_cell(program: Program, root: Path, cell: str, command: tuple[str, ...] = ()) -> Ran:
-    """Run a program in its root as the cell says; `command` in its place."""
+def run_cell(
+    program: Program, root: Path, cell: str, command: tuple[str, ...] = (), limit_s: int = PER_COMMAND_S
+) -> Ran:
+    """Run a program in its root as the cell says; `command` in its place, for `limit_s` at most."""
     command = command or (("true",) if cell == "start" else ("sh", "-c", program.script))
     with tempfile.TemporaryDirectory(prefix="thinbox-programs-") as folder:
         record = Path(folder) / "run.json"
@@ -80,12 +82,12 @@ def run_cell(program: Program, root: Path, cell: str, command: tuple[str, ...] =
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 check=False,
-                timeout=PER_COMMAND_S,
+                timeout=limit_s,
                 env=environment,
             )
         except subprocess.TimeoutExpired as late:
             took = (_children_cpu_s() - began_cpu_s, time.perf_counter() - began_s)
-            failure = f"does not end in {PER_COMMAND_S // 60} minutes"
+            failure = f"does not end in {limit_s // 60} minutes"
             return Ran(-1, late.stdout or b"", late.stderr or b"", *took, {}, (), "", failure)
         took = (_children_cpu_s() - began_cpu_s, time.perf_counter() - began_s)
         if not record.exists():

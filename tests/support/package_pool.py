@@ -56,7 +56,7 @@ class PackagePool:
         """
         with lock("package-pool"):
             # Always: it writes apt's configuration, too; apt asks only whether there is anything new.
-            if not self._archive.index_is_fresh or not self._configuration.exists():
+            if not self._archive.index_is_fresh or not self.configuration.exists():
                 self._archive.update()
             found = parse_index(self._apt("apt-cache", "dumpavail"))
         if not found:
@@ -111,11 +111,12 @@ class PackagePool:
                 raise SourceError(f"{', '.join(lost)} cannot be downloaded; connect and try again")
 
     @property
-    def _configuration(self) -> Path:
+    def configuration(self) -> Path:
+        """apt's configuration, which reading the index writes."""
         return self._archive.folder / "apt.conf"
 
     def _apt(self, program: str, *words: str, cwd: Path | None = None) -> str:
-        command = [program, "-q", "-c", str(self._configuration), *words]
+        command = [program, "-q", "-c", str(self.configuration), *words]
         done = subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         return done.stdout
 
