@@ -22,7 +22,7 @@ class Reader:
     def __init__(self):
         self.ids = {MINE: IDS, OTHERS: IDS}
 
-    def identity(self, task, _root):
+    def identity(self, task, _root, _caller=0):
         return ProtectedObject(task + 8, self.ids[task], is_identity=True)
 
     real_identity = identity
@@ -50,16 +50,19 @@ class Maps:
     """Maps of user namespaces: which were written without right, and which are forged."""
 
     def __init__(self):
-        self.wrong, self.forged, self.made = [], set(), []
+        self.wrong, self.wrongly_mapped = [], set()
 
-    def refused(self, _state):
+    def ends(self, _state):
         return self.wrong
 
-    def is_forged(self, namespace, kind):
-        return (namespace, kind) in self.forged
+    def forged(self, namespaces):
+        return [place for place in sorted(self.wrongly_mapped) if place[0] in namespaces]
 
-    def fresh(self, namespace):
-        self.made.append(namespace)
+    def raw(self, namespace, kind):
+        return b"%x %d" % (namespace, kind)
+
+    def all(self):
+        return (NAMESPACE, OTHER_NAMESPACE)
 
 
 class Room:
@@ -158,7 +161,7 @@ def test_the_same_ids_at_another_place_are_learned_and_nothing_is_written(room):
     """KEYCTL_SESSION_TO_PARENT gives a parent a new set with its own ids; the old one may be anybody's soon."""
     moved = {}
 
-    def identity(task, _root):
+    def identity(task, _root, _caller=0):
         return ProtectedObject(moved.get(task, task + 8), room.reader.ids[task], is_identity=True)
 
     room.reader.identity = room.reader.real_identity = identity
@@ -170,32 +173,49 @@ def test_the_same_ids_at_another_place_are_learned_and_nothing_is_written(room):
     assert room.others.identity.vaddr == 0xA000
 
 
-NAMESPACE = 0x30000
+NAMESPACE, OTHER_NAMESPACE = 0x30000, 0x50000
 WITH_NAMESPACE = IDS[:32] + bytes(44) + NAMESPACE.to_bytes(8, "little") + bytes(8)
 """As long as a real one: the namespace and the groups are its last words."""
 
 
-@pytest.mark.parametrize("written", [[], [NAMESPACE]])
-def test_a_forged_map_of_ones_own_namespace_is_emptied_and_costs_its_writers_life(room, written):
+@pytest.fixture
+def inside(room):
+    """The task is in a user namespace of its own."""
     room.reader.ids[MINE] = WITH_NAMESPACE
     room.integrity._know(room.mine, room.reader.identity(MINE, 0))
-    call = room.call("read")
-    room.maps.forged, room.written = {(NAMESPACE, 0)}, written
-    (found,) = room.integrity.ends(room.mine, call)
+    return room
+
+
+@pytest.mark.parametrize("written", [[], [NAMESPACE]])
+def test_a_forged_map_of_ones_own_namespace_is_put_back_and_costs_its_writers_life(inside, written):
+    call = inside.call("read")
+    inside.maps.wrongly_mapped, inside.written = {(NAMESPACE, 0)}, written
+    (found,) = inside.integrity.ends(inside.mine, call)
     assert (found.verdict.rule, found.is_writer, found.vaddr) == ("G8", bool(written), NAMESPACE)
-    assert found.repair == ((NAMESPACE, bytes(4)),)
+    assert found.repair == ((NAMESPACE, b"30000 0"),)
 
 
-def test_a_map_that_the_call_may_not_write_is_emptied_whosever_it_is(room):
+def test_a_call_begins_with_the_maps_that_were_written(inside):
+    """Both are put back before it runs, and nobody is to blame."""
+    inside.maps.wrongly_mapped = {(NAMESPACE, 0), (NAMESPACE, 1)}
+    call = OpenCall(CallRecord(0, "tenant", 1, 0, "open", ()), 0, 0, 0.0, isolated=True)
+    found = inside.integrity.begins(inside.mine, call)
+    assert (found.verdict.rule, found.is_writer) == ("G8", False)
+    assert found.repair == ((NAMESPACE, b"30000 0"), (NAMESPACE + 0x40, b"30000 1"))
+
+
+@pytest.mark.parametrize(("written", "rules"), [([OTHER_NAMESPACE], ["G8"]), ([], [])])
+def test_anothers_map_in_a_page_that_the_call_could_write_is_put_back(room, written, rules):
+    call = room.call("read")
+    room.maps.wrongly_mapped, room.written = {(OTHER_NAMESPACE, 0)}, written
+    found = list(room.integrity.ends(room.mine, call))
+    assert [one.verdict.rule for one in found] == rules
+    assert not any(one.is_writer for one in found)
+
+
+def test_a_map_that_the_call_may_not_write_is_put_back_whosever_it_is(room):
     call = room.call("write")
     room.maps.wrong = [(NAMESPACE, 1)]
     (found,) = room.integrity.ends(room.mine, call)
-    assert (found.verdict.rule, found.is_writer, found.repair) == ("G8", True, ((NAMESPACE + 0x40, bytes(4)),))
-
-
-@pytest.mark.parametrize(("name", "made"), [("unshare", [NAMESPACE]), ("setns", [])])
-def test_a_new_namespace_begins_without_maps(room, name, made):
-    call = room.call(name)
-    room.reader.ids[MINE] = WITH_NAMESPACE
-    list(room.integrity.ends(room.mine, call))
-    assert room.maps.made == made
+    assert (found.verdict.rule, found.is_writer) == ("G8", True)
+    assert found.repair == ((NAMESPACE + 0x40, b"30000 1"),)

@@ -105,10 +105,10 @@ def test_a_list_of_groups_is_read_and_put_back_with_its_length(monkeypatch, forg
     kernel = Kernel(monkeypatch)
     kernel.put(OLD + 48, GROUPS.to_bytes(8, "little"))
     kernel.put(GROUPS + 4, LIST)
-    kernel.known = kernel.reader.identity(TASK, 0)
+    kernel.known = kernel.reader.identity(TASK, 0, TASK)
     assert kernel.known.groups == LIST
     kernel.put(GROUPS + 4, forged)
-    assert not kernel.reader.identity(TASK, 0).is_as(kernel.known)
+    assert not kernel.reader.identity(TASK, 0, TASK).is_as(kernel.known)
     kernel.put_back()
-    assert kernel.reader.identity(TASK, 0).is_as(kernel.known)
+    assert kernel.reader.identity(TASK, 0, TASK).is_as(kernel.known)
     assert kernel.memory[GROUPS + 4 : GROUPS + 4 + len(LIST)] == LIST

@@ -21,8 +21,9 @@ class WithFile(Kernel):
         self.store(MAPPING + 8, INODE)
         self.inode()
 
-    def inode(self, *, mode=READ_BY_ALL, owner=OWNER, number=NUMBER, generation=GENERATION):
-        for at, value in ((0, mode << 16), (8, owner), (32, number), (40, generation << 32)):
+    def inode(self, *, mode=READ_BY_ALL, owner=OWNER, group=OWNER, place=MAPPING, number=NUMBER, generation=GENERATION):
+        values = ((0, mode << 16), (8, owner), (16, group), (24, place), (32, number), (40, generation << 32))
+        for at, value in values:
             self.store(INODE + at, value)
 
     @property
@@ -55,6 +56,8 @@ CHANGES = {
     "memory of a process": lambda kernel: kernel.page(memcg=OTHER, mapping=MAPPING | 1),
     "closed by its owner": lambda kernel: kernel.inode(mode=0o100600),
     "another's file": lambda kernel: kernel.inode(owner=0),
+    "another group's file": lambda kernel: kernel.inode(group=0),
+    "in another file system": lambda kernel: kernel.inode(place=INODE),
     "a new file where the old one was": lambda kernel: kernel.inode(number=NUMBER + 1),
     "a new file with the old one's number": lambda kernel: kernel.inode(generation=1),
     "an inode that cannot be read": lambda kernel: kernel.store(MAPPING + 8, -(1 << 20)),

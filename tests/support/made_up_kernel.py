@@ -26,6 +26,7 @@ class Kernel:
             (view_rules.OWNER_BYTES, 8), (view_rules.OBJCG_MEMCG_AT, 16), (view_rules.CACHE_AT, 24), (view_rules.CACHE_SIZE_AT, 24),
             (view_rules.CACHE_SIZE_SHIFT, 32), (view_rules.MAPPING_AT, 32), (view_rules.HOST_AT, 8), (view_rules.NUMBER_AT, 32),
             (view_rules.GENERATION_AT, 40), (view_rules.GENERATION_SHIFT, 32), (view_rules.MODE_SHIFT, 16), (view_rules.UID_AT, 8),
+            (view_rules.GID_AT, 16), (view_rules.SUPER_AT, 24),
             (view_rules.KERNEL_AT, 56), (view_rules.KERNEL_MASK, 2), (view_rules.KERNEL_VALUE, 2), (view_rules.KERNEL_BY_OBJCG, 1),
         ):  # fmt: skip
             self.view[at] = value

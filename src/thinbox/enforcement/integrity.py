@@ -15,10 +15,10 @@ call).
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from thinbox.enforcement.id_maps import KINDS, IdMaps
+from thinbox.enforcement.id_maps import IdMaps
 from thinbox.enforcement.protected_objects import ProtectedObjectReader
 from thinbox.isolation.policies.guard import (
     CHANGES_IDENTITY,
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from thinbox.isolation.policies.guard import ProtectedObject
     from thinbox.isolation.verdict import Verdict
 
-_NO_EXTENT = bytes(4)
-"""What makes a map map nothing: the number of its extents."""
 _FAILED = -4095
 """Results from here to -1 are errors (MAX_ERRNO, include/linux/err.h)."""
 
@@ -87,7 +85,9 @@ class Integrity:
         if self._reader is None:
             self._reader = ProtectedObjectReader(self._target.view, self._target.memory)
         if self._maps is None:
-            self._maps = self._reader.id_maps = IdMaps(self._target, self._tasks, self._reader.read_id_map)
+            self._maps = self._reader.id_maps = IdMaps(
+                self._target, self._tasks, self._reader.read_id_map, self._reader.read_id_map_bytes
+            )
         if not self._paths:
             self._paths = {path.vaddr: path for path in self._reader.paths(self._target.kernel_root)}
         return policy
@@ -98,12 +98,10 @@ class Integrity:
         policy = self._policy(child)
         if policy is None:
             return None
-        now = self._identity(child)
+        now = self._identity(child, parent)
         known = None if parent is None else parent.identity
         if known is not None and self._reader is not None:
             is_new = self._reader.is_in_new_namespace(child.task, known, self._target.kernel_root)
-            if is_new and self._maps is not None:
-                self._maps.fresh(namespace_of(now))
             if not is_born_with(known, now, in_new_namespace=is_new):
                 return Finding(NEW_AT_BIRTH, now.vaddr, is_writer=True, whose=child.tenant.name)
         self._know(child, now)
@@ -114,9 +112,9 @@ class Integrity:
         for frame in state.identity_frames:
             self._frames.get(frame, set()).discard(state.task)
 
-    def _identity(self, state: "TaskState") -> "ProtectedObject":
+    def _identity(self, state: "TaskState", caller: "TaskState | None" = None) -> "ProtectedObject":
         assert self._reader is not None
-        return self._reader.identity(state.task, self._target.kernel_root)
+        return self._reader.identity(state.task, self._target.kernel_root, (caller or state).task)
 
     def _know(self, state: "TaskState", identity: "ProtectedObject") -> None:
         if state.identity is not None and state.identity.vaddr == identity.vaddr:
@@ -147,6 +145,10 @@ class Integrity:
             # The same ids at another place: what it knew of may be anybody's by now (KEYCTL_SESSION_TO_PARENT).
             self._know(state, now)
         assert state.identity is not None
+        if finding is None and self._maps is not None:
+            for place in self._maps.forged((namespace_of(state.identity),)):
+                forged = self._forged_map(state, place, is_writer=False)
+                finding = forged if finding is None else replace(finding, repair=finding.repair + forged.repair)
         call.protected = (state.identity, *self._paths.values()) if call.isolated else ()
         return finding
 
@@ -157,7 +159,6 @@ class Integrity:
             return
         now, name = self._identity(state), call.record.name
         written = self._written(call)
-        yield from self._changed_maps(state, call, now, written)
         # Of 32-bit calls that are not isolated nothing is known but a number.
         is_let_off = not call.protected and name.startswith("i386#")
         if call.record.ret is not None and _FAILED <= call.record.ret < 0:
@@ -170,6 +171,7 @@ class Integrity:
             # While it slept, anybody may have written.
             wrote = bool(written & set(state.identity_frames)) and not call.slept
             yield Finding(found[0], found[1], is_writer=wrote, whose=state.tenant.name, repair=self._put_back(state))
+        yield from self._changed_maps(state, call, written)
         yield from self._changed_paths(policy, state, call, written)
         yield from self._changed_others(policy, state, written)
 
@@ -212,9 +214,9 @@ class Integrity:
         assert self._reader is not None
         root = self._target.kernel_root
         for old in tuple(self._paths.values()):
-            now = self._reader.path(old.vaddr, root)
-            if now.content == old.content:
+            if self._reader.is_path_as(old, root):
                 continue
+            now = self._reader.path(old.vaddr, root)
             before = (state.identity, old) if state.identity is not None else (old,)
             found = policy.check_end(call.record.name, before, (*before[:-1], now))
             if found is None:
@@ -225,26 +227,30 @@ class Integrity:
                 found[0], found[1], is_writer=wrote, whose="kernel", repair=((old.vaddr, old.content + b"\0"),)
             )
 
-    def _changed_maps(
-        self, state: "TaskState", call: "OpenCall", now: "ProtectedObject", written: frozenset[int]
-    ) -> Iterator[Finding]:
-        """Maps of user namespaces: those the call wrote as one writes them, and those of the task's own namespace."""
-        if self._maps is None or self._reader is None or state.identity is None:
-            return
-        own, root = namespace_of(now), self._target.kernel_root
-        if own != namespace_of(state.identity) and call.record.name != "setns":
-            self._maps.fresh(own)
-        for namespace, kind in self._maps.refused(state):
-            place = self._reader.id_map_place(namespace, kind)
-            yield Finding(FORGED_MAP, place, is_writer=True, whose=state.tenant.name, repair=((place, _NO_EXTENT),))
-        if own in (0, now.first_namespace):
-            return
-        for kind in KINDS:
-            if self._maps.is_forged(own, kind):
-                place = self._reader.id_map_place(own, kind)
-                wrote = self._reader.frame(place, root) in written and not call.slept
-                repair = ((place, _NO_EXTENT),)
-                yield Finding(FORGED_MAP, place, is_writer=wrote, whose=state.tenant.name, repair=repair)
+    def _forged_map(self, state: "TaskState", place: tuple[int, int], *, is_writer: bool) -> Finding:
+        assert self._maps is not None
+        assert self._reader is not None
+        vaddr = self._reader.id_map_place(*place)
+        repair = ((vaddr, self._maps.raw(*place)),)
+        return Finding(FORGED_MAP, vaddr, is_writer=is_writer, whose=state.tenant.name, repair=repair)
+
+    def _changed_maps(self, state: "TaskState", call: "OpenCall", written: frozenset[int]) -> Iterator[Finding]:
+        """Maps of user namespaces: those the call wrote as one writes them, those of the task's own namespace, and
+        those in pages that it could write. Of the last nobody is to blame: every call counts references there."""
+        assert self._maps is not None
+        assert self._reader is not None
+        assert state.identity is not None
+        for place in self._maps.ends(state):
+            yield self._forged_map(state, place, is_writer=True)
+        own, root = namespace_of(state.identity), self._target.kernel_root
+        near = {
+            namespace
+            for namespace in self._maps.all()
+            if namespace != own and self._reader.frame(namespace, root) in written
+        }
+        for place in self._maps.forged((own, *sorted(near))):
+            wrote = place[0] == own and self._reader.frame(own, root) in written and not call.slept
+            yield self._forged_map(state, place, is_writer=wrote)
 
     def _changed_others(self, policy: Any, state: "TaskState", written: Iterable[int]) -> Iterator[Finding]:
         """Other tasks' ids in pages the running call could write: no call may change them. They are put back; who wrote

@@ -7,11 +7,10 @@ of the paths has one object less.
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from thinbox.address import U64, to_signed
+from thinbox.address import PAGE_BYTES, U64, to_signed
 from thinbox.errors import MachineError
 from thinbox.isolation.policies.guard import POINTER_BYTES, ProtectedObject
 from thinbox.kernel.cred import find_cred_shape
-from thinbox.kernel.id_maps import GROUPS, USERS
 from thinbox.kernel.identity import find_identity
 from thinbox.kernel.umh import find_usermode_helpers
 
@@ -42,7 +41,7 @@ class ProtectedObjectReader:
         self._map = find_identity(view.facts)
         self._maps_at = (self._map.uid_map_at, self._map.gid_map_at)
         self.id_maps: IdMaps | None = None
-        """Whose word counts for what a user namespace maps; without it that of guest memory."""
+        """Who knows of user namespaces; without it none but the first is believed to be one."""
         # What is compared, by its place behind the run's first byte: (bytes from there, bytes).
         pointers = (cred.namespace_at - cred.run_at, cred.groups_at - cred.run_at)
         self._parts = ((0, cred.run_bytes), *((at, POINTER_BYTES) for at in pointers))
@@ -50,20 +49,20 @@ class ProtectedObjectReader:
         self._program_at, self._sizes = helpers.path_at, helpers.paths
         self._real_cred_at, self._usage_at = cred.task_real_cred_at, cred.usage_at
 
-    def identity(self, task: int, root: int) -> ProtectedObject:
-        """Return a task's ids and capabilities as they are; `root` is the kernel's table."""
+    def identity(self, task: int, root: int, caller: int) -> ProtectedObject:
+        """Return a task's ids and capabilities as they are; `root` is the kernel's table, `caller` the task whose call
+        runs."""
         place = (self._view.read_u64(task + self._cred_at, root) + self._first) & U64
-        return self._identity_at(place, root)
+        return self._identity_at(place, root, caller)
 
-    def _identity_at(self, place: int, root: int) -> ProtectedObject:
+    def _identity_at(self, place: int, root: int, caller: int) -> ProtectedObject:
         content = self._content(place, root)
         groups = self._groups(content, root)
         found = ProtectedObject(place, content, is_identity=True, groups=groups, first_namespace=self._first_namespace)
         namespace = self._memory.word_at(root, place + self._parts[1][0])
         if namespace == self._first_namespace:
             return found
-        read = self.read_id_map if self.id_maps is None else self.id_maps.of
-        return replace(found, mapped_users=read(namespace, USERS), mapped_groups=read(namespace, GROUPS))
+        return found if self.id_maps is None else replace(found, standing=self.id_maps.standing(namespace, caller))
 
     def _list_place(self, content: bytes) -> int:
         """Return where the list of groups begins that an identity points to: with how many there are; 0 if nowhere."""
@@ -82,8 +81,16 @@ class ProtectedObjectReader:
             return b""
 
     def id_map_place(self, namespace: int, kind: int) -> int:
-        """Return where it says how many extents a map of a user namespace has."""
-        return (namespace + self._maps_at[kind] + self._map.extent_count_at) & U64
+        """Return where a map of a user namespace lies."""
+        return (namespace + self._maps_at[kind]) & U64
+
+    def read_id_map_bytes(self, namespace: int, kind: int) -> bytes:
+        """Return the bytes of a map of a user namespace; none where there is none."""
+        try:
+            place = to_signed(self.id_map_place(namespace, kind))
+            return self._memory.read_virtual(self._view.kernel_root, place, self._map.map_bytes)
+        except (LookupError, MachineError):
+            return b""
 
     def read_id_map(self, namespace: int, kind: int) -> tuple[range, ...]:
         """Return the ids that a user namespace maps to, as guest memory has it and the first namespace numbers them."""
@@ -107,7 +114,7 @@ class ProtectedObjectReader:
         """As `identity`, of `real_cred`: the task's own also while it works with others' for a while
         (`override_creds`, kernel/cred.c), as threads of io_uring do."""
         place = (self._view.read_u64(task + self._real_cred_at, root) + self._first) & U64
-        return self._identity_at(place, root)
+        return self._identity_at(place, root, 0)
 
     def _pieces(self, place: int) -> tuple[tuple[int, int], ...]:
         """Where what is compared lies: (address, bytes) of each piece."""
@@ -178,6 +185,16 @@ class ProtectedObjectReader:
         own = self._view.read_u64(task + self._cred_at, root)
         word = self._memory.word_at
         return word(root, own + self._namespace_at) != word(root, parents.vaddr - self._first + self._namespace_at)
+
+    def is_path_as(self, known: ProtectedObject, root: int) -> bool:
+        """Tell whether one of the helpers' paths is what it was."""
+        # By the kernel's own table each time: a path may be another page's by now.
+        size = self._sizes[known.vaddr]
+        place = self._memory.tables.translate(root, to_signed(known.vaddr))
+        if place < 0 or place % PAGE_BYTES + size > PAGE_BYTES:
+            return self.path(known.vaddr, root).content == known.content
+        wanted = known.content + b"\0"
+        return self._memory.read(place, min(len(wanted), size)) == wanted
 
     def paths(self, root: int) -> list[ProtectedObject]:
         """Return the paths of the kernel's helpers as they are."""

@@ -134,7 +134,7 @@ class UserTables:
 
     def _paddr(self, vaddr: int) -> int:
         """Where a kernel address lies; negative if nowhere."""
-        return self._memory.kernel_paddr(self._target.kernel_root, vaddr)
+        return self._memory.tables.translate(self._target.kernel_root, to_signed(vaddr & U64))
 
     def _word(self, vaddr: int) -> int:
         return self._memory.word_at(self._target.kernel_root, vaddr)

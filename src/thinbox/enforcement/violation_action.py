@@ -226,8 +226,12 @@ class ViolationAction:
     def restore(self, state: "TaskState", finding: "Finding") -> None:
         """Put back what changed, in the kernel's memory, and note it in the running task's record."""
         memory, root = self._target.memory, self._target.kernel_root
+        home_of = self._target.view.home_of
         for vaddr, content in finding.repair:
             place = to_signed(vaddr & U64)
+            if home_of(vaddr & U64) != memory.tables.translate(root, place):
+                # The table that leads there was forged, too: it may lead to anything.
+                continue
             with suppress(LookupError):
                 for paddr, _count in memory.spans(root, place, len(content)):
                     if self._undo is not None:

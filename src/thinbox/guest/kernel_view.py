@@ -45,15 +45,14 @@ class KernelView:
     def __init__(self, machine: "Machine", facts: "KernelFacts") -> None:
         self._machine = machine
         self._memory = machine.memory
-        self._memory.direct_map_at = 0
         delta = self._find_slide(facts)
         self._uses_pti = machine.cpu.privilege == 3 and self._measure_pti(facts.symbols.address_of(WITNESS) + delta)
         root = self.kernel_root
         self._check_banner(facts, delta, root)
         self.facts = facts = facts.slid(delta)
         self.symbols = facts.symbols
-        direct_map = facts.symbols.find("page_offset_base")
-        self._memory.direct_map_at = self.read_u64(direct_map, root) if direct_map is not None else 0
+        self._direct_map, self._image = 0, (0, 0, 0)
+        self._find_homes(root)
         current, task, regs = find_current(facts), find_task_struct(facts), find_regs(facts)
         self.per_cpu = self.read_u64(current.offsets_at, root) if current.offsets_at else 0
         """What is added to the symbol of a per-CPU variable."""
@@ -96,6 +95,22 @@ class KernelView:
             if found != expected:
                 raise MachineError(f"the kernel's banner is not {delta:#x} bytes above where its symbols say")
 
+    def _find_homes(self, root: int) -> None:
+        direct_map, end = (self.symbols.find(name) for name in ("page_offset_base", "_end"))
+        if direct_map is not None:
+            self._direct_map = self.read_u64(direct_map, root)
+        start = self.symbols.text_start
+        self._image = (start, self.symbols.text_end if end is None else end, self._paddr(start, root))
+
+    def home_of(self, vaddr: int) -> int:
+        """Return where a kernel address lies as the kernel laid its image and all RAM out at boot, whatever its tables
+        say now; -1 for any other address (arch/x86/include/asm/page_64.h, __phys_addr)."""
+        start, end, paddr = self._image
+        if start <= vaddr < end:
+            return vaddr - start + paddr
+        inside = vaddr - self._direct_map
+        return inside if self._direct_map and 0 <= inside < self._memory.guest_bytes else -1
+
     def is_traced(self, task: int, root: int) -> bool:
         """Tell whether somebody traces a task (include/linux/sched.h, `ptrace`)."""
         return bool(self.read_u32(task + self._ptrace_offset, root))
@@ -126,7 +141,7 @@ class KernelView:
         return self._uses_pti
 
     def _paddr(self, vaddr: int, root: int) -> int:
-        paddr = self._memory.kernel_paddr(root, vaddr)
+        paddr = self._memory.tables.translate(root, vaddr)
         if paddr < 0:
             raise MachineError(f"kernel address {vaddr:#x} is not mapped; the kernel does not match its symbols")
         return paddr

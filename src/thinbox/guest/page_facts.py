@@ -100,11 +100,13 @@ class PageReader:
         words[view_rules.KERNEL_VALUE], words[view_rules.KERNEL_BY_OBJCG] = memcg.kernel_value, memcg.kernel_by_objcg
         words[view_rules.IN_OBJECT], words[view_rules.OWNED] = slab.in_object, slab.owned
         files = self._files
+        words[view_rules.SUPER_AT] = files.inode_super_at
         words[view_rules.HOST_AT], words[view_rules.NUMBER_AT] = files.mapping_host_at, files.inode_number_at
         for at, shift, offset in (
             (view_rules.GENERATION_AT, view_rules.GENERATION_SHIFT, files.inode_generation_at),
             (view_rules.MODE_AT, view_rules.MODE_SHIFT, files.inode_mode_at),
             (view_rules.UID_AT, view_rules.UID_SHIFT, files.inode_owners_at[0]),
+            (view_rules.GID_AT, view_rules.GID_SHIFT, files.inode_owners_at[1]),
         ):
             words[at], words[shift] = offset & ~7, 8 * (offset & 7)
         return words

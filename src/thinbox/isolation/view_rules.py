@@ -51,15 +51,18 @@ from thinbox.paging import Words, translate
     KERNEL_BY_OBJCG,  # 1: such pages are charged by way of an obj_cgroup; 0: by their memory cgroup itself
     HOST_AT,  # address_space.host: the inode
     NUMBER_AT,  # inode.i_ino
-    GENERATION_AT,  # the aligned words that hold inode.i_generation, i_mode and i_uid
+    GENERATION_AT,  # the aligned words that hold inode.i_generation, i_mode, i_uid and i_gid
     GENERATION_SHIFT,
     MODE_AT,
     MODE_SHIFT,
     UID_AT,
     UID_SHIFT,
-) = range(40)
+    GID_AT,
+    GID_SHIFT,
+    SUPER_AT,  # inode.i_sb
+) = range(43)
 """Words of the array `view`, the kernel's layout (`thinbox.kernel`); addresses are signed."""
-WORD_COUNT = 40
+WORD_COUNT = 43
 
 NONE, PERMISSIVE, STRICT = range(3)
 NAMES = ("none", "permissive", "strict")

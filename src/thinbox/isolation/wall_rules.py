@@ -21,10 +21,11 @@ SEALED, FOR_ALL, DATA_FOR_ALL = 1, 2, 3
 writes. A page without one has 0."""
 STORE, CODE, MAPPING = 1, 2, 3
 """What an access met: rules W1, W2 and W3."""
-SEEN_READ, SEEN_WRITE, SEEN_CHARGE, SEEN_FILE, SEEN_NUMBER, SEEN_GENERATION, SEEN_OWNER = range(7)
-SEEN_WORDS = 7
+SEEN_READ, SEEN_WRITE, SEEN_CHARGE, SEEN_FILE, SEEN_NUMBER, SEEN_GENERATION, SEEN_OWNER, SEEN_SUPER = range(8)
+SEEN_WORDS = 8
 """What was judged of a page of page cache: the tenant that may read it, the task that may write it; and what page and
-file it was: its charge and address_space, of the inode the number, the generation, and owner and mode in one word."""
+file it was: its charge and address_space, of the inode the number, the generation and the group, owner and mode,
+and the super block."""
 
 
 def is_users_page(words: Words, frame_end: int, root: int, view: Words, paddr: int) -> bool:
@@ -46,9 +47,11 @@ def file_number(words: Words, frame_end: int, root: int, view: Words, inode: int
 
 
 def file_generation(words: Words, frame_end: int, root: int, view: Words, inode: int) -> int:
-    """Return an inode's generation: two that have one number, one after the other, differ in it."""
+    """Return an inode's generation, in which two differ that have one number, and above it its group."""
     word = load_word(words, frame_end, root, inode + view[view_rules.GENERATION_AT])
-    return (word >> view[view_rules.GENERATION_SHIFT]) & 0xFFFFFFFF
+    group = load_word(words, frame_end, root, inode + view[view_rules.GID_AT]) >> view[view_rules.GID_SHIFT]
+    # 31 bits of the group: in Python, too, it is a signed word.
+    return ((group & 0x7FFFFFFF) << 32) | ((word >> view[view_rules.GENERATION_SHIFT]) & 0xFFFFFFFF)
 
 
 def file_owner(words: Words, frame_end: int, root: int, view: Words, inode: int) -> int:
@@ -74,6 +77,7 @@ def is_as_seen(words: Words, frame_end: int, root: int, view: Words, seen: Words
         seen[SEEN_NUMBER] == file_number(words, frame_end, root, view, inode)
         and seen[SEEN_GENERATION] == file_generation(words, frame_end, root, view, inode)
         and seen[SEEN_OWNER] == file_owner(words, frame_end, root, view, inode)
+        and seen[SEEN_SUPER] == load_word(words, frame_end, root, inode + view[view_rules.SUPER_AT])
     )
 
 
@@ -88,6 +92,7 @@ def note_file(words: Words, frame_end: int, root: int, view: Words, seen: Words,
     seen[SEEN_NUMBER] = file_number(words, frame_end, root, view, inode)
     seen[SEEN_GENERATION] = file_generation(words, frame_end, root, view, inode)
     seen[SEEN_OWNER] = file_owner(words, frame_end, root, view, inode)
+    seen[SEEN_SUPER] = load_word(words, frame_end, root, inode + view[view_rules.SUPER_AT])
     return True
 
 

@@ -44,6 +44,7 @@ class IdentityShape:
     extent_count_at: int
     extents_at: int
     more_extents_at: int
+    map_bytes: int
 
 
 def probe_identity(probe: Probe) -> IdentityShape:
@@ -70,6 +71,7 @@ def probe_identity(probe: Probe) -> IdentityShape:
         extent_count_at=offset("uid_gid_map.nr_extents"),
         extents_at=offset("uid_gid_map.extent"),
         more_extents_at=offset("uid_gid_map.forward"),
+        map_bytes=probe.size("uid_gid_map"),
     )
 
 

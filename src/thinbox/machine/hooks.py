@@ -289,7 +289,7 @@ def count_block(uc, vaddr, size, core):
             if load64(env + core[slots.OFF_EFLAGS]) & IF and not inhibited:
                 stop(uc, core, slots.STOP_IRQ_WINDOW)
                 return False
-        is_brief = core[slots.BRIEF_START] <= vaddr < core[slots.BRIEF_END]
+        is_brief = core[slots.BRIEF_START] <= vaddr and vaddr + size <= core[slots.BRIEF_END]
         if core[slots.CLOCK] >= core[slots.BRIEF_DEADLINE if is_brief else slots.DEADLINE]:
             stop(uc, core, slots.STOP_DEADLINE)
             return False

@@ -129,14 +129,14 @@ class Machine:
             return self._readers[port](port)
         reader = self._readers.get(port)
         value = reader(port) if reader else (1 << 8 * size) - 1
-        self._plan()
+        self._plan_again()
         return value
 
     def _write_port(self, port: int, _size: int, value: int) -> None:
         writer = self._writers.get(port)
         if writer and self.cpu.privilege != _USER:
             writer(port, value & 0xFF)
-            self._plan()
+            self._plan_again()
 
     def _plan(self) -> None:
         """Tell the block hook when to stop: at the next timer, or as soon as an interrupt can be taken."""
@@ -148,6 +148,14 @@ class Machine:
         self.slot[slots.IRQ_WAITING] = waiting
         self.slot[slots.DEADLINE] = deadline
         self.slot[slots.ATTENTION] = 0 if waiting else deadline
+
+    def _plan_again(self) -> None:
+        """As `_plan`, while the CPU runs: an earlier stop that somebody waits for stays (the end of a grant for one
+        block)."""
+        before = self.slot[slots.DEADLINE]
+        self._plan()
+        self.slot[slots.DEADLINE] = min(self.slot[slots.DEADLINE], before)
+        self.slot[slots.ATTENTION] = min(self.slot[slots.ATTENTION], before)
 
     # -- running --------------------------------------------------------------------------------------
     def run(self, until: Callable[[], bool]) -> None:
@@ -207,11 +215,7 @@ class Machine:
         if self._held_ns:
             self._held_ns = 0
             if self.pic.waiting:
-                # An earlier stop that somebody waits for stays (the end of a grant for one block).
-                before = self.slot[slots.DEADLINE]
-                self._plan()
-                self.slot[slots.DEADLINE] = min(self.slot[slots.DEADLINE], before)
-                self.slot[slots.ATTENTION] = min(self.slot[slots.ATTENTION], before)
+                self._plan_again()
 
     # -- saving -----------------------------------------------------------------------------------------
     def save_devices(self) -> dict[str, Any]:

@@ -74,9 +74,6 @@ class Memory:
         self.host_base = int(self._view.ctypes.data)
         self.words = GuestWords(self.map)
         self.tables = PageTables(self.words.each, self.guest_bytes, self.total_bytes)
-        self.direct_map_at = 0
-        """Kernel address of guest-physical 0 where the kernel maps all RAM in one piece; 0 until that is known. No
-        table is walked for it: a forged one could lead elsewhere."""
         self.empty_bus = mmap.mmap(-1, 2 * PAGE_BYTES)
         """Where there is no RAM: a page of ones to read, and a page to write (`coherence`)."""
         self.empty_bus[:PAGE_BYTES] = b"\xff" * PAGE_BYTES
@@ -95,18 +92,10 @@ class Memory:
         if paddr < 0 or paddr + size > self.guest_bytes:
             raise MachineError(f"guest-physical address {paddr:#x} is outside RAM")
 
-    def kernel_paddr(self, root: int, vaddr: int) -> int:
-        """Return where a kernel address (signed or not) lies, -1 if nowhere: what the kernel itself means by it, not
-        what an access of the CPU would reach. `root` is the kernel's table."""
-        inside = (vaddr & U64) - self.direct_map_at
-        if self.direct_map_at and 0 <= inside < self.guest_bytes:
-            return inside
-        return self.tables.translate(root, to_signed(vaddr & U64))
-
     def spans(self, root: int, vaddr: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield (paddr, byte count) of each page piece of a guest-virtual range; LookupError where unmapped."""
         while size > 0:
-            paddr = self.kernel_paddr(root, vaddr)
+            paddr = self.tables.translate(root, vaddr)
             if paddr < 0:
                 raise LookupError(f"guest-virtual address {vaddr:#x} is not mapped")
             count = min(size, PAGE_BYTES - vaddr % PAGE_BYTES)
@@ -117,7 +106,7 @@ class Memory:
     def word_at(self, root: int, vaddr: int) -> int:
         """Return the word at an aligned guest-virtual address (signed or not), unsigned; 0 where there is none: what
         leads there may be forged."""
-        paddr = self.kernel_paddr(root, vaddr)
+        paddr = self.tables.translate(root, to_signed(vaddr & U64))
         return 0 if paddr < 0 or paddr & 7 or paddr + 8 > self.guest_bytes else self.words[paddr >> 3] & U64
 
     def read_virtual(self, root: int, vaddr: int, size: int) -> bytes:

@@ -5,7 +5,14 @@ from dataclasses import replace
 
 import pytest
 from thinbox.isolation.policies import load_policy
-from thinbox.isolation.policies.guard import CHANGES_IDENTITY, Guard, ProtectedObject, is_born_with, is_list_changed
+from thinbox.isolation.policies.guard import (
+    CHANGES_IDENTITY,
+    Guard,
+    ProtectedObject,
+    Standing,
+    is_born_with,
+    is_list_changed,
+)
 
 IDENTITY = ProtectedObject(0x1000, b"\x01" * 40, is_identity=True)
 ROOT = ProtectedObject(0x1000, bytes(40), is_identity=True)
@@ -91,16 +98,29 @@ def test_a_task_is_born_with_its_parents_ids_and_in_a_new_namespace_with_other_c
 
 SETGID, SETUID, ALL = 1 << 6, 1 << 7, (1 << 41) - 1
 FIRST, OWN = 0xFFFFFFFF82000000, 0xFFFF888001000000
+NOT_KNOWN = Standing()
 
 
-def identity(users=(1000,) * 4, groups=(1000,) * 4, permitted=0, effective=None, namespace=FIRST, more=7, gap=0):
+SYS_ADMIN, MADE_NOW = 1 << 21, Standing(line=((FIRST, 1000),), is_made_now=True)
+
+
+def identity(
+    users=(1000,) * 4,
+    groups=(1000,) * 4,
+    permitted=0,
+    effective=None,
+    namespace=FIRST,
+    more=7,
+    gap=0,
+    standing=NOT_KNOWN,
+):
     """As the kernel has it: since 6.3 a capability set is a word of its own, aligned."""
     ids = [value for pair in zip(users, groups, strict=True) for value in pair]
     sets = (0, permitted, permitted if effective is None else effective, ALL, 0)
     content = (
         struct.pack("<8I", *ids) + bytes(4 + gap) + struct.pack("<5Q", *sets) + struct.pack("<2Q", namespace, more)
     )
-    return ProtectedObject(0x1000, content, is_identity=True, first_namespace=FIRST)
+    return ProtectedObject(0x1000, content, is_identity=True, first_namespace=FIRST, standing=standing)
 
 
 @pytest.mark.parametrize("gap", [0, 4])
@@ -126,6 +146,16 @@ def identity(users=(1000,) * 4, groups=(1000,) * 4, permitted=0, effective=None,
         ("keyctl", {}, {"namespace": OWN}),
         ("unshare", {}, {"users": (0,) * 4}),
         ("unshare", {}, {"permitted": ALL}),
+        ("unshare", {}, {"namespace": OWN, "permitted": ALL}),
+        ("unshare", {}, {"namespace": OWN, "permitted": ALL, "standing": Standing(line=((FIRST, 1000),))}),
+        ("unshare", {"namespace": OWN}, {"namespace": OWN + 8, "permitted": ALL, "standing": MADE_NOW}),
+        ("setns", {}, {"namespace": OWN, "permitted": ALL}),
+        ("setns", {}, {"namespace": OWN, "permitted": ALL, "standing": Standing(line=((FIRST, 5),))}),
+        (
+            "setns",
+            {"namespace": OWN},
+            {"namespace": OWN + 8, "permitted": ALL, "standing": Standing(line=((FIRST, 1000),))},
+        ),
         ("unshare", {"namespace": OWN}, {"namespace": FIRST, "permitted": ALL}),
         ("execve", {}, {"users": (0,) * 4}),
         ("execve", {}, {"groups": (0, 1000, 1000, 1000)}),
@@ -140,7 +170,7 @@ def test_a_call_gives_no_more_than_it_can(name, old, new, gap):
 
 
 def test_in_a_namespace_of_its_own_a_task_has_the_ids_that_it_maps():
-    old = replace(identity(namespace=OWN, permitted=ALL), mapped_users=(range(100_000, 100_010),))
+    old = replace(identity(namespace=OWN, permitted=ALL), standing=Standing(users=(range(100_000, 100_010),)))
     for user, is_fine in ((100_003, True), (100_010, False), (0, False)):
         new = identity(namespace=OWN, permitted=ALL, users=(user,) * 4)
         assert (Guard().check_end("setresuid", (old,), (new,)) is None) == is_fine
@@ -156,8 +186,14 @@ def test_in_a_namespace_of_its_own_a_task_has_the_ids_that_it_maps():
         ("setgid", {"permitted": SETGID}, {"groups": (5,) * 4, "permitted": SETGID}),
         ("setgroups", {"permitted": SETGID}, {"more": 8, "permitted": SETGID}),
         ("capset", {"permitted": ALL}, {"permitted": SETUID}),
-        ("unshare", {}, {"namespace": OWN, "permitted": ALL}),
-        ("setns", {}, {"namespace": OWN, "permitted": ALL}),
+        ("unshare", {}, {"namespace": OWN, "permitted": ALL, "standing": MADE_NOW}),
+        ("setns", {}, {"namespace": OWN, "permitted": ALL, "standing": Standing(line=((FIRST, 1000),))}),
+        (
+            "setns",
+            {"permitted": SYS_ADMIN},
+            {"namespace": OWN, "permitted": ALL, "standing": Standing(line=((FIRST, 5),))},
+        ),
+        ("setns", {}, {"namespace": OWN, "permitted": ALL, "standing": Standing(line=((OWN + 8, 5), (FIRST, 1000)))}),
         ("execve", {}, {"users": (1000, 0, 0, 0), "permitted": ALL}),
         ("execve", {"permitted": ALL}, {}),
     ],
@@ -174,5 +210,9 @@ def test_ids_that_are_no_ids_any_more_are_changed_ones():
 
 def test_nobody_is_born_into_the_first_namespace_from_another():
     parent = identity(namespace=OWN)
-    assert is_born_with(parent, identity(namespace=OWN + 4096, permitted=ALL), in_new_namespace=True)
+    made = Standing(line=((OWN, 1000), (FIRST, 1000)), is_made_now=True)
+    assert is_born_with(parent, identity(namespace=OWN + 4096, permitted=ALL, standing=made), in_new_namespace=True)
+    for wrong in (NOT_KNOWN, MADE_NOW, replace(made, is_made_now=False)):
+        child = identity(namespace=OWN + 4096, permitted=ALL, standing=wrong)
+        assert not is_born_with(parent, child, in_new_namespace=True)
     assert not is_born_with(parent, identity(namespace=FIRST, permitted=ALL), in_new_namespace=True)

@@ -56,8 +56,20 @@ _ALL_IDS_BYTES = 32
 POINTER_BYTES = 8
 _CAPABILITY_BYTES = 8
 _KINDS = ("inheritable", "permitted", "effective", "bounding", "ambient")
-_CAP_SETGID, _CAP_SETUID = 6, 7
+_CAP_SETGID, _CAP_SETUID, _CAP_SYS_ADMIN = 6, 7, 21
 """include/uapi/linux/capability.h."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a user namespace: the ids (the first one's numbers) that it maps; `line`, for it and each above
+    it but the first, the namespace that it lies in and its owner's uid, empty if it is no namespace; and whether it was
+    made in the call that runs."""
+
+    users: tuple[range, ...] = ()
+    groups: tuple[range, ...] = ()
+    line: tuple[tuple[int, int], ...] = ()
+    is_made_now: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +83,8 @@ class ProtectedObject:
     """Of an identity: how many groups its `group_info` has, and which (`ngroups`, `gid`): 4 bytes each."""
     first_namespace: int = 0
     """Of an identity: the address of the first user namespace."""
-    mapped_users: tuple[range, ...] = ()
-    mapped_groups: tuple[range, ...] = ()
-    """Of an identity in another one: the ids (the first namespace's numbers) that it has names for."""
+    standing: Standing = Standing()
+    """Of an identity in another one: what is known of that."""
 
     def is_as(self, other: "ProtectedObject") -> bool:
         """Tell whether two looks at an object found the same."""
@@ -150,13 +161,20 @@ class _Identity:
     def may(self, capability: int) -> bool:
         return bool(self.capabilities["effective"] >> capability & 1)
 
+    def can(self, capability: int, line: tuple[tuple[int, int], ...]) -> bool:
+        """Tell whether it has a capability in a namespace below its own, by the `Standing.line` of that: by having it
+        in its own, or as the owner of what lies in its own (security/commoncap.c, cap_capable)."""
+        return any(
+            above == self.namespace and (self.may(capability) or owner == self.users[2]) for above, owner in line
+        )
+
 
 _IDENTITY_BYTES = _ALL_IDS_BYTES + 4 + len(_KINDS) * _CAPABILITY_BYTES + 2 * POINTER_BYTES
 Ids = tuple[int, ...]
 _SETS_IDS = frozenset(
     ("setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups")
 )
-_NEW_PROGRAM, _ENTERS_NAMESPACES = frozenset(("execve", "execveat")), frozenset(("unshare", "setns"))
+_NEW_PROGRAM = frozenset(("execve", "execveat"))
 
 
 def may_become(name: str, old: ProtectedObject, new: ProtectedObject) -> bool:
@@ -171,7 +189,7 @@ def may_become(name: str, old: ProtectedObject, new: ProtectedObject) -> bool:
         return len(old.content) == len(new.content)
     was, now = _Identity.of(old.content), _Identity.of(new.content)
     is_elsewhere = now.namespace != was.namespace
-    if is_elsewhere and (name not in _ENTERS_NAMESPACES or now.namespace == new.first_namespace):
+    if is_elsewhere and not _may_enter(name, was, new):
         return False
     if name in _NEW_PROGRAM:
         # The real ids are those of before; the others may be the file's.
@@ -190,8 +208,8 @@ def may_become(name: str, old: ProtectedObject, new: ProtectedObject) -> bool:
         return was.namespace == old.first_namespace or all(any(one in ids for ids in mapped) for one in gained)
 
     return (
-        can_have(now.users, was.users, _CAP_SETUID, old.mapped_users)
-        and can_have(now.groups, was.groups, _CAP_SETGID, old.mapped_groups)
+        can_have(now.users, was.users, _CAP_SETUID, old.standing.users)
+        and can_have(now.groups, was.groups, _CAP_SETGID, old.standing.groups)
         and (now.more_groups == was.more_groups or (name == "setgroups" and was.may(_CAP_SETGID)))
     )
 
@@ -216,9 +234,9 @@ def may_map(
 ) -> bool:
     """Tell whether a task with the identity `writer` may give a user namespace the map `wanted`.
 
-    `line` has, for the namespace and each above it but the first, the namespace that it lies in and its owner's uid;
-    `parents` is what the one directly above maps (None: it is the first, which maps all). Without CAP_SETUID
-    (CAP_SETGID) in that one a task maps its own id and no other (kernel/user_namespace.c, new_idmap_permitted).
+    `line` is the namespace's (`Standing.line`); `parents` is what the one directly above maps (None: it is the first,
+    which maps all). Without CAP_SETUID (CAP_SETGID) in that one a task maps its own id and no other
+    (kernel/user_namespace.c, new_idmap_permitted).
     """
     if len(writer.content) < _IDENTITY_BYTES:
         return False
@@ -228,17 +246,27 @@ def may_map(
         return True
     if parents is not None and not all(any(one[0] in ids and one[-1] in ids for ids in parents) for one in wanted):
         return False
-    # security/commoncap.c, cap_capable: by a capability there, or as the owner of what lies in one's own.
+    capability = _CAP_SETUID if is_users else _CAP_SETGID
     if line[0][0] == own.namespace:
-        return own.may(_CAP_SETUID if is_users else _CAP_SETGID)
-    return any(above == own.namespace and owner == own.users[2] for above, owner in line[1:])
+        return own.may(capability)
+    return own.can(capability, line[1:])
+
+
+def _may_enter(name: str, was: _Identity, new: ProtectedObject) -> bool:
+    """Tell whether a task may come into another user namespace: one made in this very call, or (`setns`) one that there
+    is, with CAP_SYS_ADMIN in it (kernel/user_namespace.c, userns_install). The first has no line; nobody enters it."""
+    if name == "unshare":
+        return new.standing.is_made_now and new.standing.line[0][0] == was.namespace
+    return name == "setns" and was.can(_CAP_SYS_ADMIN, new.standing.line)
 
 
 def is_born_with(parents: ProtectedObject, now: ProtectedObject, *, in_new_namespace: bool) -> bool:
     """Tell whether a new task's ids are as `copy_creds` makes them (kernel/cred.c): its parent's; in a user namespace
     of its own (`create_user_ns`), its parent's with other capabilities."""
     if in_new_namespace:
-        if len(now.content) >= _IDENTITY_BYTES and _Identity.of(now.content).namespace == now.first_namespace:
+        if len(now.content) >= _IDENTITY_BYTES and not (
+            now.standing.is_made_now and now.standing.line[0][0] == namespace_of(parents)
+        ):
             return False
         has_ids = now.content[:_ALL_IDS_BYTES] == parents.content[:_ALL_IDS_BYTES] and bool(now.content)
         return has_ids and not is_list_changed(parents, now)
