@@ -223,23 +223,33 @@ class ViolationAction:
                 return True
         return False
 
+    def _own_spans(self, vaddr: int, size: int) -> list[tuple[int, int]]:
+        """Return the pieces (paddr, bytes) of a range of the kernel's, none where it is not mapped, or a table leads
+        elsewhere than the kernel laid it out: that was forged, too, and may lead to anything."""
+        memory, home, spans = self._target.memory, self._target.view.home_of(vaddr), []
+        with suppress(LookupError):
+            spans = list(memory.spans(self._target.kernel_root, to_signed(vaddr), size))
+        for paddr, count in spans:
+            if home < 0 or paddr != home:
+                return []
+            home += count
+        return spans
+
     def restore(self, state: "TaskState", finding: "Finding") -> None:
         """Put back what changed, in the kernel's memory, and note it in the running task's record."""
         memory, root = self._target.memory, self._target.kernel_root
-        home_of = self._target.view.home_of
+        put_back = 0
         for vaddr, content in finding.repair:
-            place = to_signed(vaddr & U64)
-            if home_of(vaddr & U64) != memory.tables.translate(root, place):
-                # The table that leads there was forged, too: it may lead to anything.
-                continue
-            with suppress(LookupError):
-                for paddr, _count in memory.spans(root, place, len(content)):
-                    if self._undo is not None:
-                        self._undo.save(paddr)
-                memory.write_virtual(root, place, content)
+            spans = self._own_spans(vaddr & U64, len(content))
+            for paddr, _count in spans:
+                if self._undo is not None:
+                    self._undo.save(paddr)
+            if spans:
+                memory.write_virtual(root, to_signed(vaddr & U64), content)
+                put_back += 1
         if len(state.tenant.record.restored) < MOST_RESTORED and (finding.repair or not finding.is_writer):
             during = "" if state.call is None else state.call.record.name
             # What the old ids lay in may be gone, and another's by now: then nothing is written.
-            rule = finding.verdict.rule if finding.repair else f"{finding.verdict.rule}, not put back"
+            rule = finding.verdict.rule if put_back else f"{finding.verdict.rule}, not put back"
             wrote = finding.is_writer
             state.tenant.record.restored.append(Restored(rule, finding.vaddr, finding.whose, during, wrote))
