@@ -205,6 +205,16 @@ def test_what_was_written_can_be_put_back(guest):
     assert guest.maps.raw(OUTER, USERS) == right == repr((range(ME, ME + 1),)).encode()
 
 
+def test_a_map_that_is_half_written_is_no_forged_one(guest):
+    """Another task runs between the kernel's writing of the extents and of their number."""
+    guest.words[SEQ + 16], guest.regs[registers.RDI] = OUTER, FILE
+    guest.hooks[UID_WRITE]()
+    guest.memory[OUTER, USERS] = ()
+    assert not guest.is_forged() and guest.maps.of(OUTER, USERS) == ()
+    guest.memory[OUTER, USERS] = (range(ME, ME + 1),)
+    assert guest.maps.ends(guest.tasks.running) == [] and guest.maps.of(OUTER, USERS) == (range(ME, ME + 1),)
+
+
 def test_whoever_is_not_guarded_writes_what_it_likes(guest):
     guest.tasks.running.identity = None
     assert guest.write(range(VICTIM, VICTIM + 1)) == []

@@ -170,7 +170,9 @@ class IdMaps:
         for namespace in namespaces:
             for kind in KINDS if namespace in self._known else ():
                 self._settle(namespace, kind)
-                if self._read_raw(namespace, kind) != self._known[namespace].maps[kind].raw:
+                known = self._known[namespace].maps[kind]
+                maps_any = known.ranges or self._read(namespace, kind)
+                if maps_any and self._read_raw(namespace, kind) != known.raw:
                     found.append((namespace, kind))
         return found
 
@@ -201,6 +203,9 @@ class IdMaps:
         if known.writer is None or self._read_raw(namespace, kind) == known.raw:
             return True
         wanted, writer = self._read(namespace, kind), known.writer[1]
+        if not wanted and not known.ranges:
+            # The kernel writes the extents first, and last how many there are.
+            return True
         # It is written once.
         if known.ranges or (writer is not None and not self._may(namespace, kind, writer, wanted)):
             return False
